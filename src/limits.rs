@@ -1,0 +1,38 @@
+//! Every bound in one place, with the relations between them. FORMAT.md §4-9 states those that readers enforce.
+
+pub const MIB: usize = 1 << 20;
+
+/// Raw bytes of one frame: what is compressed together.
+pub const FRAME_RAW_MAX: usize = MIB;
+/// A pack is closed once its stored bytes pass this.
+pub const PACK_TARGET: usize = 16 * MIB;
+/// No pack is larger; readers refuse more.
+pub const PACK_MAX: usize = 18 * MIB;
+/// Packs in memory at once: open in the workers, or on their way to the store (DESIGN rule 17).
+pub const PACKS_IN_MEMORY: usize = 6;
+/// Threads that hash, compress and encrypt.
+pub const WORKERS_MAX: usize = 4;
+/// Bytes handed to a worker at once.
+pub const BATCH_BYTES: usize = 4 * MIB;
+/// Raw bytes of one index object.
+pub const INDEX_RAW_MAX: usize = MIB;
+/// Layers of one snapshot.
+pub const LAYERS_MAX: usize = 16;
+/// Pages in one data line of a paged file; lines are aligned to this.
+pub const SEGMENT_PAGES: usize = 4096;
+/// Extents in one data line of a streamed file.
+pub const EXTENTS_PER_LINE: usize = 512;
+/// No object is larger than this; storage implementations refuse more, so that bodies fit in memory.
+pub const OBJECT_MAX: usize = 64 * MIB;
+
+/// Content-defined chunks of streamed files, in bytes.
+pub const CHUNK_MIN: usize = 16 << 10;
+pub const CHUNK_AVERAGE: usize = 64 << 10;
+pub const CHUNK_MAX: usize = 256 << 10;
+
+const _: () = {
+    assert!(CHUNK_MAX <= FRAME_RAW_MAX);
+    assert!(PACK_TARGET + 2 * FRAME_RAW_MAX <= PACK_MAX);
+    assert!(WORKERS_MAX < PACKS_IN_MEMORY);
+    assert!(PACK_MAX <= OBJECT_MAX);
+};

@@ -1,0 +1,60 @@
+//! What can be protected. A source is read once, by one thread, in path order; the pipeline decides what must be read at all.
+
+use crate::entry::{Entry, Name};
+use crate::report::Skip;
+use anyhow::Result;
+use jiff::Timestamp;
+
+pub mod files;
+pub mod sqlite;
+
+/// One run's reading of one source.
+pub trait Source: Send {
+    /// `files`, `sqlite`, …: the `kind` of the commit.
+    fn kind(&self) -> &'static str;
+
+    /// The path or address that is read, for people. Never with a secret in it.
+    fn root(&self) -> String;
+
+    /// The next entry in the order of [`Name`], the root's first; `None` once the source has been walked to its end.
+    /// An entry that cannot be read at all is left out and goes to the skips of [`Source::finish`].
+    /// `entry.stat` is set only where its equality proves that the contents are unchanged.
+    fn next(&mut self) -> Result<Option<Entry>>;
+
+    /// Reads on in the current regular file, in order. For a paged file, whole pages only. Not called for a file that the pipeline
+    /// found unchanged. An `Err` ends the run; a file that alone cannot be read is [`Piece::Lost`].
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece>;
+
+    /// Called after the last `next`. `Ok` means that the source is known to be complete but for the skips.
+    fn finish(&mut self) -> Result<Finished>;
+}
+
+/// What one [`Source::read`] brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// This many bytes at the front of the buffer, at least 1.
+    Data(usize),
+    /// This many bytes of a hole (zeros that occupy no space), at least 1.
+    Hole(u64),
+    /// The file has ended.
+    End,
+    /// The file cannot be read on (I/O error, vanished). What was read of it is dropped; the source has noted the skip.
+    Lost,
+}
+
+/// What is known once a source has been read to its end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The time to which the data is consistent: RPO is counted from here.
+    pub data_time: Timestamp,
+    /// What is missing or doubtful. Not empty: the run is partial.
+    pub skipped: Vec<Skip>,
+    /// What the engine said of itself, sealed into the commit: versions, page size, rows by table, …
+    pub facts: serde_json::Value,
+}
+
+impl Skip {
+    pub fn new(path: &Name, why: impl Into<String>) -> Skip {
+        Skip { path: path.clone(), why: why.into() }
+    }
+}
