@@ -17,3 +17,23 @@ pub enum Outcome {
     Complete,
     Partial,
 }
+
+/// What one run read and stored, in bytes and counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    pub entries: u64,
+    /// Bytes of regular files in the snapshot.
+    pub bytes: u64,
+    /// Bytes read from the source in this run.
+    pub bytes_read: u64,
+    /// Raw bytes that were new.
+    pub bytes_new: u64,
+    /// Bytes written to the store: packs and index.
+    pub bytes_stored: u64,
+    /// Packs that the snapshot needs, and their stored bytes.
+    pub packs: u64,
+    pub pack_bytes: u64,
+    /// Raw bytes that those packs hold, and that the snapshot refers to.
+    pub pack_raw: u64,
+    pub pack_live: u64,
+}

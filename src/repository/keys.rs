@@ -1,0 +1,84 @@
+//! Key files. A key file is an age identity file in which everything of ours is a comment, so that `age -d -i FILE` takes it as it is.
+
+use anyhow::{Context, Result, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+use super::agefile::Identity;
+use super::signed::SigningKey;
+use crate::error::{Failure, Kind};
+
+const SIGNING: &str = "# blackstart-signing-key: ";
+
+/// An age identity and an Ed25519 key that belong together: the recovery identity with the root key, or a host's index identity with its signing key.
+pub struct KeyPair {
+    pub identity: Identity,
+    pub signing: SigningKey,
+}
+
+impl KeyPair {
+    pub fn generate() -> Result<KeyPair> {
+        Ok(KeyPair { identity: Identity::generate(), signing: SigningKey::generate()? })
+    }
+
+    /// The text of the key file, under `title` (lines for the person who finds it).
+    pub fn to_text(&self, title: &str) -> Zeroizing<String> {
+        use age::secrecy::ExposeSecret;
+        let mut text = Zeroizing::new(String::new());
+        for line in title.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&format!("# public key: {}\n# signing key id: {}\n", self.identity.to_public(), self.signing.public().id()));
+        text.push_str(SIGNING);
+        text.push_str(&Zeroizing::new(BASE64_STANDARD.encode(self.signing.seed())));
+        text.push('\n');
+        text.push_str(self.identity.to_string().expose_secret());
+        text.push('\n');
+        text
+    }
+
+    pub fn read(path: &Path) -> Result<KeyPair> {
+        let keys = KeyFile::read(path)?;
+        let help = "Nothing was changed. Give the key file that `init` wrote.";
+        let identity = keys.identities.into_iter().next();
+        let (Some(identity), Some(signing)) = (identity, keys.signing) else {
+            return Err(Failure::new(Kind::WrongKey, format!("{} is not a blackstart key file", path.display()), help));
+        };
+        Ok(KeyPair { identity, signing })
+    }
+}
+
+/// What a key file holds; a plain age identity file has no signing key.
+pub struct KeyFile {
+    pub identities: Vec<Identity>,
+    pub signing: Option<SigningKey>,
+}
+
+impl KeyFile {
+    pub fn read(path: &Path) -> Result<KeyFile> {
+        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| {
+            Failure::new(
+                Kind::WrongKey,
+                format!("read key file {}: {e}", path.display()),
+                "Nothing was changed. The key file is needed for this; it may lie off this machine, with the break-glass kit.",
+            )
+        })?;
+        let mut keys = KeyFile { identities: Vec::new(), signing: None };
+        for line in text.lines().map(str::trim) {
+            if let Some(seed) = line.strip_prefix(SIGNING.trim_end()) {
+                let seed = Zeroizing::new(BASE64_STANDARD.decode(seed.trim()).context("malformed signing key")?);
+                ensure!(seed.len() == 32, "malformed signing key in {}", path.display());
+                let mut bytes = Zeroizing::new([0u8; 32]);
+                bytes.copy_from_slice(&seed);
+                keys.signing = Some(SigningKey::from_seed(*bytes)?);
+            } else if line.starts_with("AGE-SECRET-KEY-") {
+                // The parser's error does not carry the line.
+                let identity = line.parse().map_err(|e| anyhow::anyhow!("{}: malformed age identity: {e}", path.display()))?;
+                keys.identities.push(identity);
+            }
+        }
+        ensure!(!keys.identities.is_empty() || keys.signing.is_some(), "{} holds no key", path.display());
+        Ok(keys)
+    }
+}

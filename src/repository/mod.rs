@@ -1,0 +1,29 @@
+//! The repository: everything that knows FORMAT.md.
+
+use anyhow::Result;
+
+use crate::error::{Failure, Kind};
+
+pub mod agefile;
+pub mod index;
+pub mod keys;
+pub mod layout;
+pub mod sealed;
+pub mod signed;
+pub mod snapshot;
+pub mod trust;
+
+/// The format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Refuses what a newer version wrote; never calls it corrupt.
+pub fn check_format(found: u32, what: &str) -> Result<()> {
+    if found <= FORMAT {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Failed,
+        format!("{what} has format {found}; this program reads up to {FORMAT}"),
+        "It was written by a newer version. Nothing was changed. Use that version or a newer one.",
+    ))
+}

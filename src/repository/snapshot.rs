@@ -1,0 +1,163 @@
+//! Commits: the one object that makes a snapshot exist (FORMAT.md §2.5, §2.6).
+
+use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::check_format;
+use super::layout::{Hash, SourceName};
+use super::signed::{PublicKey, SignedLine};
+use super::trust::{Role, Trust};
+use crate::report::Outcome;
+
+/// An object by name and size in bytes.
+pub type Named = (Hash, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Full,
+    Incremental,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub packs: Vec<Named>,
+    pub entries: Vec<Named>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackChange {
+    pub add: Vec<Named>,
+    pub drop: Vec<Hash>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub format: u32,
+    pub repository: String,
+    pub source: SourceName,
+    pub kind: String,
+    pub seq: u64,
+    pub previous: Option<Hash>,
+    pub lineage: String,
+    pub epoch: u64,
+    pub host: String,
+    pub key: String,
+    pub agent: String,
+    pub data_time: Timestamp,
+    pub started: Timestamp,
+    pub finished: Timestamp,
+    pub outcome: Outcome,
+    pub mode: Mode,
+    pub basis: Option<u64>,
+    pub baseline: u64,
+    pub layers: Vec<Layer>,
+    pub pack_lists: Vec<Named>,
+    pub packs: PackChange,
+    #[serde(default)]
+    pub lost: Vec<Hash>,
+    pub sealed: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    pub format: u32,
+    pub repository: String,
+    pub source: SourceName,
+    pub seq: u64,
+    pub previous: Option<Hash>,
+    pub host: String,
+    pub key: String,
+    pub agent: String,
+    pub started: Timestamp,
+    pub removed: Vec<Removed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    pub seq: u64,
+    pub hash: Hash,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Line {
+    Snapshot(Box<Snapshot>),
+    Prune(Prune),
+}
+
+/// A commit that verified: read, understood, signed by a key that may.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub hash: Hash,
+    pub signer: PublicKey,
+    pub line: Line,
+}
+
+impl Commit {
+    /// Reads and verifies the commit that lies at (`source`, `seq`).
+    pub fn verify(trust: &Trust, source: &SourceName, seq: u64, object: &[u8]) -> Result<Commit> {
+        let signed = SignedLine::parse(object)?;
+        let version: Version = signed.decode()?;
+        check_format(version.format, "the commit")?;
+        let line: Line = signed.decode()?;
+        let commit = Commit { hash: Hash::of(object), signer: signed.key, line };
+        let (repository, named, number, key, started) = match &commit.line {
+            Line::Snapshot(s) => (&s.repository, &s.source, s.seq, &s.key, s.started),
+            Line::Prune(p) => (&p.repository, &p.source, p.seq, &p.key, p.started),
+        };
+        ensure!(*repository == trust.id && named == source && number == seq, "the commit belongs elsewhere");
+        ensure!(*key == commit.signer.id(), "the commit names another key than the one that signed it");
+        let keeper = matches!(commit.line, Line::Prune(_)) && trust.may_sign(&commit.signer, Role::Keeper, source, started);
+        if !keeper && !trust.may_sign(&commit.signer, Role::Host, source, started) {
+            bail!("signed by {}, which the root key has not certified for this source", commit.signer.id());
+        }
+        Ok(commit)
+    }
+
+    pub fn seq(&self) -> u64 {
+        match &self.line {
+            Line::Snapshot(s) => s.seq,
+            Line::Prune(p) => p.seq,
+        }
+    }
+
+    pub fn previous(&self) -> Option<Hash> {
+        match &self.line {
+            Line::Snapshot(s) => s.previous,
+            Line::Prune(p) => p.previous,
+        }
+    }
+
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        match &self.line {
+            Line::Snapshot(s) => Some(s),
+            Line::Prune(_) => None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+/// Text of a pack list: `+<sha256> <size>` and `-<sha256>` lines.
+pub fn write_pack_list(change: &PackChange) -> String {
+    let added = change.add.iter().map(|(hash, size)| format!("+{hash} {size}\n"));
+    added.chain(change.drop.iter().map(|hash| format!("-{hash}\n"))).collect()
+}
+
+pub fn read_pack_list(text: &str) -> Result<PackChange> {
+    let mut change = PackChange::default();
+    for line in text.lines() {
+        if let Some(added) = line.strip_prefix('+') {
+            let (hash, size) = added.split_once(' ').context("malformed pack list")?;
+            change.add.push((Hash::parse(hash)?, size.parse().context("malformed pack list")?));
+        } else {
+            change.drop.push(Hash::parse(line.strip_prefix('-').context("malformed pack list")?)?);
+        }
+    }
+    Ok(change)
+}

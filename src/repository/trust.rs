@@ -1,0 +1,218 @@
+//! Who may sign what, and to whom data is encrypted: the trust chain under the root key (FORMAT.md §2.2).
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::agefile::Recipient;
+use super::layout::{self, Hash, SourceName};
+use super::signed::{PublicKey, SignedLine, SigningKey};
+use super::{FORMAT, check_format};
+use crate::bridge::Store;
+use crate::error::{Failure, Kind};
+use crate::storage;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RepositoryLine {
+    r#type: String,
+    format: u32,
+    id: String,
+    created: Timestamp,
+    root: PublicKey,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct TrustRecord {
+    r#type: String,
+    format: u32,
+    repository: String,
+    n: u64,
+    previous: String,
+    issued: Timestamp,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Certificate>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Revocation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Host,
+    Drill,
+    Keeper,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Certificate {
+    pub role: Role,
+    pub name: String,
+    pub key: PublicKey,
+    /// The host's index recipient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+    /// Sources that the key may sign for; `*` for all.
+    pub sources: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Revocation {
+    pub key: String,
+    pub from: Timestamp,
+}
+
+/// The trust chain as verified under the root.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    pub id: String,
+    pub root: PublicKey,
+    /// Number of the record that set the recipients now in force.
+    pub epoch: u64,
+    pub recipients: Vec<String>,
+    pub certificates: Vec<Certificate>,
+    revoked: Vec<Revocation>,
+    head: (u64, Hash),
+}
+
+impl Trust {
+    /// Writes `repository.json` and the first record. Fails if there is a repository already.
+    pub fn create(store: &Store, root: &SigningKey, first: TrustRecord, now: Timestamp) -> Result<Trust> {
+        let mut id = [0u8; 16];
+        aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
+        let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+        let line = RepositoryLine { r#type: "repository".into(), format: FORMAT, id: id.clone(), created: now, root: root.public() };
+        let body = root.sign_line(&line)?;
+        let hash = Hash::of(&body);
+        store.create(&layout::repository(), body.into(), &hash.0).map_err(|e| match e.kind {
+            storage::Kind::AlreadyExists => Failure::new(
+                Kind::Usage,
+                format!("there is a repository at {} already", store.place()),
+                "Nothing was changed. Use it with its own keys, or choose an empty place.",
+            ),
+            _ => anyhow::Error::new(e).context("create repository.json"),
+        })?;
+        let mut trust = Trust {
+            id,
+            root: root.public(),
+            epoch: 0,
+            recipients: Vec::new(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+            head: (0, hash),
+        };
+        trust.append(store, root, first, now)?;
+        Ok(trust)
+    }
+
+    /// Adds a record: new recipients, certificates or revocations.
+    pub fn append(&mut self, store: &Store, root: &SigningKey, record: TrustRecord, now: Timestamp) -> Result<()> {
+        ensure!(root.public() == self.root, "sign a trust record with a key that is not the root's");
+        let n = self.head.0 + 1;
+        let record = TrustRecord {
+            r#type: "trust".into(),
+            format: FORMAT,
+            repository: self.id.clone(),
+            n,
+            previous: self.head.1.to_string(),
+            issued: now,
+            ..record
+        };
+        let body = root.sign_line(&record)?;
+        let hash = Hash::of(&body);
+        store.create(&layout::trust(n), body.into(), &hash.0).context("create a trust record")?;
+        self.apply(record, hash);
+        Ok(())
+    }
+
+    /// Reads and verifies the chain. `pin` is the root's key id as the reader knows it; `None` trusts what is found.
+    pub fn load(store: &Store, pin: Option<&str>) -> Result<Trust> {
+        let body = store.get(&layout::repository()).map_err(|e| match e.kind {
+            storage::Kind::NotFound => Failure::new(
+                Kind::NoRepository,
+                format!("there is no repository at {}", store.place()),
+                "Check the address. `init` (or `protect`) creates one.",
+            ),
+            _ => anyhow::Error::new(e).context("read repository.json"),
+        })?;
+        let signed = SignedLine::parse(&body).context("verify repository.json")?;
+        let line: RepositoryLine = signed.decode().context("read repository.json")?;
+        check_format(line.format, "repository.json")?;
+        ensure!(line.r#type == "repository" && line.root == signed.key, "repository.json is not signed by its own root key");
+        if let Some(pin) = pin
+            && pin != line.root.id()
+        {
+            return Err(Failure::new(
+                Kind::WrongKey,
+                format!("the repository at {} has root key {}, not {pin}", store.place(), line.root.id()),
+                "Nothing was read or written. Either the address is wrong or somebody has replaced the repository.",
+            ));
+        }
+        let mut trust = Trust {
+            id: line.id,
+            root: line.root,
+            epoch: 0,
+            recipients: Vec::new(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+            head: (0, Hash::of(&body)),
+        };
+        let listed = store.list("trust/").context("list trust records")?;
+        for n in 1..=listed.len() as u64 {
+            trust.read_next(store, n).with_context(|| format!("verify trust record {n}"))?;
+        }
+        ensure!(trust.epoch > 0, "the repository names no recipients: its first trust record is missing");
+        Ok(trust)
+    }
+
+    fn read_next(&mut self, store: &Store, n: u64) -> Result<()> {
+        let body = store.get(&layout::trust(n))?;
+        let signed = SignedLine::parse(&body)?;
+        ensure!(signed.key == self.root, "not signed by the root key");
+        let record: TrustRecord = signed.decode()?;
+        check_format(record.format, "the trust record")?;
+        ensure!(record.r#type == "trust" && record.repository == self.id && record.n == n, "belongs elsewhere");
+        ensure!(record.previous == self.head.1.to_string(), "does not follow the record before it");
+        self.apply(record, Hash::of(&body));
+        Ok(())
+    }
+
+    fn apply(&mut self, record: TrustRecord, hash: Hash) {
+        if !record.recipients.is_empty() {
+            self.epoch = record.n;
+            self.recipients = record.recipients;
+        }
+        self.certificates.extend(record.keys);
+        self.revoked.extend(record.revoked);
+        self.head = (record.n, hash);
+    }
+
+    /// Whether `key` may sign as `role` for `source` something begun at `at`.
+    pub fn may_sign(&self, key: &PublicKey, role: Role, source: &SourceName, at: Timestamp) -> bool {
+        let id = key.id();
+        let revoked = self.revoked.iter().any(|r| r.key == id && at >= r.from);
+        let covers = |c: &Certificate| c.sources.iter().any(|s| s == "*" || s == source.as_str());
+        !revoked && self.certificates.iter().any(|c| c.role == role && c.key == *key && covers(c))
+    }
+
+    /// The recovery recipients of the present epoch.
+    pub fn recovery_recipients(&self) -> Result<Vec<Recipient>> {
+        self.recipients.iter().map(|r| parse_recipient(r)).collect()
+    }
+
+    /// The certificate of a host's signing key.
+    pub fn certificate(&self, key: &PublicKey, role: Role) -> Option<&Certificate> {
+        self.certificates.iter().find(|c| c.role == role && c.key == *key)
+    }
+}
+
+pub fn parse_recipient(text: &str) -> Result<Recipient> {
+    text.parse().map_err(|e: &str| {
+        Failure::new(
+            Kind::Config,
+            format!("{text:?} is not an age X25519 recipient: {e}"),
+            "Recipients begin with `age1`; plugin and post-quantum recipients are not supported yet.",
+        )
+    })
+}
