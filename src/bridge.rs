@@ -1,1 +1,221 @@
-//! (to be written)
+//! The one crossing between async and threads. Operations are plain code on threads and hold a [`Store`]; storage is async
+//! and lives on the io runtime. `block_on` and `spawn_blocking` appear here and nowhere else.
+
+use crate::storage::location::Location;
+use crate::storage::probe::{self, Capabilities};
+use crate::storage::{Error, Key, Kind, Object, Result, Storage, Version};
+use anyhow::Context;
+use bytes::Bytes;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use tokio::runtime::Builder;
+
+/// Threads of the io runtime. They only wait for sockets; hashing and encryption happen on the callers' threads.
+const IO_THREADS: usize = 2;
+/// Threads for disk work of local stores, each with one object in hand.
+const DISK_THREADS: usize = 8;
+/// Jobs handed over and not yet started. Each starts at once, so that this is never a limit on the work under way; callers
+/// bound that themselves (`limits::PACKS_IN_MEMORY`).
+const JOBS: usize = 16;
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The work given to [`blocking`] panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("a thread panicked; this is a bug in blackstart, please report it")]
+pub struct Panicked;
+
+/// Runs disk work of async storage code on a thread of its own.
+#[expect(clippy::disallowed_methods, reason = "the one crossing from async code to blocking work")]
+pub async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> std::result::Result<T, Panicked> {
+    tokio::task::spawn_blocking(f).await.map_err(|_| Panicked)
+}
+
+/// A synchronous handle on a storage, cheap to clone. Dropping the last one ends the io runtime and cancels what is still
+/// under way there.
+///
+/// The methods without `later` wait. They must not be called from a `done` callback, which runs on an io thread.
+#[derive(Clone, Debug)]
+pub struct Store {
+    storage: Arc<dyn Storage>,
+    jobs: async_channel::Sender<Job>,
+}
+
+impl Store {
+    /// A handle on `storage` as it is: no retries are added.
+    pub fn new(storage: Arc<dyn Storage>) -> anyhow::Result<Store> {
+        Store::start(async { Ok(storage) })
+    }
+
+    /// Opens a location (see [`Location::parse`]) with retries. Nothing is written; an empty place is no error.
+    pub fn open(location: &str) -> anyhow::Result<Store> {
+        let location = Location::parse(location)?;
+        Store::start(async move { location.open().await })
+    }
+
+    /// Runs `build` on a new io runtime and serves what it returns. Storages that connect are built here, inside the runtime.
+    #[expect(clippy::disallowed_methods, reason = "the one place that enters async code")]
+    pub fn start(
+        build: impl Future<Output = anyhow::Result<Arc<dyn Storage>>> + Send + 'static,
+    ) -> anyhow::Result<Store> {
+        let (jobs, queue) = async_channel::bounded::<Job>(JOBS);
+        let (ready, opened) = sync_channel(1);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .max_blocking_threads(DISK_THREADS)
+            .thread_name("io")
+            .enable_all()
+            .build()
+            .context("start the threads that talk to the store")?;
+        let serve = move || {
+            runtime.block_on(async {
+                // A failed send means that the caller has gone; the queue is closed then, and the loop ends at once.
+                let _gone = ready.send(build.await);
+                while let Ok(job) = queue.recv().await {
+                    drop(tokio::spawn(job));
+                }
+            });
+        };
+        thread::Builder::new()
+            .name("io-main".into())
+            .spawn(serve)
+            .context("start the thread that talks to the store")?;
+        let storage = opened.recv().map_err(|_| Panicked).context("open the store")??;
+        Ok(Store { storage, jobs })
+    }
+
+    /// Where this is, for people. No secret.
+    pub fn place(&self) -> String {
+        self.storage.place()
+    }
+
+    /// The whole object.
+    pub fn get(&self, key: &Key) -> Result<Bytes> {
+        Ok(self.get_versioned(key)?.0)
+    }
+
+    /// The whole object and the version that [`Store::replace`] compares with.
+    pub fn get_versioned(&self, key: &Key) -> Result<(Bytes, Version)> {
+        let wanted = key.clone();
+        self.wait("get", key.as_str(), |storage| async move { storage.get(&wanted).await })
+    }
+
+    /// Exactly the bytes `range`, see [`Storage::get_range`].
+    pub fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        let wanted = key.clone();
+        self.wait("get", key.as_str(), |storage| async move { storage.get_range(&wanted, range).await })
+    }
+
+    /// See [`Storage::create`].
+    pub fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        let (new, sha256) = (key.clone(), *sha256);
+        self.wait("create", key.as_str(), move |storage| async move { storage.create(&new, body, &sha256).await })
+    }
+
+    /// See [`Storage::replace`].
+    pub fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
+        let (old, seen) = (key.clone(), seen.clone());
+        self.wait("replace", key.as_str(), |storage| async move { storage.replace(&old, &seen, body).await })
+    }
+
+    /// See [`Storage::list`].
+    pub fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let wanted = prefix.to_owned();
+        self.wait("list", prefix, |storage| async move { storage.list(&wanted).await })
+    }
+
+    /// See [`Storage::delete`].
+    pub fn delete(&self, key: &Key) -> Result<()> {
+        let old = key.clone();
+        self.wait("delete", key.as_str(), |storage| async move { storage.delete(&old).await })
+    }
+
+    /// Tries out what the store guarantees, see [`probe::probe`].
+    pub fn probe(&self) -> Result<Capabilities> {
+        self.wait("probe", "probe/", |storage| async move { probe::probe(&*storage).await })
+    }
+
+    /// [`Storage::create`] in the background. `done` is called exactly once, on an io thread, whatever happens (a panic and
+    /// the end of the store included), and gets the body back so that its buffer can be used again. It must be quick, must
+    /// not panic, and must not call back into this store.
+    pub fn create_later(
+        &self,
+        key: Key,
+        body: Bytes,
+        sha256: [u8; 32],
+        done: impl FnOnce(Result<Version>, Bytes) + Send + 'static,
+    ) {
+        let sent = body.clone();
+        let promise = Promise::new("create", key.as_str(), move |result| done(result, body));
+        self.later(promise, move |storage| async move { storage.create(&key, sent, &sha256).await });
+    }
+
+    /// [`Storage::get`], or [`Storage::get_range`] where a range is given, in the background; `done` as for [`Store::create_later`].
+    pub fn get_later(&self, key: Key, range: Option<Range<u64>>, done: impl FnOnce(Result<Bytes>) + Send + 'static) {
+        let promise = Promise::new("get", key.as_str(), done);
+        self.later(promise, move |storage| async move {
+            match range {
+                Some(range) => storage.get_range(&key, range).await,
+                None => storage.get(&key).await.map(|(body, _)| body),
+            }
+        });
+    }
+
+    fn wait<T, F>(&self, operation: &'static str, key: &str, work: impl FnOnce(Arc<dyn Storage>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (sender, receiver) = sync_channel(1);
+        // The receiver waits below, and the channel has room for the one answer.
+        let promise = Promise::new(operation, key, move |result| drop(sender.send(result)));
+        self.later(promise, work);
+        receiver.recv().unwrap_or_else(|_| Err(Error::new(Kind::Other, operation, key).because(Panicked)))
+    }
+
+    fn later<T, F>(&self, promise: Promise<T>, work: impl FnOnce(Arc<dyn Storage>) -> F)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let work = work(self.storage.clone());
+        let job: Job = Box::pin(async move {
+            let result = work.await;
+            promise.keep(result);
+        });
+        // If the runtime is gone the job comes back and is dropped, and its promise answers.
+        drop(self.jobs.send_blocking(job));
+    }
+}
+
+/// Answers exactly once: with the result, or, when it is dropped because the task panicked or was cancelled, with an error.
+struct Promise<T> {
+    operation: &'static str,
+    key: String,
+    answer: Option<Box<dyn FnOnce(Result<T>) + Send>>,
+}
+
+impl<T> Promise<T> {
+    fn new(operation: &'static str, key: &str, answer: impl FnOnce(Result<T>) + Send + 'static) -> Promise<T> {
+        Promise { operation, key: key.to_owned(), answer: Some(Box::new(answer)) }
+    }
+
+    fn keep(mut self, result: Result<T>) {
+        if let Some(answer) = self.answer.take() {
+            answer(result);
+        }
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            let cause = "the task ended before it finished: the store was closed, or a bug made it panic";
+            answer(Err(Error::new(Kind::Other, self.operation, &self.key).because(cause)));
+        }
+    }
+}

@@ -6,8 +6,11 @@ use jiff::Timestamp;
 use std::fmt;
 use std::ops::Range;
 
+mod bounds;
 pub mod local;
+pub mod location;
 pub mod memory;
+pub mod probe;
 pub mod retry;
 pub mod s3;
 

@@ -1,1 +1,122 @@
-//! (to be written)
+//! Tries again what failed for a passing reason, with growing and jittered pauses, a bounded number of times.
+//!
+//! A write that got no answer may have happened. So a repeated `create` that meets the key, or a repeated `replace` that
+//! meets another version, reads back: its own bytes there mean that the first try went through.
+
+use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use async_trait::async_trait;
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to keep trying. A dead endpoint costs at most the sum of the pauses and of the storage's own time limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Tries in all, the first included.
+    pub tries: u32,
+    /// Pause before the second try; each further one is twice as long.
+    pub pause: Duration,
+    pub pause_max: Duration,
+}
+
+impl Default for Patience {
+    /// Eight tries over about 45 seconds of pauses: enough for a restart of the store or a failover of its load balancer.
+    fn default() -> Patience {
+        Patience { tries: 8, pause: Duration::from_millis(250), pause_max: Duration::from_secs(20) }
+    }
+}
+
+impl Patience {
+    /// Between half and all of the nominal pause after failed try `n` (from 1): clients that failed together spread out.
+    fn after(&self, n: u32) -> Duration {
+        let nominal = self.pause.saturating_mul(2_u32.saturating_pow(n - 1)).min(self.pause_max);
+        let mut byte = [u8::MAX];
+        // Without randomness the pause is whole, which is only less polite.
+        let _whole = rand::fill(&mut byte);
+        nominal / 2 + nominal * u32::from(byte[0]) / (2 * u32::from(u8::MAX))
+    }
+}
+
+#[derive(Debug)]
+pub struct Retry {
+    inner: Arc<dyn Storage>,
+    patience: Patience,
+}
+
+impl Retry {
+    pub fn new(inner: Arc<dyn Storage>, patience: Patience) -> Retry {
+        Retry { inner, patience }
+    }
+
+    /// The result of the first try that did not fail transiently, with the number of that try; or the last failure.
+    async fn tried<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> (Result<T>, u32) {
+        for n in 1.. {
+            match attempt().await {
+                Err(error) if error.kind == Kind::Transient && n < self.patience.tries => {
+                    tokio::time::sleep(self.patience.after(n)).await;
+                }
+                Err(error) if error.kind == Kind::Transient => return (Err(gave_up(error, n)), n),
+                result => return (result, n),
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    /// After a repeated write was refused: whether the object has the very bytes that were to be written.
+    async fn holds(&self, key: &Key, body: &Bytes) -> Result<Option<Version>> {
+        match self.get(key).await {
+            Ok((found, version)) => Ok((found == *body).then_some(version)),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn gave_up(error: Error, tries: u32) -> Error {
+    let cause = error.source.map_or_else(String::new, |source| format!(", at last: {source}"));
+    Error::new(Kind::Transient, error.operation, error.key).because(format!("gave up after {tries} tries{cause}"))
+}
+
+#[async_trait]
+impl Storage for Retry {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    async fn get(&self, key: &Key) -> Result<(Bytes, Version)> {
+        self.tried(|| self.inner.get(key)).await.0
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.tried(|| self.inner.get_range(key, range.clone())).await.0
+    }
+
+    async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        match self.tried(|| self.inner.create(key, body.clone(), sha256)).await {
+            (Err(refused), tries) if refused.kind == Kind::AlreadyExists && tries > 1 => {
+                self.holds(key, &body).await?.ok_or(refused)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
+        match self.tried(|| self.inner.replace(key, seen, body.clone())).await {
+            (Err(refused), tries) if refused.kind == Kind::Conflict && tries > 1 => {
+                self.holds(key, &body).await?.ok_or(refused)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        self.tried(|| self.inner.list(prefix)).await.0
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.tried(|| self.inner.delete(key)).await.0
+    }
+}

@@ -1,1 +1,289 @@
-//! (to be written)
+//! S3 and everything that speaks it. Bodies lie in memory, so that requests carry plain headers that every server
+//! understands; the SHA-256 of the body is both its checksum on the wire and its integrity, so the payload is not signed again.
+
+use super::bounds::{check_range, check_size};
+use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+mod connect;
+mod errors;
+
+pub use connect::{Credentials, Options};
+use errors::failure;
+
+/// A request without a body is given this long, a body one second more for every `SLOWEST` bytes.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
+/// Bytes per second: below this a transfer is given up and tried again.
+const SLOWEST: u64 = 16 << 10;
+
+pub struct S3 {
+    client: Client,
+    bucket: String,
+    /// Empty, or ending in `/`.
+    prefix: String,
+    page_size: i32,
+    conditional_writes: bool,
+    /// Whether the server knows `ListObjectVersions`; assumed until it says no.
+    knows_versions: AtomicBool,
+}
+
+impl S3 {
+    /// Connects; fails where no credentials can be found. Sends nothing to the store yet.
+    pub async fn connect(options: Options) -> anyhow::Result<S3> {
+        Ok(S3 {
+            client: connect::client(&options).await?,
+            prefix: if options.prefix.is_empty() { String::new() } else { format!("{}/", options.prefix) },
+            bucket: options.bucket,
+            page_size: options.page_size,
+            conditional_writes: options.conditional_writes,
+            knows_versions: AtomicBool::new(true),
+        })
+    }
+
+    fn object(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// The current version, or `None` where there is no such object.
+    async fn head(&self, operation: &'static str, key: &Key) -> Result<Option<(u64, Version)>> {
+        let request = self.client.head_object().bucket(&self.bucket).key(self.object(key)).send();
+        match within(operation, key, 0, request).await?.map_err(|e| failure(operation, key, e)) {
+            Ok(found) => Ok(Some((length(found.content_length), version(found.e_tag)))),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put(&self, operation: &'static str, key: &Key, body: Bytes, terms: Terms<'_>) -> Result<Version> {
+        let bytes = body.len() as u64;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.object(key))
+            .checksum_sha256(STANDARD.encode(terms.sha256))
+            .set_if_none_match(terms.if_none_match)
+            .set_if_match(terms.if_match)
+            .content_length(bytes as i64)
+            .body(ByteStream::from(body))
+            .customize()
+            .disable_payload_signing()
+            .send();
+        let stored = within(operation, key, bytes, request).await?.map_err(|e| failure(operation, key, e))?;
+        Ok(version(stored.e_tag))
+    }
+
+    async fn fetch(&self, key: &Key, range: Option<String>) -> Result<(GetObjectOutput, Bytes)> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.object(key)).set_range(range).send();
+        let mut found = within("get", key, 0, request).await?.map_err(|e| failure("get", key, e))?;
+        let bytes = length(found.content_length);
+        check_size("get", key, bytes)?;
+        let mut stream = std::mem::take(&mut found.body);
+        let mut body = BytesMut::with_capacity(bytes as usize);
+        let receive = async {
+            while let Some(piece) = stream.try_next().await? {
+                body.extend_from_slice(&piece);
+                if body.len() as u64 > bytes {
+                    break;
+                }
+            }
+            Ok::<_, aws_sdk_s3::primitives::ByteStreamError>(())
+        };
+        within("get", key, bytes, receive).await?.map_err(|e| Error::new(Kind::Transient, "get", key).because(e))?;
+        if body.len() as u64 != bytes {
+            let cause = format!("{} bytes arrived, {bytes} were announced", body.len());
+            return Err(Error::new(Kind::Transient, "get", key).because(cause));
+        }
+        Ok((found, body.freeze()))
+    }
+
+    /// Every version and delete marker of exactly this key; `None` where the server keeps no versions.
+    async fn versions(&self, key: &Key) -> Result<Option<Vec<String>>> {
+        if !self.knows_versions.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let object = self.object(key);
+        let (mut found, mut next_key, mut next_version) = (Vec::new(), None, None);
+        loop {
+            let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&object);
+            let request = request.set_key_marker(next_key).set_version_id_marker(next_version).send();
+            let page = match within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
+                Ok(page) => page,
+                Err(error) if error.kind == Kind::Unsupported => {
+                    self.knows_versions.store(false, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
+            let versions = page.versions.unwrap_or_default().into_iter().map(|v| (v.key, v.version_id));
+            let markers = page.delete_markers.unwrap_or_default().into_iter().map(|m| (m.key, m.version_id));
+            let mine = versions.chain(markers).filter(|(key, _)| key.as_ref() == Some(&object));
+            found.extend(mine.filter_map(|(_, id)| id));
+            (next_key, next_version) = (page.next_key_marker, page.next_version_id_marker);
+            // Keys come in order, and ours is the first with this prefix: a page that goes on elsewhere ends it.
+            if page.is_truncated != Some(true) || next_key.as_ref() != Some(&object) {
+                return Ok(Some(found));
+            }
+        }
+    }
+
+    async fn remove(&self, key: &Key, version: Option<String>) -> Result<()> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.object(key));
+        let request = request.set_version_id(version).send();
+        match within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
+            Err(error) if error.kind != Kind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The conditions and the checksum of one PUT.
+struct Terms<'a> {
+    sha256: &'a [u8; 32],
+    if_none_match: Option<String>,
+    if_match: Option<String>,
+}
+
+#[async_trait]
+impl Storage for S3 {
+    fn place(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix.trim_end_matches('/'))
+    }
+
+    async fn get(&self, key: &Key) -> Result<(Bytes, Version)> {
+        let (found, body) = self.fetch(key, None).await?;
+        Ok((body, version(found.e_tag)))
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        let length = check_range(key, &range)?;
+        if length == 0 {
+            // HTTP has no way to ask for nothing.
+            let (size, _) = self.head("get", key).await?.ok_or_else(|| Error::new(Kind::NotFound, "get", key))?;
+            return if range.end <= size { Ok(Bytes::new()) } else { Err(Error::new(Kind::Truncated, "get", key)) };
+        }
+        let (found, mut body) = self.fetch(key, Some(format!("bytes={}-{}", range.start, range.end - 1))).await?;
+        if found.content_range.is_none() {
+            // The server knows no ranges and sent everything.
+            body = body.slice((range.start as usize).min(body.len())..(range.end as usize).min(body.len()));
+        }
+        if body.len() == length { Ok(body) } else { Err(Error::new(Kind::Truncated, "get", key)) }
+    }
+
+    async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        check_size("create", key, body.len() as u64)?;
+        if !self.conditional_writes && self.head("create", key).await?.is_some() {
+            return Err(Error::new(Kind::AlreadyExists, "create", key));
+        }
+        let if_none_match = self.conditional_writes.then(|| "*".to_owned());
+        self.put("create", key, body, Terms { sha256, if_none_match, if_match: None }).await
+    }
+
+    async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
+        check_size("replace", key, body.len() as u64)?;
+        if !self.conditional_writes && self.head("replace", key).await?.is_none_or(|(_, current)| current != *seen) {
+            return Err(Error::new(Kind::Conflict, "replace", key));
+        }
+        let sha256 = Sha256::digest(&body).into();
+        let if_match = self.conditional_writes.then(|| seen.0.clone());
+        let written = self.put("replace", key, body, Terms { sha256: &sha256, if_none_match: None, if_match }).await;
+        written.map_err(|error| match error.kind {
+            // AWS answers 404 to `If-Match` on a missing key.
+            Kind::NotFound => Error { kind: Kind::Conflict, ..error },
+            _ => error,
+        })
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let broken = |why: &'static str| Error::new(Kind::Other, "list", prefix).because(why);
+        let (mut objects, mut token) = (Vec::new(), None::<String>);
+        loop {
+            let request = self.client.list_objects_v2().bucket(&self.bucket);
+            let request = request.prefix(format!("{}{prefix}", self.prefix)).max_keys(self.page_size);
+            let request = request.set_continuation_token(token.clone()).send();
+            let page = within("list", prefix, 0, request).await?.map_err(|e| failure("list", prefix, e))?;
+            for row in page.contents.unwrap_or_default() {
+                let name = row.key.as_deref().ok_or_else(|| broken("a row without a key"))?;
+                let Some(key) = name.strip_prefix(&self.prefix).filter(|key| Key::is_valid(key)) else { continue };
+                let modified = row.last_modified.as_ref().and_then(timestamp);
+                objects.push(Object {
+                    key: Key::new(key),
+                    size: row.size.and_then(|n| n.try_into().ok()).ok_or_else(|| broken("a row without a size"))?,
+                    modified: modified.ok_or_else(|| broken("a row without a time"))?,
+                });
+            }
+            if page.is_truncated != Some(true) {
+                break;
+            }
+            if page.next_continuation_token.is_none() || page.next_continuation_token == token {
+                return Err(broken("the server says that more follows, and not where"));
+            }
+            token = page.next_continuation_token;
+        }
+        // Servers that keep keys in directories list them in that order.
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let versions = self.versions(key).await?.unwrap_or_default();
+        if versions.is_empty() {
+            // Some servers list no versions of unversioned objects. But deleting what is not there would leave a marker
+            // in a versioned bucket.
+            return match self.head("delete", key).await? {
+                Some(_) => self.remove(key, None).await,
+                None => Ok(()),
+            };
+        }
+        for version in versions {
+            self.remove(key, Some(version)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("S3").field(&self.place()).finish()
+    }
+}
+
+/// Bounds a request in time: a server that accepts and then says nothing must not hold a backup for ever.
+async fn within<T>(
+    operation: &'static str,
+    key: impl fmt::Display,
+    bytes: u64,
+    request: impl Future<Output = T>,
+) -> Result<T> {
+    let limit = REQUEST_TIME + Duration::from_secs(bytes / SLOWEST);
+    let answer = tokio::time::timeout(limit, request).await;
+    answer.map_err(|_| {
+        Error::new(Kind::Transient, operation, key).because(format!("no complete answer within {} s", limit.as_secs()))
+    })
+}
+
+/// A store that gives no ETag gets a version that matches nothing: `replace` then conflicts, which is safe.
+fn version(e_tag: Option<String>) -> Version {
+    Version(e_tag.unwrap_or_default())
+}
+
+fn length(content_length: Option<i64>) -> u64 {
+    content_length.and_then(|n| n.try_into().ok()).unwrap_or(0)
+}
+
+fn timestamp(time: &DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}

@@ -1,0 +1,99 @@
+//! Finds out what a store really guarantees, by trying. Some servers refuse conditional writes, some ignore the condition
+//! and overwrite; documentation and version numbers tell neither.
+
+use super::{Error, Key, Kind, Result, Storage, Version};
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+/// How a store treats a guarantee that blackstart asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    Works,
+    /// It says that it cannot (501): nothing happens by mistake.
+    Refused,
+    /// It says yes and does not do it: two writers would overwrite each other unnoticed.
+    Ignored,
+}
+
+/// What [`probe`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `create` fails where the key exists. Without it a source must have one writer only (FORMAT.md §3-7).
+    pub conditional_create: Support,
+    /// `replace` fails at a stale version and on a missing key. Without it leases protect nothing.
+    pub conditional_replace: Support,
+    /// This credential may delete. A host should not be able to; a keeper must.
+    pub delete: bool,
+}
+
+/// Tries out `storage` on one random key under `probe/`, and deletes it if it may. Probe the bare store: a fallback that
+/// checks before it writes (`conditional=false`) looks like the real thing when nobody else writes.
+pub async fn probe(storage: &dyn Storage) -> Result<Capabilities> {
+    let key = random_key()?;
+    let found = guarantees(storage, &key).await;
+    let deleted = match storage.delete(&key).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == Kind::Denied => Ok(false),
+        Err(error) => Err(error),
+    };
+    let (conditional_create, conditional_replace) = found?;
+    Ok(Capabilities { conditional_create, conditional_replace, delete: deleted? })
+}
+
+async fn guarantees(storage: &dyn Storage, key: &Key) -> Result<(Support, Support)> {
+    // A key that does not exist has no version; the one of another object will do, so the missing key is tried afterwards.
+    let version = match create(storage, key, "first").await {
+        Ok(version) => version,
+        // Not even a plain first write: this store takes no conditional writes at all, so `replace` would not either.
+        Err(error) if error.kind == Kind::Unsupported => return Ok((Support::Refused, Support::Refused)),
+        Err(error) => return Err(error),
+    };
+    let conditional_create = support(create(storage, key, "second").await, Kind::AlreadyExists)?;
+    Ok((conditional_create, replacing(storage, key, version).await?))
+}
+
+async fn replacing(storage: &dyn Storage, key: &Key, version: Version) -> Result<Support> {
+    // After an ignored condition the object is at another version than `version`: ask again.
+    let current = storage.get(key).await.map(|(_, version)| version).unwrap_or(version);
+    match storage.replace(key, &current, Bytes::from_static(b"third")).await {
+        Ok(_) => {}
+        Err(error) if error.kind == Kind::Unsupported => return Ok(Support::Refused),
+        // The right version is refused: a lease could never be renewed.
+        Err(error) if error.kind == Kind::Conflict => return Ok(Support::Refused),
+        Err(error) => return Err(error),
+    }
+    let stale = support(storage.replace(key, &current, Bytes::from_static(b"fourth")).await, Kind::Conflict)?;
+    let missing = random_key()?;
+    let on_missing = storage.replace(&missing, &current, Bytes::from_static(b"fifth")).await;
+    let made_one = on_missing.is_ok();
+    let on_missing = support(on_missing, Kind::Conflict);
+    if made_one
+        && let Err(error) = storage.delete(&missing).await
+        && error.kind != Kind::Denied
+    {
+        return Err(error);
+    }
+    Ok(if stale == Support::Works { on_missing? } else { stale })
+}
+
+/// What a write says that `refusal` should have met.
+fn support(result: Result<Version>, refusal: Kind) -> Result<Support> {
+    match result {
+        Ok(_) => Ok(Support::Ignored),
+        Err(error) if error.kind == refusal => Ok(Support::Works),
+        Err(error) if error.kind == Kind::Unsupported => Ok(Support::Refused),
+        Err(error) => Err(error),
+    }
+}
+
+async fn create(storage: &dyn Storage, key: &Key, body: &'static str) -> Result<Version> {
+    storage.create(key, Bytes::from_static(body.as_bytes()), &Sha256::digest(body).into()).await
+}
+
+fn random_key() -> Result<Key> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes)
+        .map_err(|_| Error::new(Kind::Other, "probe", "probe/").because("the system gives no random numbers"))?;
+    Ok(Key::new(format!("probe/{:032x}", u128::from_le_bytes(bytes))))
+}
