@@ -16,4 +16,5 @@ pub mod source;
 pub mod storage;
 pub mod target;
 // repository: everything that knows FORMAT.md
+pub mod pipeline;
 pub mod repository;

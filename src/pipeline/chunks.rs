@@ -29,10 +29,10 @@ impl ChunkTable {
         row.optional().context("look up a chunk")
     }
 
-    /// The first place of a chunk stays.
+    /// The newest place of a chunk counts: an older one may be in a pack to avoid.
     pub fn insert(&self, id: &[u8], place: Place) -> Result<()> {
         let db = self.db.lock().unwrap_or_else(|e| e.into_inner());
-        let mut add = db.prepare_cached("INSERT OR IGNORE INTO chunk VALUES(?1, ?2, ?3, ?4)")?;
+        let mut add = db.prepare_cached("INSERT OR REPLACE INTO chunk VALUES(?1, ?2, ?3, ?4)")?;
         add.execute(params![id, place.pack, place.frame, place.from]).context("note a chunk")?;
         Ok(())
     }

@@ -94,7 +94,13 @@ mod tests {
         edited.splice(1_000_000..1_000_000, *b"inserted");
         let ends = |data: &[u8]| {
             let mut end = 0;
-            lengths(&cutter, data).into_iter().map(move |n| { end += n; end }).collect::<Vec<_>>()
+            lengths(&cutter, data)
+                .into_iter()
+                .map(move |n| {
+                    end += n;
+                    end
+                })
+                .collect::<Vec<_>>()
         };
         let (a, b) = (ends(&data), ends(&edited));
         let moved = b.iter().filter(|e| !a.contains(e) && !a.contains(&e.wrapping_sub(8))).count();

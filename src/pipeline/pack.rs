@@ -78,12 +78,17 @@ impl Packs {
         let name = Hash(sealed.sha256);
         let size = sealed.bytes.len() as u64;
         let (free, done) = (self.free.0.clone(), self.done.clone());
-        self.store.create_later(layout::pack(&self.source, &name), Bytes::from(sealed.bytes), name.0, move |result, body| {
-            let line = result.map(|_| PackLine::Pack { pack: number, name, size, frames });
-            // Either end may be gone when the run has failed already.
-            drop(done.try_send((number, line)));
-            drop(free.try_send(body.try_into_mut().map(Vec::from).unwrap_or_default()));
-        });
+        self.store.create_later(
+            layout::pack(&self.source, &name),
+            Bytes::from(sealed.bytes),
+            name.0,
+            move |result, body| {
+                let line = result.map(|_| PackLine::Pack { pack: number, name, size, frames });
+                // Either end may be gone when the run has failed already.
+                drop(done.try_send((number, line)));
+                drop(free.try_send(body.try_into_mut().map(Vec::from).unwrap_or_default()));
+            },
+        );
     }
 }
 
@@ -140,7 +145,8 @@ impl<'a> PackWriter<'a> {
             return Ok(());
         }
         self.compressed.clear();
-        let stored = self.compressor.compress_to_buffer(&self.raw, &mut self.compressed).context("compress a frame")? as u64;
+        let stored =
+            self.compressor.compress_to_buffer(&self.raw, &mut self.compressed).context("compress a frame")? as u64;
         let hash = BASE64_STANDARD.encode(Sha256::digest(&self.compressed));
         open.sealer.push(&self.compressed)?;
         open.frames.push((stored, self.raw.len() as u64, hash));

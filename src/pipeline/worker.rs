@@ -5,7 +5,7 @@ use async_channel::{Receiver, Sender};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 
-use super::batch::{Batch, BasisPages, Findings, Part, Row};
+use super::batch::{BasisPages, Batch, Findings, Part, Row};
 use super::chunks::ChunkTable;
 use super::pack::{PackWriter, Packs, Place};
 use crate::repository::index::Extent;
@@ -21,20 +21,25 @@ pub struct Shared<'a> {
 }
 
 /// Works until the batches end; returns the raw bytes stored.
-pub fn run(shared: &Shared, batches: &Receiver<Batch>, out: &Sender<Findings>, buffers: &Sender<Vec<u8>>) -> Result<u64> {
+pub fn run(
+    shared: &Shared,
+    batches: &Receiver<Batch>,
+    out: &Sender<Findings>,
+    buffers: &Sender<Vec<u8>>,
+) -> Result<u64> {
     let mut worker = Worker {
         shared,
         writer: PackWriter::new(shared.packs)?,
         page_hash: Sha256::new_with_prefix(shared.secrets.page.as_slice()),
         chunk_hash: Sha256::new_with_prefix(shared.secrets.chunk.as_slice()),
     };
-    while let Ok(mut batch) = batches.recv_blocking() {
+    while let Ok(batch) = batches.recv_blocking() {
         let findings = worker.work(&batch)?;
         // A closed channel means that the run has failed elsewhere; that error is the one reported.
         if out.send_blocking(findings).is_err() {
             return Ok(worker.writer.appended);
         }
-        batch.bytes.clear();
+
         drop(buffers.try_send(batch.bytes));
     }
     worker.writer.finish()?;
@@ -51,10 +56,13 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn work(&mut self, batch: &Batch) -> Result<Findings> {
-        let mut found = Findings { seq: batch.seq, rows: Vec::with_capacity(batch.parts.len()), live: HashMap::new(), reused: 0 };
+        let mut found =
+            Findings { seq: batch.seq, rows: Vec::with_capacity(batch.parts.len()), live: HashMap::new(), reused: 0 };
         for part in &batch.parts {
             match part {
-                Part::Entry { entry, inherit } => found.rows.push(Row::Entry { entry: entry.clone(), inherit: *inherit }),
+                Part::Entry { entry, inherit } => {
+                    found.rows.push(Row::Entry { entry: entry.clone(), inherit: *inherit })
+                }
                 Part::Gone(path) => found.rows.push(Row::Gone(path.clone())),
                 Part::Chunk { at, from, len } => self.chunk(*at, &batch.bytes[*from..from + len], &mut found)?,
                 Part::Pages { at, from, len, page, basis } => {
@@ -85,7 +93,14 @@ impl Worker<'_> {
     }
 
     /// Stores the pages that differ from the basis at the same position; those that are equal are inherited.
-    fn pages(&mut self, at: u64, bytes: &[u8], page: usize, basis: Option<&BasisPages>, found: &mut Findings) -> Result<()> {
+    fn pages(
+        &mut self,
+        at: u64,
+        bytes: &[u8],
+        page: usize,
+        basis: Option<&BasisPages>,
+        found: &mut Findings,
+    ) -> Result<()> {
         let mut run: Option<(Extent, Vec<u8>)> = None;
         for (n, bytes) in bytes.chunks(page).enumerate() {
             let at = at + (n * page) as u64;

@@ -29,7 +29,11 @@ impl KeyPair {
         for line in title.lines() {
             text.push_str(&format!("# {line}\n"));
         }
-        text.push_str(&format!("# public key: {}\n# signing key id: {}\n", self.identity.to_public(), self.signing.public().id()));
+        text.push_str(&format!(
+            "# public key: {}\n# signing key id: {}\n",
+            self.identity.to_public(),
+            self.signing.public().id()
+        ));
         text.push_str(SIGNING);
         text.push_str(&Zeroizing::new(BASE64_STANDARD.encode(self.signing.seed())));
         text.push('\n');
@@ -74,7 +78,8 @@ impl KeyFile {
                 keys.signing = Some(SigningKey::from_seed(*bytes)?);
             } else if line.starts_with("AGE-SECRET-KEY-") {
                 // The parser's error does not carry the line.
-                let identity = line.parse().map_err(|e| anyhow::anyhow!("{}: malformed age identity: {e}", path.display()))?;
+                let identity =
+                    line.parse().map_err(|e| anyhow::anyhow!("{}: malformed age identity: {e}", path.display()))?;
                 keys.identities.push(identity);
             }
         }

@@ -17,7 +17,9 @@ impl SourceName {
     pub fn new(name: &str) -> Result<SourceName> {
         let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         ensure!(
-            name.len() <= 63 && name.bytes().next().is_some_and(ok) && name.bytes().all(|b| ok(b) || b == b'_' || b == b'-'),
+            name.len() <= 63
+                && name.bytes().next().is_some_and(ok)
+                && name.bytes().all(|b| ok(b) || b == b'_' || b == b'-'),
             "{name:?} cannot name a source: use lower-case letters, digits, `-` and `_`, at most 63, the first a letter or digit"
         );
         Ok(SourceName(name.to_owned()))

@@ -109,7 +109,8 @@ impl Commit {
         };
         ensure!(*repository == trust.id && named == source && number == seq, "the commit belongs elsewhere");
         ensure!(*key == commit.signer.id(), "the commit names another key than the one that signed it");
-        let keeper = matches!(commit.line, Line::Prune(_)) && trust.may_sign(&commit.signer, Role::Keeper, source, started);
+        let keeper =
+            matches!(commit.line, Line::Prune(_)) && trust.may_sign(&commit.signer, Role::Keeper, source, started);
         if !keeper && !trust.may_sign(&commit.signer, Role::Host, source, started) {
             bail!("signed by {}, which the root key has not certified for this source", commit.signer.id());
         }

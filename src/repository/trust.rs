@@ -82,7 +82,13 @@ impl Trust {
         let mut id = [0u8; 16];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
         let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
-        let line = RepositoryLine { r#type: "repository".into(), format: FORMAT, id: id.clone(), created: now, root: root.public() };
+        let line = RepositoryLine {
+            r#type: "repository".into(),
+            format: FORMAT,
+            id: id.clone(),
+            created: now,
+            root: root.public(),
+        };
         let body = root.sign_line(&line)?;
         let hash = Hash::of(&body);
         store.create(&layout::repository(), body.into(), &hash.0).map_err(|e| match e.kind {
@@ -139,7 +145,10 @@ impl Trust {
         let signed = SignedLine::parse(&body).context("verify repository.json")?;
         let line: RepositoryLine = signed.decode().context("read repository.json")?;
         check_format(line.format, "repository.json")?;
-        ensure!(line.r#type == "repository" && line.root == signed.key, "repository.json is not signed by its own root key");
+        ensure!(
+            line.r#type == "repository" && line.root == signed.key,
+            "repository.json is not signed by its own root key"
+        );
         if let Some(pin) = pin
             && pin != line.root.id()
         {

@@ -33,8 +33,12 @@ impl IndexStore {
         {
             return Ok(bytes);
         }
-        let bytes = self.store.get(&layout::index(&self.source, hash)).with_context(|| format!("fetch index object {hash}"))?;
-        ensure!(bytes.len() as u64 == *size && Hash::of(&bytes) == *hash, "index object {hash} is damaged in the store");
+        let bytes =
+            self.store.get(&layout::index(&self.source, hash)).with_context(|| format!("fetch index object {hash}"))?;
+        ensure!(
+            bytes.len() as u64 == *size && Hash::of(&bytes) == *hash,
+            "index object {hash} is damaged in the store"
+        );
         self.keep(hash, &bytes);
         Ok(bytes.into())
     }
@@ -165,7 +169,14 @@ pub struct LayerReader {
 
 impl LayerReader {
     pub fn new(index: IndexStore, identities: Arc<[Identity]>, objects: &[Named]) -> LayerReader {
-        LayerReader { index, identities, objects: objects.iter().copied().collect(), raw: Vec::new(), at: 0, peeked: None }
+        LayerReader {
+            index,
+            identities,
+            objects: objects.iter().copied().collect(),
+            raw: Vec::new(),
+            at: 0,
+            peeked: None,
+        }
     }
 
     /// The next line's bytes, without its LF.
@@ -173,7 +184,8 @@ impl LayerReader {
         while self.at >= self.raw.len() {
             let Some(object) = self.objects.pop_front() else { return Ok(None) };
             let stored = self.index.fetch(&object)?;
-            self.raw = decode_object(stored, &self.identities).with_context(|| format!("open index object {}", object.0))?;
+            self.raw =
+                decode_object(stored, &self.identities).with_context(|| format!("open index object {}", object.0))?;
             self.at = 0;
         }
         let rest = &self.raw[self.at..];

@@ -62,7 +62,10 @@ impl Segment {
         let mut end = self.at;
         let mut ids = 0;
         for e in &self.extents {
-            ensure!(e.len > 0 && e.at >= end && e.at.checked_add(e.len).is_some_and(|x| x < 1 << 62), "extents out of order");
+            ensure!(
+                e.len > 0 && e.at >= end && e.at.checked_add(e.len).is_some_and(|x| x < 1 << 62),
+                "extents out of order"
+            );
             if let Some(page) = page {
                 ensure!(e.at % u64::from(page) == 0 && e.len % u64::from(page) == 0, "extent off the page grid");
             }
@@ -109,7 +112,10 @@ impl EntriesLine {
             }
             None => {
                 let entry: Entry = serde_json::from_slice(line).context("read an index line")?;
-                ensure!(entry.page.is_none_or(|p| p.is_power_of_two() && (512..=1 << 20).contains(&p)), "impossible page size");
+                ensure!(
+                    entry.page.is_none_or(|p| p.is_power_of_two() && (512..=1 << 20).contains(&p)),
+                    "impossible page size"
+                );
                 Ok(EntriesLine::Entry { entry: Box::new(entry), inherit: probe.inherit })
             }
         }

@@ -104,7 +104,8 @@ impl Merge {
                     }
                 }
             }
-            let merged = overlay(current.page, at, parts).with_context(|| format!("index: {} at {at}", current.path))?;
+            let merged =
+                overlay(current.page, at, parts).with_context(|| format!("index: {} at {at}", current.path))?;
             if !merged.extents.is_empty() {
                 return Ok(Some(merged));
             }
@@ -188,7 +189,8 @@ pub fn read_pack_lines(
         while let Some(line) = layer.line()? {
             let line: PackLine = serde_json::from_slice(line).context("read a pack line")?;
             if let PackLine::Pack { pack, .. } = line {
-                let bytes = live.get(&pack).copied().with_context(|| format!("index: pack {pack} without its live bytes"))?;
+                let bytes =
+                    live.get(&pack).copied().with_context(|| format!("index: pack {pack} without its live bytes"))?;
                 if bytes > 0 {
                     each(line, bytes)?;
                 }

@@ -1,0 +1,13 @@
+//! The data path of a backup: one reader (the caller's thread) cuts the source into batches, workers carry each batch all the
+//! way, a collector writes the new layer. All queues are bounded; DESIGN rule 17 bounds the packs.
+
+mod batch;
+mod chunks;
+mod collector;
+mod cut;
+mod pack;
+mod reader;
+mod store;
+mod worker;
+
+pub use store::{Basis, Options, Stored, Target, store};

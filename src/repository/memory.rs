@@ -1,0 +1,51 @@
+//! What a host remembers of its own commits (FORMAT.md §3-5, §4-4): the one piece of local state that is more than a cache. Losing it costs one full read.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+use super::layout::{Hash, SourceName};
+use crate::durable;
+
+/// Commits remembered; more than one, because a commit may have been recorded and then not sent.
+const REMEMBERED: usize = 16;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    lineage: Option<String>,
+    /// Hashes of commits that this host has sent or was about to send, newest last.
+    sent: Vec<Hash>,
+}
+
+pub struct Memory {
+    path: PathBuf,
+    content: Content,
+}
+
+impl Memory {
+    /// A memory that cannot be read is no memory: the next run is a full.
+    pub fn open(directory: &Path, source: &SourceName) -> Result<Memory> {
+        durable::create_directories(directory).with_context(|| format!("create {}", directory.display()))?;
+        let path = directory.join(format!("{source}.json"));
+        let content = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        Ok(Memory { path, content })
+    }
+
+    pub fn lineage(&self) -> Option<&str> {
+        self.content.lineage.as_deref()
+    }
+
+    pub fn has_sent(&self, commit: &Hash) -> bool {
+        self.content.sent.contains(commit)
+    }
+
+    /// Durable when this returns; must come before the commit is sent.
+    pub fn record(&mut self, lineage: &str, commit: Hash) -> Result<()> {
+        self.content.lineage = Some(lineage.to_owned());
+        self.content.sent.push(commit);
+        let excess = self.content.sent.len().saturating_sub(REMEMBERED);
+        self.content.sent.drain(..excess);
+        durable::publish_over(&self.path, &serde_json::to_vec_pretty(&self.content)?, 0o600)
+            .with_context(|| format!("record the commit in {}", self.path.display()))
+    }
+}
