@@ -18,3 +18,5 @@ pub mod target;
 // repository: everything that knows FORMAT.md
 pub mod pipeline;
 pub mod repository;
+// operations: one public function each, each returns a report
+pub mod operations;

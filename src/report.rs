@@ -33,7 +33,4 @@ pub struct Stats {
     /// Packs that the snapshot needs, and their stored bytes.
     pub packs: u64,
     pub pack_bytes: u64,
-    /// Raw bytes that those packs hold, and that the snapshot refers to.
-    pub pack_raw: u64,
-    pub pack_live: u64,
 }

@@ -10,4 +10,4 @@ mod reader;
 mod store;
 mod worker;
 
-pub use store::{Basis, Options, Stored, Target, store};
+pub use store::{Basis, BasisPack, Options, Stored, Target, store};

@@ -1,0 +1,50 @@
+//! The operations: one public function each, each returns a report. They print nothing, read no configuration, and take the clock as an argument.
+
+use jiff::Timestamp;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bridge::Store;
+use crate::clock::Clock;
+use crate::repository::agefile::Identity;
+use crate::repository::keys::KeyPair;
+use crate::repository::layout::SourceName;
+use crate::repository::trust::Trust;
+
+pub mod backup;
+pub mod basis;
+
+/// A repository, open for reading.
+#[derive(Clone)]
+pub struct Open {
+    pub store: Store,
+    pub trust: Trust,
+    pub clock: Arc<dyn Clock>,
+    /// Where caches and the host's memory lie. Nothing in it is needed for a restore.
+    pub state: Option<PathBuf>,
+}
+
+/// A host that may write.
+pub struct Host {
+    pub open: Open,
+    pub keys: KeyPair,
+    pub name: String,
+}
+
+impl Open {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Where index objects of `source` are kept locally.
+    pub fn index_cache(&self, source: &SourceName) -> Option<PathBuf> {
+        let directory = self.state.as_ref()?.join(&self.trust.id).join("index").join(source.as_str());
+        crate::durable::create_directories(&directory).ok()?;
+        Some(directory)
+    }
+}
+
+/// Age identities made shareable between readers.
+pub fn shared(identities: &[Identity]) -> Arc<[Identity]> {
+    identities.to_vec().into()
+}
