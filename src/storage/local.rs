@@ -51,8 +51,7 @@ impl Local {
 
 fn kind_of(kind: ErrorKind) -> Kind {
     match kind {
-        // A directory where an object should be, or a file where a directory should be: there is no such object.
-        ErrorKind::NotFound | ErrorKind::IsADirectory => Kind::NotFound,
+        ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::AlreadyExists => Kind::AlreadyExists,
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Kind::Denied,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::Full,
@@ -141,8 +140,9 @@ impl Storage for Local {
     async fn delete(&self, key: &Key) -> Result<()> {
         let root = self.root.clone();
         self.on_disk("delete", key, move |path| {
-            if !path.exists() {
-                return Ok(());
+            match open(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                opened => drop(opened?),
             }
             let _lock = lock(&root)?;
             durable::remove(&path)
@@ -151,9 +151,13 @@ impl Storage for Local {
     }
 }
 
-/// Opens an object for reading; anything but a regular file is no object.
+/// Opens an object for reading. A directory where the object should be, or a file where a directory above it should be,
+/// means that there is no such object.
 fn open(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
+    let file = File::open(path).map_err(|e| match e.kind() {
+        ErrorKind::NotADirectory => ErrorKind::NotFound.into(),
+        _ => e,
+    })?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(ErrorKind::NotFound.into()) }
 }
 

@@ -57,16 +57,7 @@ fn parse_s3(text: &str) -> Result<Options, String> {
     if !prefix.is_empty() && !Key::is_valid(prefix) {
         return Err(format!("the prefix {prefix:?} may hold letters, digits, '.', '_', '-' and single slashes only"));
     }
-    let mut options = Options {
-        bucket: bucket.into(),
-        prefix: prefix.into(),
-        endpoint: None,
-        region: None,
-        path_style: false,
-        credentials: None,
-        conditional_writes: true,
-        page_size: 1000,
-    };
+    let mut options = Options { prefix: prefix.into(), ..Options::new(bucket) };
     let mut path_style = None;
     for parameter in parameters.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));

@@ -24,8 +24,6 @@ mod errors;
 pub use connect::{Credentials, Options};
 use errors::failure;
 
-/// A request without a body is given this long, a body one second more for every `SLOWEST` bytes.
-const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// Bytes per second: below this a transfer is given up and tried again.
 const SLOWEST: u64 = 16 << 10;
 
@@ -35,6 +33,7 @@ pub struct S3 {
     /// Empty, or ending in `/`.
     prefix: String,
     page_size: i32,
+    request_time: Duration,
     conditional_writes: bool,
     /// Whether the server knows `ListObjectVersions`; assumed until it says no.
     knows_versions: AtomicBool,
@@ -48,8 +47,25 @@ impl S3 {
             prefix: if options.prefix.is_empty() { String::new() } else { format!("{}/", options.prefix) },
             bucket: options.bucket,
             page_size: options.page_size,
+            request_time: options.request_time,
             conditional_writes: options.conditional_writes,
             knows_versions: AtomicBool::new(true),
+        })
+    }
+
+    /// Bounds a request in time: a server that accepts and then says nothing must not hold a backup for ever. A body of
+    /// `bytes` gets the time that the slowest line needs.
+    async fn within<T>(
+        &self,
+        operation: &'static str,
+        key: impl fmt::Display,
+        bytes: u64,
+        request: impl Future<Output = T>,
+    ) -> Result<T> {
+        let limit = self.request_time + Duration::from_secs(bytes / SLOWEST);
+        tokio::time::timeout(limit, request).await.map_err(|_| {
+            let cause = format!("no complete answer within {} s", limit.as_secs_f32());
+            Error::new(Kind::Transient, operation, key).because(cause)
         })
     }
 
@@ -60,7 +76,7 @@ impl S3 {
     /// The current version, or `None` where there is no such object.
     async fn head(&self, operation: &'static str, key: &Key) -> Result<Option<(u64, Version)>> {
         let request = self.client.head_object().bucket(&self.bucket).key(self.object(key)).send();
-        match within(operation, key, 0, request).await?.map_err(|e| failure(operation, key, e)) {
+        match self.within(operation, key, 0, request).await?.map_err(|e| failure(operation, key, e)) {
             Ok(found) => Ok(Some((length(found.content_length), version(found.e_tag)))),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -82,13 +98,13 @@ impl S3 {
             .customize()
             .disable_payload_signing()
             .send();
-        let stored = within(operation, key, bytes, request).await?.map_err(|e| failure(operation, key, e))?;
+        let stored = self.within(operation, key, bytes, request).await?.map_err(|e| failure(operation, key, e))?;
         Ok(version(stored.e_tag))
     }
 
     async fn fetch(&self, key: &Key, range: Option<String>) -> Result<(GetObjectOutput, Bytes)> {
         let request = self.client.get_object().bucket(&self.bucket).key(self.object(key)).set_range(range).send();
-        let mut found = within("get", key, 0, request).await?.map_err(|e| failure("get", key, e))?;
+        let mut found = self.within("get", key, 0, request).await?.map_err(|e| failure("get", key, e))?;
         let bytes = length(found.content_length);
         check_size("get", key, bytes)?;
         let mut stream = std::mem::take(&mut found.body);
@@ -102,7 +118,9 @@ impl S3 {
             }
             Ok::<_, aws_sdk_s3::primitives::ByteStreamError>(())
         };
-        within("get", key, bytes, receive).await?.map_err(|e| Error::new(Kind::Transient, "get", key).because(e))?;
+        self.within("get", key, bytes, receive)
+            .await?
+            .map_err(|e| Error::new(Kind::Transient, "get", key).because(e))?;
         if body.len() as u64 != bytes {
             let cause = format!("{} bytes arrived, {bytes} were announced", body.len());
             return Err(Error::new(Kind::Transient, "get", key).because(cause));
@@ -120,7 +138,7 @@ impl S3 {
         loop {
             let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&object);
             let request = request.set_key_marker(next_key).set_version_id_marker(next_version).send();
-            let page = match within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
+            let page = match self.within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
                 Ok(page) => page,
                 Err(error) if error.kind == Kind::Unsupported => {
                     self.knows_versions.store(false, Ordering::Relaxed);
@@ -143,7 +161,7 @@ impl S3 {
     async fn remove(&self, key: &Key, version: Option<String>) -> Result<()> {
         let request = self.client.delete_object().bucket(&self.bucket).key(self.object(key));
         let request = request.set_version_id(version).send();
-        match within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
+        match self.within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
             Err(error) if error.kind != Kind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -214,7 +232,7 @@ impl Storage for S3 {
             let request = self.client.list_objects_v2().bucket(&self.bucket);
             let request = request.prefix(format!("{}{prefix}", self.prefix)).max_keys(self.page_size);
             let request = request.set_continuation_token(token.clone()).send();
-            let page = within("list", prefix, 0, request).await?.map_err(|e| failure("list", prefix, e))?;
+            let page = self.within("list", prefix, 0, request).await?.map_err(|e| failure("list", prefix, e))?;
             for row in page.contents.unwrap_or_default() {
                 let name = row.key.as_deref().ok_or_else(|| broken("a row without a key"))?;
                 let Some(key) = name.strip_prefix(&self.prefix).filter(|key| Key::is_valid(key)) else { continue };
@@ -259,20 +277,6 @@ impl fmt::Debug for S3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("S3").field(&self.place()).finish()
     }
-}
-
-/// Bounds a request in time: a server that accepts and then says nothing must not hold a backup for ever.
-async fn within<T>(
-    operation: &'static str,
-    key: impl fmt::Display,
-    bytes: u64,
-    request: impl Future<Output = T>,
-) -> Result<T> {
-    let limit = REQUEST_TIME + Duration::from_secs(bytes / SLOWEST);
-    let answer = tokio::time::timeout(limit, request).await;
-    answer.map_err(|_| {
-        Error::new(Kind::Transient, operation, key).because(format!("no complete answer within {} s", limit.as_secs()))
-    })
 }
 
 /// A store that gives no ETag gets a version that matches nothing: `replace` then conflicts, which is safe.

@@ -35,6 +35,25 @@ pub struct Options {
     pub conditional_writes: bool,
     /// Rows per page of a listing, at most 1000. Smaller only in tests.
     pub page_size: i32,
+    /// For one request, bodies not counted; they get a second more for every 16 KiB.
+    pub request_time: Duration,
+}
+
+impl Options {
+    /// The whole of `bucket` on AWS, with everything else as usual.
+    pub fn new(bucket: impl Into<String>) -> Options {
+        Options {
+            bucket: bucket.into(),
+            prefix: String::new(),
+            endpoint: None,
+            region: None,
+            path_style: false,
+            credentials: None,
+            conditional_writes: true,
+            page_size: 1000,
+            request_time: Duration::from_secs(60),
+        }
+    }
 }
 
 /// A key pair that the configuration names outright.

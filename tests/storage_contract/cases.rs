@@ -1,0 +1,189 @@
+//! The contract of `Storage`, as seen through `Store`.
+
+use blackstart::bridge::Store;
+use blackstart::storage::probe::{Capabilities, Support};
+use blackstart::storage::{Key, Kind, Result, Version};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::thread;
+
+pub fn key(name: &str) -> Key {
+    Key::new(name)
+}
+
+pub fn create(store: &Store, name: &str, body: impl Into<Bytes>) -> Result<Version> {
+    let body = body.into();
+    let sha256 = Sha256::digest(&body).into();
+    store.create(&key(name), body, &sha256)
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T>) -> Kind {
+    result.unwrap_err().kind
+}
+
+fn names(store: &Store, prefix: &str) -> Vec<String> {
+    store.list(prefix).unwrap().into_iter().map(|object| object.key.to_string()).collect()
+}
+
+/// Bytes that do not compress and differ from place to place.
+pub fn noise(length: usize) -> Bytes {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
+}
+
+pub fn create_never_overwrites(store: &Store) {
+    let version = create(store, "snapshots/orders/0000000001", "first").unwrap();
+    assert_eq!(kind(create(store, "snapshots/orders/0000000001", "second")), Kind::AlreadyExists);
+    let (body, seen) = store.get_versioned(&key("snapshots/orders/0000000001")).unwrap();
+    assert_eq!((body, seen), (Bytes::from("first"), version));
+}
+
+pub fn create_after_delete(store: &Store) {
+    create(store, "a/b", "first").unwrap();
+    store.delete(&key("a/b")).unwrap();
+    create(store, "a/b", "second").unwrap();
+    assert_eq!(store.get(&key("a/b")).unwrap(), "second");
+}
+
+pub fn replace_compares_versions(store: &Store) {
+    let lease = key("leases/orders");
+    let first = create(store, "leases/orders", "one").unwrap();
+    let second = store.replace(&lease, &first, "two".into()).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(kind(store.replace(&lease, &first, "three".into())), Kind::Conflict);
+    assert_eq!(store.get_versioned(&lease).unwrap(), (Bytes::from("two"), second.clone()));
+    store.replace(&lease, &second, "four".into()).unwrap();
+    assert_eq!(store.get(&lease).unwrap(), "four");
+}
+
+pub fn replace_of_a_missing_key_conflicts(store: &Store) {
+    let version = create(store, "leases/orders", "one").unwrap();
+    assert_eq!(kind(store.replace(&key("leases/other"), &version, "two".into())), Kind::Conflict);
+    store.delete(&key("leases/orders")).unwrap();
+    assert_eq!(kind(store.replace(&key("leases/orders"), &version, "two".into())), Kind::Conflict);
+    assert!(names(store, "").is_empty());
+}
+
+pub fn ranges_are_exact(store: &Store) {
+    let body = noise(100_000);
+    create(store, "packs/a", body.clone()).unwrap();
+    create(store, "packs/empty", "").unwrap();
+    for range in [0..1, 0..100_000, 99_999..100_000, 500..70_000, 0..0, 100_000..100_000] {
+        let wanted = body.slice(range.start as usize..range.end as usize);
+        assert_eq!(store.get_range(&key("packs/a"), range.clone()).unwrap(), wanted, "{range:?}");
+    }
+    for range in [0..100_001, 99_999..100_001, 100_000..100_001, 200_000..200_001, 100_001..100_001] {
+        assert_eq!(kind(store.get_range(&key("packs/a"), range.clone())), Kind::Truncated, "{range:?}");
+    }
+    assert_eq!(store.get_range(&key("packs/empty"), 0..0).unwrap(), "");
+    assert_eq!(kind(store.get_range(&key("packs/empty"), 0..1)), Kind::Truncated);
+    #[expect(clippy::reversed_empty_ranges, reason = "the very thing to refuse")]
+    let backwards = 5..3;
+    assert_eq!(kind(store.get_range(&key("packs/a"), backwards)), Kind::Other);
+    assert_eq!(kind(store.get_range(&key("packs/a"), 0..1 << 40)), Kind::Other);
+}
+
+pub fn listings_are_sorted_and_filtered(store: &Store) {
+    let all = ["a-b/c", "a.b", "a/b", "a/b-c", "a/bc/d", "a0", "ab/c", "b", "packs/orders/ab/x", "packs/orders2/ab/x"];
+    for name in all.iter().rev() {
+        create(store, name, *name).unwrap();
+    }
+    assert_eq!(names(store, ""), all);
+    assert_eq!(names(store, "a/"), ["a/b", "a/b-c", "a/bc/d"]);
+    assert_eq!(names(store, "a/b"), ["a/b", "a/b-c", "a/bc/d"]);
+    assert_eq!(names(store, "a"), &all[..7]);
+    assert_eq!(names(store, "packs/orders/"), ["packs/orders/ab/x"]);
+    assert_eq!(names(store, "packs/ord"), ["packs/orders/ab/x", "packs/orders2/ab/x"]);
+    assert!(names(store, "packs/orders3/").is_empty());
+    assert!(names(store, "b/").is_empty());
+    let rows = store.list("packs/orders/").unwrap();
+    assert_eq!(rows[0].size, 17);
+    #[expect(clippy::disallowed_methods, reason = "the store has its own clock too")]
+    let age = jiff::Timestamp::now().duration_since(rows[0].modified);
+    assert!(age.as_secs().abs() < 60, "modified {age:?} ago");
+}
+
+pub fn long_listings_are_whole(store: &Store, many: usize) {
+    let wanted: BTreeSet<_> = (0..many).map(|n| format!("packs/orders/{:02x}/{n:04}", n % 16)).collect();
+    for name in &wanted {
+        create(store, name, "").unwrap();
+    }
+    assert_eq!(names(store, "packs/orders/"), Vec::from_iter(wanted));
+}
+
+pub fn bodies_of_all_sizes(store: &Store) {
+    for (name, length) in [("empty", 0), ("byte", 1), ("odd", 65_537), ("pack", 16 << 20)] {
+        let body = noise(length);
+        create(store, name, body.clone()).unwrap();
+        assert!(store.get(&key(name)).unwrap() == body, "{name} came back changed");
+        assert_eq!(store.list(name).unwrap()[0].size, length as u64);
+    }
+    let too_large = Bytes::from(vec![0; blackstart::limits::OBJECT_MAX + 1]);
+    assert_eq!(kind(create(store, "huge", too_large)), Kind::Other);
+    assert!(names(store, "huge").is_empty());
+}
+
+pub fn delete_twice(store: &Store) {
+    create(store, "a/b", "body").unwrap();
+    create(store, "a/b.c", "neighbour").unwrap();
+    store.delete(&key("a/b")).unwrap();
+    store.delete(&key("a/b")).unwrap();
+    store.delete(&key("never/was")).unwrap();
+    // What is only a part of other keys is no object.
+    store.delete(&key("a")).unwrap();
+    store.delete(&key("a/b.c/d")).unwrap();
+    assert_eq!(names(store, ""), ["a/b.c"]);
+}
+
+pub fn of_sixteen_creators_one_wins(store: &Store) {
+    let results: Vec<_> = thread::scope(|scope| {
+        let creators: Vec<_> =
+            (0..16).map(|n| scope.spawn(move || (n, create(store, "snapshots/a/1", format!("body {n}"))))).collect();
+        creators.into_iter().map(|creator| creator.join().unwrap()).collect()
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, result)| result.is_ok());
+    assert_eq!(won.len(), 1, "{won:?}");
+    assert!(lost.iter().all(|(_, result)| result.as_ref().unwrap_err().kind == Kind::AlreadyExists), "{lost:?}");
+    assert_eq!(store.get(&key("snapshots/a/1")).unwrap(), format!("body {}", won[0].0));
+}
+
+pub fn of_eight_replacers_one_wins(store: &Store) {
+    let seen = create(store, "leases/a", "nobody").unwrap();
+    let lease = key("leases/a");
+    let replaced: Vec<_> = thread::scope(|scope| {
+        let (lease, seen) = (&lease, &seen);
+        let replacers: Vec<_> = (0..8)
+            .map(|n| scope.spawn(move || (n, store.replace(lease, seen, format!("holder {n}").into()))))
+            .collect();
+        replacers.into_iter().map(|replacer| replacer.join().unwrap()).collect()
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = replaced.into_iter().partition(|(_, result)| result.is_ok());
+    assert_eq!(won.len(), 1, "{won:?}");
+    assert!(lost.iter().all(|(_, result)| result.as_ref().unwrap_err().kind == Kind::Conflict), "{lost:?}");
+    assert_eq!(store.get(&lease).unwrap(), format!("holder {}", won[0].0));
+}
+
+pub fn missing_objects_are_not_found(store: &Store) {
+    assert_eq!(kind(store.get(&key("no/such"))), Kind::NotFound);
+    assert_eq!(kind(store.get_range(&key("no/such"), 0..1)), Kind::NotFound);
+    assert_eq!(kind(store.get_range(&key("no/such"), 0..0)), Kind::NotFound);
+    create(store, "a/b", "").unwrap();
+    assert_eq!(kind(store.get(&key("a"))), Kind::NotFound);
+    assert_eq!(kind(store.get(&key("a/b/c"))), Kind::NotFound);
+    assert!(names(store, "no/").is_empty());
+}
+
+pub fn the_probe_finds_everything(store: &Store) {
+    let wanted = Capabilities { conditional_create: Support::Works, conditional_replace: Support::Works, delete: true };
+    assert_eq!(store.probe().unwrap(), wanted);
+    assert!(names(store, "").is_empty(), "the probe cleans up");
+}

@@ -1,0 +1,5 @@
+//! What several test binaries share: real servers, and a bad network between them and us.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod proxy;
+pub mod servers;

@@ -1,0 +1,152 @@
+//! Real S3 servers, each started once per test binary, on loopback, in a fresh directory, with ports of its own.
+//! `scripts/test-servers` installs them; a missing one fails the test.
+
+use blackstart::bridge::Store;
+use blackstart::storage::Key;
+use blackstart::storage::s3::{Credentials, Options, S3};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+pub const ACCESS_KEY: &str = "testkey";
+pub const SECRET_KEY: &str = "testsecret";
+pub const BUCKET: &str = "bucket";
+
+pub struct Server {
+    pub port: u16,
+    directory: PathBuf,
+    /// Its standard input is the leash, see `start`.
+    _guard: Child,
+}
+
+impl Server {
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Options for a prefix that no one else has.
+    pub fn options(&self) -> Options {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        Options {
+            prefix: format!("test/{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            endpoint: Some(self.endpoint()),
+            path_style: true,
+            credentials: Some(Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() }),
+            ..Options::new(BUCKET)
+        }
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits until a write succeeds: the port answers long before that.
+    fn wait_until_ready(self, name: &str) -> Server {
+        let options = Options { request_time: Duration::from_secs(5), ..self.options() };
+        let started = Instant::now();
+        let key = Key::new("ready");
+        loop {
+            match connect(options.clone()).create(&key, "ready".into(), &Sha256::digest("ready").into()) {
+                Ok(_) => return self,
+                Err(error) if started.elapsed() > Duration::from_secs(60) => {
+                    panic!("{name} takes no writes: {error}: {:?}\n{}", error.source, self.log());
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+}
+
+/// A handle on an S3 store without retries.
+pub fn connect(options: Options) -> Store {
+    Store::start(async { Ok(Arc::new(S3::connect(options).await?) as _) }).unwrap()
+}
+
+/// SeaweedFS: conditional writes, checksums and paging as on AWS.
+pub fn seaweedfs() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let directory = fresh_directory("seaweedfs");
+        let identity = format!(
+            r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
+                "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+        );
+        fs::write(directory.join("s3.json"), identity).unwrap();
+        let mut weed = Command::new(installed("weed"));
+        weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]);
+        // The defaults run out of volumes after a few buckets.
+        weed.args(["-volume.max=0", "-master.volumeSizeLimitMB=256"]).env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
+        for path in ["dir=.", "s3.config=s3.json", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
+            let (flag, name) = path.split_once('=').unwrap();
+            weed.arg(format!("-{flag}={}", directory.join(name).display()));
+        }
+        let ports = free_ports::<8>();
+        for (part, ports) in ["master", "volume", "filer", "s3"].into_iter().zip(ports.chunks(2)) {
+            weed.arg(format!("-{part}.port={}", ports[0])).arg(format!("-{part}.port.grpc={}", ports[1]));
+        }
+        start(weed, directory, ports[6]).wait_until_ready("SeaweedFS")
+    })
+}
+
+/// rclone's S3 server, which silently ignores the conditions of conditional writes.
+pub fn rclone() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let directory = fresh_directory("rclone");
+        let data = directory.join("data");
+        fs::create_dir_all(data.join(BUCKET)).unwrap();
+        let [port] = free_ports();
+        let mut rclone = Command::new(installed("rclone"));
+        rclone.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
+        rclone.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}")).arg(data);
+        start(rclone, directory, port).wait_until_ready("rclone")
+    })
+}
+
+/// A tool that `scripts/test-servers` installs.
+pub fn installed(tool: &str) -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-servers/venv");
+    let tool = std::env::var_os("BLACKSTART_TEST_SERVERS").map_or_else(default, PathBuf::from).join("bin").join(tool);
+    assert!(
+        tool.exists(),
+        "{} is missing: run scripts/test-servers, which installs the servers for tests",
+        tool.display()
+    );
+    tool
+}
+
+fn fresh_directory(name: &str) -> PathBuf {
+    tempfile::Builder::new().prefix(&format!("blackstart-{name}-")).tempdir().unwrap().keep()
+}
+
+/// Runs `server` on a leash: a shell waits for the end of its input, which comes when this process ends, however it ends.
+/// Then it stops the server by its pid and removes the directory.
+fn start(server: Command, directory: PathBuf, port: u16) -> Server {
+    const LEASH: &str = r#"
+        "$@" & server=$!
+        read -r _
+        kill "$server"
+        { sleep 10; kill -9 "$server"; } & killer=$!
+        wait "$server"; kill "$killer"
+        rm -rf "$0""#;
+    let log = File::create(directory.join("log")).unwrap();
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(LEASH).arg(&directory).arg(server.get_program()).args(server.get_args());
+    shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(&directory).process_group(0);
+    Server { port, directory, _guard: shell.spawn().unwrap() }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
