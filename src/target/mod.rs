@@ -18,6 +18,7 @@
 
 mod beneath;
 mod metadata;
+mod place;
 mod publish;
 
 pub use beneath::check_path;
@@ -28,8 +29,9 @@ use crate::report::Skip;
 use anyhow::{Context, Result};
 use beneath::{hostile, is_below, split};
 use metadata::{On, Owners};
+use place::Place;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::File;
@@ -97,6 +99,8 @@ impl StagingTree {
                 Err(e) => return Err(e).context("free the staging directory of inherited access rules"),
             }
         }
+        // Those rules, or a strict umask, have shaped its mode too.
+        rustix::fs::fchmod(&tree.root, Mode::RWXU).context("make the staging directory private")?;
         Ok(tree)
     }
 
@@ -271,73 +275,6 @@ impl StagingTree {
     fn make_writable(&self, path: &Name) -> Result<(), Errno> {
         let found = beneath::open(&self.root, path, OFlags::PATH, Mode::empty())?;
         rustix::fs::chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)
-    }
-}
-
-/// Names and parent of a staging directory that may not exist yet.
-struct Place {
-    parent: OwnedFd,
-    parent_path: PathBuf,
-    final_name: OsString,
-    staging_name: OsString,
-}
-
-impl Place {
-    fn beside(final_path: &Path, id: &str) -> Result<Place> {
-        let Some(name) = final_path.file_name() else {
-            let message = format!("{} cannot be a restore target", final_path.display());
-            return Err(Failure::new(
-                Kind::Usage,
-                message,
-                "Nothing was changed. Name a directory to be made, by a path that ends in its name.",
-            ));
-        };
-        if id.is_empty() || id.contains(['/', '\0']) {
-            return Err(hostile(&Name::new(id), "is no name for a staging directory"));
-        }
-        let parent_path =
-            final_path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|e| {
-            let message = format!("cannot open {}, in which the restored tree is to lie: {e}", parent_path.display());
-            Failure::new(Kind::Usage, message, "Nothing was changed. Create that directory, or choose another place.")
-        })?;
-        let mut staging_name = OsString::from(".");
-        staging_name.push(name);
-        staging_name.push(format!(".blackstart-{id}"));
-        Ok(Place { parent, parent_path, final_name: name.to_owned(), staging_name })
-    }
-
-    fn staging(&self) -> PathBuf {
-        self.parent_path.join(&self.staging_name)
-    }
-
-    /// Opens the staging directory and locks it, so that no second restore works in it.
-    fn open(self, resumed: bool) -> Result<StagingTree> {
-        let shown = self.staging();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(&self.parent, &self.staging_name, flags, Mode::empty())
-            .with_context(|| format!("open the staging directory {}", shown.display()))?;
-        if rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
-            let message = format!("another restore is working in {}", shown.display());
-            return Err(Failure::new(
-                Kind::Busy,
-                message,
-                "Nothing was changed. Wait for it to end, or choose another place.",
-            ));
-        }
-        Ok(StagingTree {
-            parent: self.parent,
-            parent_path: self.parent_path,
-            final_name: self.final_name,
-            staging_name: self.staging_name,
-            root,
-            resumed,
-            owners: Owners::load(),
-            notes: Mutex::default(),
-            recent: Mutex::default(),
-            entered: Mutex::default(),
-        })
     }
 }
 

@@ -95,6 +95,8 @@ impl Source for Files {
 
 fn globs(option: &str, lines: &[String]) -> Result<Gitignore> {
     let mut builder = GitignoreBuilder::new(".");
+    // git takes `a[b` literally; whoever writes it here has more likely made a mistake.
+    builder.allow_unclosed_class(false);
     for line in lines {
         builder.add_line(None, line).map_err(|e| malformed(option, line, &e))?;
     }
