@@ -10,6 +10,7 @@ pub mod error;
 pub mod limits;
 pub mod report;
 // edges: storage, sources, targets, and the one crossing between async and threads
+pub mod accounts;
 pub mod bridge;
 pub mod durable;
 pub mod source;
