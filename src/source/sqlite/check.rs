@@ -1,0 +1,87 @@
+//! The proof of a restored database: SQLite itself reads every page, and the rows are as many as they were.
+
+use super::facts::{self, Facts, NOT_IN_TIME};
+use super::{beside, open};
+use crate::report::Check;
+use anyhow::{Context, Result};
+use rusqlite::Connection;
+use std::path::Path;
+
+/// Checks a restored copy that nobody has open against the facts of its snapshot. The copy and its directory are not changed.
+/// `Err` only if the check itself was impossible (no such file, unreadable facts); a damaged copy is a check that did not pass.
+pub fn check(path: &Path, facts: &serde_json::Value) -> Result<Vec<Check>> {
+    let facts = Facts::from_json(facts)?;
+    let path = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+    let mut checks = vec![no_leftovers(&path)];
+    let size = std::fs::metadata(&path).with_context(|| format!("stat {}", path.display()))?.len();
+    checks.push(Check::compare("file_size", facts.page_size * facts.page_count, size));
+    let connection = open::open_immutable(&path).and_then(|connection| open::begin(&connection).map(|()| connection));
+    let result = connection.and_then(|connection| contents(&connection, &facts, &mut checks));
+    if let Err(error) = result {
+        checks.push(Check {
+            name: "readable".to_owned(),
+            expected: "yes".to_owned(),
+            actual: error.to_string(),
+            passed: false,
+        });
+    }
+    Ok(checks)
+}
+
+/// A `-wal` or `-journal` of another database would be replayed into this one as soon as somebody opens it.
+fn no_leftovers(path: &Path) -> Check {
+    let found: Vec<&str> =
+        ["-wal", "-shm", "-journal"].into_iter().filter(|s| beside(path, s).symlink_metadata().is_ok()).collect();
+    let actual = if found.is_empty() { "none".to_owned() } else { found.join(" ") };
+    Check::compare("leftovers", "none", actual)
+}
+
+fn contents(connection: &Connection, facts: &Facts, checks: &mut Vec<Check>) -> rusqlite::Result<()> {
+    checks.push(Check::compare("page_size", facts.page_size, open::pragma(connection, "page_size")?));
+    checks.push(Check::compare("page_count", facts.page_count, open::pragma(connection, "page_count")?));
+    checks.push(integrity(connection)?);
+    checks.push(foreign_keys(facts, facts::foreign_keys(connection)?));
+
+    let present = facts::tables(connection)?;
+    let mut expected: Vec<&str> = facts.tables.keys().chain(&facts.uncounted).map(String::as_str).collect();
+    expected.sort_unstable();
+    let actual: Vec<&str> = present.iter().map(|(name, _)| name.as_str()).collect();
+    checks.push(tables(&expected, &actual));
+    for (name, &rows) in &facts.tables {
+        if present.iter().any(|(p, _)| p == name) {
+            checks.push(Check::compare(format!("rows of {name}"), rows, facts::count(connection, name)?));
+        }
+    }
+    Ok(())
+}
+
+/// `integrity_check`; where it needs a collation or function of the application, `quick_check`, which compares no index with its table.
+fn integrity(connection: &Connection) -> rusqlite::Result<Check> {
+    let run = |pragma: &str| -> rusqlite::Result<String> {
+        let mut statement = connection.prepare(&format!("PRAGMA main.{pragma}(10)"))?;
+        let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(lines.join("; "))
+    };
+    match run("integrity_check") {
+        Ok(found) => Ok(Check::compare("integrity_check", "ok", found)),
+        Err(error) if error.to_string().contains("no such") => {
+            Ok(Check::compare("quick_check", "ok", run("quick_check")?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn foreign_keys(facts: &Facts, actual: String) -> Check {
+    let mut check = Check::compare("foreign_key_check", facts.foreign_keys.as_str(), actual);
+    // Nothing to compare with: broken references count as damage then.
+    check.passed |= facts.foreign_keys == NOT_IN_TIME && check.actual == "ok";
+    check
+}
+
+fn tables(expected: &[&str], actual: &[&str]) -> Check {
+    let missing = expected.iter().filter(|n| !actual.contains(n)).map(|n| format!("missing: {n}"));
+    let extra = actual.iter().filter(|n| !expected.contains(n)).map(|n| format!("extra: {n}"));
+    let wrong: Vec<String> = missing.chain(extra).collect();
+    let found = if wrong.is_empty() { format!("{} tables", actual.len()) } else { wrong.join(", ") };
+    Check::compare("tables", format!("{} tables", expected.len()), found)
+}
