@@ -15,3 +15,5 @@ pub mod durable;
 pub mod source;
 pub mod storage;
 pub mod target;
+// operations
+pub mod operations;
