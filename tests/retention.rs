@@ -1,4 +1,5 @@
 //! Retention against golden files (`UPDATE=1` rewrites them; read the diff), and against what must hold for any history.
+#![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::disallowed_methods, reason = "test files need no durability")]
 
 use blackstart::error::{Kind, kind_of};

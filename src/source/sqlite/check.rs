@@ -16,17 +16,19 @@ pub fn check(path: &Path, facts: &serde_json::Value) -> Result<Vec<Check>> {
     let mut checks = vec![no_leftovers(&path)];
     let size = std::fs::metadata(&path).with_context(|| format!("stat {}", path.display()))?.len();
     checks.push(Check::compare("file_size", facts.page_size * facts.page_count, size));
-    let connection = open::open_immutable(&path).and_then(|connection| open::begin(&connection).map(|()| connection));
-    let result = connection.and_then(|connection| contents(&connection, &facts, &mut checks));
-    if let Err(error) = result {
-        checks.push(Check {
-            name: "readable".to_owned(),
-            expected: "yes".to_owned(),
-            actual: error.to_string(),
-            passed: false,
-        });
+    match open::open_immutable(&path).and_then(|connection| open::begin(&connection).map(|()| connection)) {
+        Ok(connection) => contents(&connection, &facts, &mut checks),
+        Err(error) => checks.push(compare("readable", "yes", Err::<String, _>(error))),
     }
     Ok(checks)
+}
+
+/// A check of its own for everything, so that one error hides nothing else.
+fn compare(name: impl Into<String>, expected: impl ToString, actual: rusqlite::Result<impl ToString>) -> Check {
+    match actual {
+        Ok(actual) => Check::compare(name, expected, actual),
+        Err(error) => Check::compare(name, expected, format!("error: {error}")),
+    }
 }
 
 /// A `-wal` or `-journal` of another database would be replayed into this one as soon as somebody opens it.
@@ -37,39 +39,43 @@ fn no_leftovers(path: &Path) -> Check {
     Check::compare("leftovers", "none", actual)
 }
 
-fn contents(connection: &Connection, facts: &Facts, checks: &mut Vec<Check>) -> rusqlite::Result<()> {
-    checks.push(Check::compare("page_size", facts.page_size, open::pragma(connection, "page_size")?));
-    checks.push(Check::compare("page_count", facts.page_count, open::pragma(connection, "page_count")?));
-    checks.push(integrity(connection)?);
-    checks.push(foreign_keys(facts, facts::foreign_keys(connection)?));
+fn contents(connection: &Connection, facts: &Facts, checks: &mut Vec<Check>) {
+    checks.push(compare("page_size", facts.page_size, open::pragma(connection, "page_size")));
+    checks.push(compare("page_count", facts.page_count, open::pragma(connection, "page_count")));
+    checks.push(integrity(connection));
+    checks.push(foreign_keys(facts, facts::foreign_keys(connection)));
 
-    let actual: BTreeSet<String> = facts::tables(connection)?.into_iter().map(|(name, _)| name).collect();
     let expected: BTreeSet<String> = facts.tables.keys().chain(&facts.uncounted).cloned().collect();
+    let actual: BTreeSet<String> = match facts::tables(connection) {
+        Ok(present) => present.into_iter().map(|(name, _)| name).collect(),
+        Err(error) => {
+            return checks.push(compare("tables", format!("{} tables", expected.len()), Err::<String, _>(error)));
+        }
+    };
     checks.push(tables(&expected, &actual));
     for (name, &rows) in facts.tables.iter().filter(|(name, _)| actual.contains(*name)) {
-        checks.push(Check::compare(format!("rows of {name}"), rows, facts::count(connection, name)?));
+        checks.push(compare(format!("rows of {name}"), rows, facts::count(connection, name)));
     }
-    Ok(())
 }
 
 /// `integrity_check`; where it needs a collation or function of the application, `quick_check`, which compares no index with its table.
-fn integrity(connection: &Connection) -> rusqlite::Result<Check> {
+fn integrity(connection: &Connection) -> Check {
     let run = |pragma: &str| -> rusqlite::Result<String> {
         let mut statement = connection.prepare(&format!("PRAGMA main.{pragma}(10)"))?;
         let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(lines.join("; "))
     };
+    let unknown = |error: &rusqlite::Error| {
+        ["no such collation", "no such function"].iter().any(|s| error.to_string().contains(s))
+    };
     match run("integrity_check") {
-        Ok(found) => Ok(Check::compare("integrity_check", "ok", found)),
-        Err(error) if ["no such collation", "no such function"].iter().any(|s| error.to_string().contains(s)) => {
-            Ok(Check::compare("quick_check", "ok", run("quick_check")?))
-        }
-        Err(error) => Err(error),
+        Err(error) if unknown(&error) => compare("quick_check", "ok", run("quick_check")),
+        result => compare("integrity_check", "ok", result),
     }
 }
 
-fn foreign_keys(facts: &Facts, actual: String) -> Check {
-    let mut check = Check::compare("foreign_key_check", facts.foreign_keys.as_str(), actual);
+fn foreign_keys(facts: &Facts, actual: rusqlite::Result<String>) -> Check {
+    let mut check = compare("foreign_key_check", facts.foreign_keys.as_str(), actual);
     // Nothing to compare with: broken references count as damage then.
     check.passed |= facts.foreign_keys == NOT_IN_TIME && check.actual == "ok";
     check

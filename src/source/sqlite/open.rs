@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long to wait for a writer in rollback mode, which locks readers out while it commits.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const NOTHING: &str = "Nothing was backed up; the earlier snapshots stand.";
 
@@ -127,7 +127,7 @@ pub fn explain(path: &Path, error: rusqlite::Error) -> anyhow::Error {
                 "Back up any other kind of file with a source of kind `files`; for an encrypted database do so while the application is stopped.",
             ),
             ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => (
-                "a writer has kept it locked for longer than 10 s",
+                "a writer has kept it locked for longer than 5 s",
                 "Run the backup again. If that does not help, an application holds it with `locking_mode=EXCLUSIVE` or in one \
                  long write transaction: change that, or switch it to `journal_mode=WAL`, in which readers never wait.",
             ),
