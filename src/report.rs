@@ -34,3 +34,21 @@ pub struct Stats {
     pub packs: u64,
     pub pack_bytes: u64,
 }
+
+/// One thing that was checked on a restored copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub expected: String,
+    pub actual: String,
+    pub passed: bool,
+}
+
+impl Check {
+    /// Passed if both read the same.
+    pub fn compare(name: impl Into<String>, expected: impl ToString, actual: impl ToString) -> Check {
+        let (expected, actual) = (expected.to_string(), actual.to_string());
+        let passed = expected == actual;
+        Check { name: name.into(), expected, actual, passed }
+    }
+}

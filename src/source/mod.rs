@@ -5,6 +5,7 @@ use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
 
+pub mod detect;
 pub mod files;
 pub mod sqlite;
 

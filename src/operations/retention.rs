@@ -1,0 +1,192 @@
+//! Which snapshots stay: a pure function of (snapshots, policy, now) to decisions with reasons.
+//!
+//! What is always kept goes by `seq`, which no clock can falsify; periods go by the time of the data.
+
+use crate::error::{Failure, Kind};
+use anyhow::Result;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// How many snapshots to keep: the newest ones, and the newest of each of so many hours, days, … that have any.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    pub last: u32,
+    pub hourly: u32,
+    pub daily: u32,
+    /// ISO weeks, which begin on Monday.
+    pub weekly: u32,
+    pub monthly: u32,
+    pub yearly: u32,
+    /// Everything younger than this stays, e.g. `30d` or `1y 6mo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<Span>,
+    /// Where days and hours begin.
+    #[serde(with = "jiff::fmt::serde::tz::required")]
+    pub timezone: TimeZone,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0, within: None, timezone: TimeZone::UTC }
+    }
+}
+
+impl Policy {
+    /// Refuses a policy that names nothing to keep, or a `within` that is not a length of time.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        if self.within.is_none() && counts.iter().all(|&n| n == 0) {
+            return Err(Failure::new(
+                Kind::Config,
+                "the retention policy keeps nothing",
+                "Only the newest snapshot would stay. Set at least one of last, hourly, daily, weekly, monthly, yearly, within; \
+                 without a [retention] section nothing expires.",
+            ));
+        }
+        if self.within.is_some_and(|span| !span.is_positive()) {
+            return Err(Failure::new(
+                Kind::Config,
+                "`within` of the retention policy is not positive",
+                "Write a length of time, e.g. within = \"30d\".",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What retention knows of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    pub seq: u64,
+    pub data_time: Timestamp,
+    /// Nothing of the source is missing in it.
+    pub complete: bool,
+    /// A drill has proven it.
+    pub verified: bool,
+    /// The store's clock contradicts its times (FORMAT.md §4-10).
+    pub suspect: bool,
+}
+
+/// Why a snapshot stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The newest complete one.
+    Newest,
+    /// The newest that a drill has proven.
+    NewestVerified,
+    Last,
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+    Within,
+    /// Partial, but nothing complete came after it.
+    PartialNewest,
+    /// Its times cannot be trusted, so no rule may remove it.
+    Suspect,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Newest => "newest complete",
+            Reason::NewestVerified => "newest verified",
+            Reason::Last => "last",
+            Reason::Hourly => "hourly",
+            Reason::Daily => "daily",
+            Reason::Weekly => "weekly",
+            Reason::Monthly => "monthly",
+            Reason::Yearly => "yearly",
+            Reason::Within => "within",
+            Reason::PartialNewest => "partial, nothing complete since",
+            Reason::Suspect => "suspect clock",
+        })
+    }
+}
+
+/// What becomes of one snapshot: it stays for these reasons; without any it may go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub seq: u64,
+    pub keep: Vec<Reason>,
+}
+
+/// Decides on each of `points`, in their order. A snapshot from the future of `now` counts as suspect: by its time it would displace real ones.
+pub fn decide(points: &[Point], policy: &Policy, now: Timestamp) -> Vec<Decision> {
+    let trusted = |p: &&Point| !p.suspect && p.data_time <= now;
+    let newest = points.iter().filter(trusted).filter(|p| p.complete).map(|p| p.seq).max();
+    let verified = points.iter().filter(trusted).filter(|p| p.verified).map(|p| p.seq).max();
+    let horizon = policy.within.map(|span| earlier(now, span, &policy.timezone));
+    let slots = slots(points.iter().filter(trusted).filter(|p| p.complete).collect(), policy);
+    points
+        .iter()
+        .map(|point| {
+            let mut keep = Vec::new();
+            let mut because = |holds: bool, reason| {
+                if holds {
+                    keep.push(reason);
+                }
+            };
+            because(!trusted(&point), Reason::Suspect);
+            because(Some(point.seq) == newest, Reason::Newest);
+            because(Some(point.seq) == verified, Reason::NewestVerified);
+            slots.get(&point.seq).into_iter().flatten().for_each(|&reason| because(true, reason));
+            because(horizon.is_some_and(|horizon| point.data_time >= horizon), Reason::Within);
+            because(!point.complete && newest.is_none_or(|newest| point.seq > newest), Reason::PartialNewest);
+            Decision { seq: point.seq, keep }
+        })
+        .collect()
+}
+
+/// `now - span` by the calendar; the beginning of time if there is no such moment, which keeps everything.
+fn earlier(now: Timestamp, span: Span, timezone: &TimeZone) -> Timestamp {
+    now.to_zoned(timezone.clone()).checked_sub(span).map_or(Timestamp::MIN, |then| then.timestamp())
+}
+
+/// The slots that each snapshot fills.
+fn slots(mut points: Vec<&Point>, policy: &Policy) -> HashMap<u64, Vec<Reason>> {
+    let mut slots: HashMap<u64, Vec<Reason>> = HashMap::new();
+    points.sort_by_key(|point| std::cmp::Reverse(point.seq));
+    for point in points.iter().take(policy.last as usize) {
+        slots.entry(point.seq).or_default().push(Reason::Last);
+    }
+    points.sort_by_key(|point| std::cmp::Reverse((point.data_time, point.seq)));
+    let rules: [(u32, Reason, PeriodOf); 5] = [
+        (policy.hourly, Reason::Hourly, |t| Period(t.date(), Some((t.hour(), t.offset().seconds())))),
+        (policy.daily, Reason::Daily, |t| Period(t.date(), None)),
+        (policy.weekly, Reason::Weekly, |t| Period(week(t.date()), None)),
+        (policy.monthly, Reason::Monthly, |t| Period(t.date().first_of_month(), None)),
+        (policy.yearly, Reason::Yearly, |t| Period(t.date().first_of_year(), None)),
+    ];
+    for (count, reason, period) in rules {
+        let mut filled = HashSet::new();
+        for point in &points {
+            if filled.len() == count as usize {
+                break;
+            }
+            if filled.insert(period(&point.data_time.to_zoned(policy.timezone.clone()))) {
+                slots.entry(point.seq).or_default().push(reason);
+            }
+        }
+    }
+    slots
+}
+
+/// A stretch of local time: the date on which it begins; for an hour also which one, and its offset, since clocks that go back show an hour twice.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Period(Date, Option<(i8, i32)>);
+
+type PeriodOf = fn(&Zoned) -> Period;
+
+/// The Monday of the date's week.
+fn week(date: Date) -> Date {
+    let days = date.weekday().to_monday_zero_offset();
+    date.checked_sub(Span::new().days(days)).unwrap_or(Date::MIN)
+}

@@ -1,0 +1,246 @@
+//! What lies at a path, and how it has to be protected: a live database copied as plain files is torn.
+//!
+//! This opens files to look at their first bytes. Closing a database file drops the locks that this process holds on it through
+//! SQLite, so it must not run while a `Sqlite` source reads in the same process.
+
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{DirEntry, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A walk that looks for databases stops here.
+const ENTRIES_MAX: usize = 100_000;
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// The smallest database: one page of the smallest size, in bytes.
+const SMALLEST: u64 = 512;
+/// The length that FORMAT.md §2 allows for the name of a source.
+const NAME_MAX: usize = 63;
+
+/// One source to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// `sqlite` or `files`.
+    pub kind: &'static str,
+    pub path: PathBuf,
+    /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
+    pub exclude: Vec<String>,
+    /// A name for the source (`[a-z0-9][a-z0-9_-]{0,62}`), unique in the list.
+    pub suggested_name: String,
+    /// What the search may have missed, for people.
+    pub notes: Vec<String>,
+}
+
+/// Finds out what `path` is: a database, or a tree with databases in it, each a source of its own. The tree comes first, the databases in order of
+/// their paths. Fails if `path` cannot be read, or is neither.
+pub fn detect(path: &Path) -> Result<Vec<Found>> {
+    let path = std::path::absolute(path).with_context(|| format!("resolve {}", path.display()))?;
+    let metadata = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+    let mut names = BTreeSet::new();
+    if metadata.is_file() {
+        let is_sqlite =
+            metadata.len() >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
+        if !is_sqlite {
+            bail!(
+                "{} is no SQLite database; to protect a single file of another kind, give its directory",
+                path.display()
+            );
+        }
+        return Ok(vec![database(path, &mut names)]);
+    }
+    if !metadata.is_dir() {
+        bail!("{} is neither a directory nor a database file", path.display());
+    }
+    let mut tree = Found {
+        kind: "files",
+        suggested_name: unique_name(path.file_name(), &mut names),
+        path: path.clone(),
+        exclude: Vec::new(),
+        notes: Vec::new(),
+    };
+    let databases = databases_in(&path, ENTRIES_MAX, &mut tree.notes)?;
+    let mut found = Vec::new();
+    for file in databases {
+        let Some(relative) = file.strip_prefix(&path).ok().and_then(Path::to_str) else {
+            let note = format!(
+                "{} is a database, but its path is not UTF-8: it is copied as a plain file, which may be torn",
+                file.display()
+            );
+            tree.notes.push(note);
+            continue;
+        };
+        tree.exclude.extend(["", "-wal", "-shm", "-journal"].map(|suffix| pattern(relative, suffix)));
+        found.push(database(file, &mut names));
+    }
+    found.insert(0, tree);
+    Ok(found)
+}
+
+fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
+    let stem = match path.extension().and_then(OsStr::to_str) {
+        Some("db" | "db3" | "sqlite" | "sqlite3") => path.file_stem(),
+        _ => path.file_name(),
+    };
+    let suggested_name = unique_name(stem, names);
+    Found { kind: "sqlite", path, exclude: Vec::new(), suggested_name, notes: Vec::new() }
+}
+
+/// Databases below `root`, in order of their paths. Symlinks are not followed.
+fn databases_in(root: &Path, entries_max: usize, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    let mut databases = Vec::new();
+    let mut left = entries_max;
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if directory == root => return Err(error).with_context(|| format!("list {}", root.display())),
+            Err(error) => {
+                notes.push(format!("{} was not searched for databases: {error}", directory.display()));
+                continue;
+            }
+        };
+        for entry in entries {
+            if left == 0 {
+                notes.push(format!(
+                    "only the first {entries_max} entries of {} were searched for databases",
+                    root.display()
+                ));
+                databases.sort();
+                return Ok(databases);
+            }
+            left -= 1;
+            let entry = entry.with_context(|| format!("list {}", directory.display()))?;
+            match look_at(&entry) {
+                Ok(Look::Directory) => directories.push(entry.path()),
+                Ok(Look::Database) => databases.push(entry.path()),
+                Ok(Look::Other) => {}
+                Err(error) => notes.push(format!("{} was not looked into: {error}", entry.path().display())),
+            }
+        }
+    }
+    databases.sort();
+    Ok(databases)
+}
+
+enum Look {
+    Directory,
+    Database,
+    Other,
+}
+
+fn look_at(entry: &DirEntry) -> std::io::Result<Look> {
+    let kind = entry.file_type()?;
+    if kind.is_dir() {
+        return Ok(Look::Directory);
+    }
+    let database = kind.is_file() && entry.metadata()?.len() >= SMALLEST && has_magic(&entry.path())?;
+    Ok(if database { Look::Database } else { Look::Other })
+}
+
+fn has_magic(path: &Path) -> std::io::Result<bool> {
+    let mut start = Vec::with_capacity(MAGIC.len());
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start == MAGIC)
+}
+
+/// `/relative` and `suffix` as a pattern that matches nothing else.
+fn pattern(relative: &str, suffix: &str) -> String {
+    let mut out = String::from("/");
+    for c in relative.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\' | ' ' | '!' | '#') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out + suffix
+}
+
+fn unique_name(name: Option<&OsStr>, names: &mut BTreeSet<String>) -> String {
+    let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
+    let mut clean = String::new();
+    for c in name.chars() {
+        match c {
+            'a'..='z' | '0'..='9' => clean.push(c),
+            '_' | '-' if !clean.is_empty() => clean.push(c),
+            _ if !clean.is_empty() && !clean.ends_with('-') => clean.push('-'),
+            _ => {}
+        }
+    }
+    clean.truncate(NAME_MAX);
+    let clean = clean.trim_end_matches('-');
+    let clean = if clean.is_empty() { "source" } else { clean };
+    let numbered = (2u32..).map(|n| {
+        let suffix = format!("-{n}");
+        format!("{}{suffix}", &clean[..clean.len().min(NAME_MAX - suffix.len())])
+    });
+    let free = std::iter::once(clean.to_owned()).chain(numbered).find(|name| !names.contains(name)).unwrap_or_default();
+    names.insert(free.clone());
+    free
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "test files need no durability")]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, start: &[u8]) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut bytes = start.to_vec();
+        bytes.resize(600, 0);
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn databases_in_a_tree_become_sources_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("My App!");
+        write(&root.join("data/orders.db"), MAGIC);
+        write(&root.join("old/Orders.sqlite3"), MAGIC);
+        write(&root.join("a [b] c"), MAGIC);
+        write(&root.join("notes.db"), b"plain text");
+        std::fs::write(root.join("short.db"), MAGIC).unwrap();
+        std::os::unix::fs::symlink("data/orders.db", root.join("link.db")).unwrap();
+        let found = detect(&root).unwrap();
+        let seen: Vec<_> = found.iter().map(|f| (f.kind, f.suggested_name.as_str())).collect();
+        assert_eq!(seen, [("files", "my-app"), ("sqlite", "a-b-c"), ("sqlite", "orders"), ("sqlite", "orders-2")]);
+        assert_eq!(found[0].exclude[..4], ["", "-wal", "-shm", "-journal"].map(|s| format!("/a\\ \\[b\\]\\ c{s}")));
+        assert_eq!(found[0].exclude[4], "/data/orders.db");
+        assert_eq!((found[0].exclude.len(), found[0].notes.len()), (12, 0));
+        assert_eq!(detect(&root.join("data/orders.db")).unwrap()[0].suggested_name, "orders");
+        assert!(detect(&root.join("notes.db")).is_err());
+    }
+
+    #[test]
+    fn patterns_match_the_database_and_nothing_else() {
+        for name in ["plain.db", "a [b] c", "{x,y}", "!not", "#no", "st*r?", "back\\slash", "end "] {
+            let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
+            builder.add_line(None, &pattern(name, "-wal")).unwrap();
+            let matcher = builder.build().unwrap();
+            assert!(matcher.matched(format!("/{name}-wal"), false).is_ignore(), "{name}");
+            assert!(!matcher.matched(format!("/sub/{name}-wal"), false).is_ignore(), "{name}");
+            assert!(!matcher.matched(format!("/{name}x-wal"), false).is_ignore(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bound_that_was_hit_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        (0..20).for_each(|i| write(&dir.path().join(format!("{i}")), b"x"));
+        let mut notes = Vec::new();
+        databases_in(dir.path(), 10, &mut notes).unwrap();
+        assert!(notes[0].contains("first 10 entries"), "{notes:?}");
+    }
+
+    #[test]
+    fn names_fit_the_format() {
+        let mut names = BTreeSet::new();
+        let long = "Ä".repeat(80) + &"x".repeat(80);
+        for name in ["", "...", "--x--", "数据", &long, &long, "x", "X"] {
+            let name = unique_name(Some(OsStr::new(name)), &mut names);
+            let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+            assert!(name.chars().all(ok) && !name.starts_with(['-', '_']) && (1..=63).contains(&name.len()), "{name}");
+        }
+        assert_eq!(names.len(), 8);
+    }
+}
