@@ -23,10 +23,15 @@ class Refused(Exception):
     """Something is missing, damaged, forged or not understood. The text says what."""
 
 
+def say(text):
+    print(text, file=sys.stderr)
+
+
 def warn(text):
+    """Something is not as it should be: the exit code will say so too."""
     global warnings
     warnings += 1
-    print("WARNING: " + text, file=sys.stderr)
+    say("WARNING: " + text)
 
 
 def need(condition, text):
@@ -122,7 +127,7 @@ class Repository:
         need(pinned in (None, fingerprint(root)), "the root key of this repository is %s, not %s as you gave: this is another "
              "repository, or somebody replaced its keys" % (fingerprint(root), pinned))
         if pinned is None:
-            warn("NOT PROTECTED AGAINST FORGERY: trusting the root key that the repository itself brings, %s. Compare it "
+            say("WARNING: NOT PROTECTED AGAINST FORGERY: trusting the root key that the repository itself brings, %s. Compare it "
                  "with your recovery kit before you rely on anything restored." % fingerprint(root))
         self.id, self.keys, self.revoked, self.epochs = about["id"], [], [], set()
         numbers = self.numbers("trust")
@@ -185,9 +190,9 @@ class Repository:
         for seq in self.numbers("snapshots/" + source):
             key = "snapshots/%s/%010d" % (source, seq)
             try:
-                line, hashes[seq] = self.signed(key, "snapshot prune", self.certified)
+                line, this = self.signed(key, "snapshot prune", self.certified)
                 need(line["seq"] == seq and line["source"] == source, key + " was moved: it is commit %s of %s" % (line["seq"], line["source"]))
-                commits[seq] = line
+                commits[seq], hashes[seq] = line, this
                 pruned.update({r["seq"]: r["hash"] for r in line.get("removed", []) if line["type"] == "prune" and r["seq"] < seq})
             except Refused as e:
                 problems[seq] = str(e)
@@ -304,6 +309,7 @@ class Index:
                 if n in heads:
                     limit = min(limit, heads[n].get("inherit", 0))
             if not entry.get("gone"):
+                need(limits[count - 1] >= 0, "malformed size of " + show(parts))
                 yield parts, entry, visible(rest, limits)
 
 
@@ -347,7 +353,7 @@ class Restore:
         sealed = json.loads(age(identity, base64.b64decode(commit["sealed"]), "the sealed part of the commit"))
         self.secrets = {name: base64.b64decode(sealed["secrets"][name]) for name in ("page", "chunk")}
         for skip in sealed.get("skipped", []):
-            print("not in this snapshot: %s: %s" % (ascii(skip["path"]), ascii(skip["why"])), file=sys.stderr)
+            say("not in this snapshot: %s: %s" % (ascii(skip["path"]), ascii(skip["why"])))
         # Everything that grows with the source lies in this private database, not in memory.
         self.db = sqlite3.connect(os.path.join(stage, "plan.sqlite"), isolation_level=None)
         self.db.executescript("""pragma journal_mode = off; pragma synchronous = off;
@@ -515,9 +521,9 @@ def choose(repo, args):
         chosen = commits[newest]
         live = {c["key"]: c["lineage"] for _, c in sorted(commits.items()) if c["type"] == "snapshot"}
         if len(set(live.values())) > 1:
-            warn("several hosts wrote snapshots of this source; this one is of %s. See `list`, choose with --seq" % chosen["host"])
+            say("NOTE: several hosts wrote snapshots of this source; this one is of %s. See `list`, choose with --seq" % chosen["host"])
     for seq in sorted(problems):
-        warn("%s; the snapshot restored here does not need it" % problems[seq])
+        say("NOTE: %s; the snapshot restored here does not need it" % problems[seq])
     need(chosen["epoch"] in repo.epochs, "the trust record %s that this snapshot was made under is missing" % chosen["epoch"])
     return chosen
 
@@ -602,15 +608,15 @@ def main():
     except KeyboardInterrupt:
         sys.exit(130)
     except Refused as e:
-        print("recover.py: %s" % e, file=sys.stderr)
+        say("recover.py: %s" % e)
     except (OSError, sqlite3.Error) as e:
-        print("recover.py: this system refused: %s" % e, file=sys.stderr)
+        say("recover.py: this system refused: %s" % e)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
-        print("recover.py: the repository holds something malformed (%s: %s)" % (type(e).__name__, e), file=sys.stderr)
+        say("recover.py: the repository holds something malformed (%s: %s)" % (type(e).__name__, e))
     else:
         sys.exit(3 if warnings else 0)
     if "restore" in sys.argv:
-        print("recover.py: nothing was restored", file=sys.stderr)
+        say("recover.py: nothing was restored")
     sys.exit(1)
 
 
