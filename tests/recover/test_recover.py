@@ -1,0 +1,340 @@
+"""recover.py against repositories of make_repository.py: what it restores, and what it refuses. `python3 -m unittest` runs it."""
+import glob, os, random, re, shutil, stat, subprocess, sys, tempfile, unittest
+from dataclasses import replace
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+from make_repository import Item, Repository, Series, b64, sha  # noqa: E402
+
+RECOVER = os.path.join(HERE, "..", "..", "recover", "recover.py")
+DIR = Item("dir", mode=0o755)
+random_bytes = random.Random(7).randbytes
+
+
+def pages(*spec, page=4096):
+    """A paged file: a number is a page of that content, 0 a page of zeros."""
+    return b"".join(bytes(page) if n == 0 else random.Random(n).randbytes(page // 2) * 2 for n in spec)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.temp = tempfile.TemporaryDirectory()
+        self.addCleanup(self.temp.cleanup)
+        self.repo = Repository(self.at("repository"), self.at("keys"))
+        os.mkdir(self.at("out"))
+
+    def at(self, *parts):
+        return os.path.join(self.temp.name, *parts)
+
+    def recover(self, *args, root=None, identity="recovery", repository=None):
+        command = [sys.executable, RECOVER, "--repository", repository or self.repo.path]
+        command += ["--root", root or self.repo.fingerprint("root")] if root != "" else []
+        command += ["--identity", self.repo.key(identity)] if identity else []
+        return subprocess.run(command + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def restores(self, state, source="files", *args, code=0):
+        target = self.at("out", "restored")
+        done = self.recover("restore", source, target, *args)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.same(os.fsencode(target), state)
+        self.assertEqual(os.listdir(self.at("out")), ["restored"])
+        shutil.rmtree(target) if os.path.isdir(target) else os.remove(target)
+        return done
+
+    def refuses(self, message, *args, source="files", **options):
+        done = self.recover("restore", source, self.at("out", "restored"), *args, **options)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, message)
+        self.assertRegex(done.stderr, "nothing was restored")
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertEqual(os.listdir(self.at("out")), [], "something is visible")
+
+    def same(self, base, state):
+        found = {b""}
+        for folder, dirs, files in os.walk(base):
+            found |= {os.path.relpath(os.path.join(folder, n), base) for n in dirs + files}
+        self.assertEqual(found, set(state))
+        for path, item in state.items():
+            full = os.path.join(base, path) if path else base
+            if item.type == "hardlink":
+                self.assertTrue(os.path.samefile(full, os.path.join(base, item.target)))
+                continue
+            have = os.lstat(full)
+            kind = {"file": stat.S_ISREG, "dir": stat.S_ISDIR, "symlink": stat.S_ISLNK, "fifo": stat.S_ISFIFO, "char": stat.S_ISCHR}
+            self.assertTrue(kind[item.type](have.st_mode), path)
+            self.assertEqual(have.st_mtime_ns, item.mtime[0] * 10**9 + item.mtime[1], path)
+            if os.geteuid() == 0:
+                self.assertEqual((have.st_uid, have.st_gid), (item.uid, item.gid), path)
+            if item.type == "symlink":
+                self.assertEqual(os.readlink(full), item.target)
+                continue
+            self.assertEqual(stat.S_IMODE(have.st_mode), item.mode, path)
+            self.assertEqual({n.encode(): os.getxattr(full, n) for n in os.listxattr(full)}, item.xattrs, path)
+            if item.type == "file":
+                with open(full, "rb") as f:
+                    self.assertTrue(f.read() == item.data, "contents of %r differ" % path)
+            if item.type == "char":
+                self.assertEqual((os.major(have.st_rdev), os.minor(have.st_rdev)), item.rdev)
+
+
+class Restores(Case):
+    def test_every_kind_of_change_over_many_layers(self):
+        s = Series(self.repo, "files")
+        state = {
+            b"": replace(DIR, mode=0o750, mtime=(1700000000, 5)),
+            b"a": DIR, b"a/b": Item(data=b"below a"), b"a-b": Item(data=b"sorts after a/b"), b"a.txt": Item(data=b""),
+            b"app.db": Item(data=pages(*range(1, 41)), page=4096),
+            b"shrinks.db": Item(data=pages(*range(50, 90)), page=4096),
+            b"big": Item(data=random_bytes(200_000), mode=0o600, uid=1000 * (os.geteuid() == 0)),
+            b"sparse": Item(data=b"x" * 10 + bytes(3_000_000) + b"end"),
+            b"empty dir": replace(DIR, mode=0o500), b"log": Item(data=random_bytes(25_000)),
+            b"odd %41 \xff\xfe \xc3\xa4\n": Item(data=b"odd", mode=0o4755), b"attrs": Item(data=b"1", xattrs={b"user.\xc3\xa4": b"\0\xff", b"user.b": b""}),
+            b"link": Item("symlink", target=b"../nowhere/%\xff", mode=0o777), b"fifo": Item("fifo"), b"big2": Item("hardlink", target=b"big"),
+            b"old": Item(data=b"before the epoch", mtime=(-5, 7)), b"turns": Item(data=b"a file at first"),
+        }
+        if os.geteuid() == 0:
+            state[b"null"] = Item("char", rdev=(1, 3), mode=0o666)
+        s.snapshot(state)
+        # Scattered pages, one of them to zero; a shorter file; only metadata; gone; appended; a file becomes a directory.
+        state = {**state, b"app.db": replace(state[b"app.db"], data=pages(*range(1, 10), 100, 101, 0, *range(13, 41))),
+                 b"shrinks.db": replace(state[b"shrinks.db"], data=pages(*range(50, 55))), b"big": replace(state[b"big"], mode=0o640),
+                 b"log": replace(state[b"log"], data=state[b"log"].data + b"appended" * 3000), b"turns": DIR, b"turns/in": Item(data=b"in")}
+        del state[b"old"], state[b"a/b"]
+        s.snapshot(state)
+        # Regrown: the pages beyond the cut are new or holes, never those of the first layer. Recreated. Streamed file rewritten.
+        state = {**state, b"shrinks.db": replace(state[b"shrinks.db"], data=pages(*range(50, 53), 9, 54, 0, 0, 7, *[0] * 20)),
+                 b"old": Item(data=b"after"), b"big": replace(state[b"big"], data=random_bytes(90_000)), b"turns": Item(data=b"again a file"),
+                 b"app.db": replace(state[b"app.db"], data=pages(*range(1, 60)))}
+        del state[b"turns/in"]
+        s.snapshot(state)
+        state = {**state, b"app.db": Item(data=pages(*range(1, 30), page=8192), page=8192)}  # another page size
+        s.snapshot(state)
+        for seq, expected in s.states.items():
+            self.restores(expected, "files", "--seq", str(seq))
+        self.restores(state)
+        self.restores(s.states[2], "files", "--at", "2026-01-02T00:02:00.6Z")
+        self.restores(s.states[1], "files", "--at", "2026-01-02T09:02:00+09:00")
+        self.assertEqual(self.recover("list", identity=None).returncode, 0)
+        self.assertEqual(self.recover("verify", "files", identity=None).returncode, 0)
+        sparse = self.recover("restore", "files", self.at("out", "r"))
+        self.assertEqual(sparse.returncode, 0)
+        self.assertLess(os.stat(self.at("out", "r", "sparse")).st_blocks * 512, 100_000, "holes are not holes")
+
+    def test_random_histories(self):
+        for seed in range(3):
+            r = random.Random(seed)
+            s = Series(self.repo, "random-%d" % seed, frame=8192, pack=20_000, object_=1000)
+            state = {b"": DIR, **{b"f%d" % i: Item(page=r.choice([None, 512])) for i in range(4)}}
+            for _ in range(7):
+                for path in [p for p in state if p]:
+                    item = state[path]
+                    data, unit = bytearray(item.data), item.page or 700
+                    for _ in range(r.randrange(4)):
+                        at = r.randrange(len(data) + 1) // unit * unit
+                        what = r.choice([r.randbytes(unit), bytes(unit)]) * r.randrange(1, 9)
+                        data = data[:at] if r.random() < 0.2 else data[:at] + what + data[at + len(what):]
+                    state = {**state, path: replace(item, data=bytes(data))}
+                victim = b"f%d" % r.randrange(4)
+                state = {k: v for k, v in state.items() if k != victim} if victim in state else {**state, victim: Item(page=512)}
+                s.snapshot(state)
+            for seq, expected in s.states.items():
+                self.restores(expected, s.source, "--seq", str(seq))
+
+    def test_a_source_that_is_one_file(self):
+        s = Series(self.repo, "one")
+        s.snapshot({b"": Item(data=pages(1, 2, 3), page=4096)})
+        self.recover("restore", "one", self.at("out", "db"))
+        with open(self.at("out", "db"), "rb") as f:
+            self.assertEqual(f.read(), pages(1, 2, 3))
+
+    def test_prune_baseline_partial(self):
+        s = Series(self.repo, "files")
+        state = {b"": DIR, b"f": Item(data=random_bytes(30_000))}
+        for n in range(3):
+            s.snapshot({**state, b"n": Item(data=b"%d" % n)})
+        s.prune(1, 2)
+        s.snapshot({**state, b"n": Item(data=b"new")}, baseline=True)
+        s.snapshot({**state, b"n": Item(data=b"partial")}, outcome="partial")
+        s.prune(3, sweep=False)
+        self.restores(s.states[5])
+        self.restores(s.states[6], "files", "--seq", "6", code=3)
+        done = self.recover("list", identity=None)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"(?s)4  prune record, removed 1, 2\n.*6  data of .* partial")
+        self.assertRegex(done.stdout, r"3  data of .*removed by a prune record")
+        self.assertEqual(self.recover("verify", "files", identity=None).returncode, 0)
+
+
+class Refuses(Case):
+    def setUp(self):
+        super().setUp()
+        self.series = Series(self.repo, "files")
+        self.state = {b"": DIR, b"f": Item(data=random_bytes(150_000)), b"p": Item(data=pages(*range(1, 50)), page=4096)}
+        self.series.snapshot(self.state)
+        self.state = {**self.state, b"p": Item(data=pages(*range(1, 20), 90, *range(21, 50)), page=4096)}
+        self.series.snapshot(self.state)
+
+    def edit(self, key, change):
+        path = os.path.join(self.repo.path, key)
+        with open(path, "rb") as f:
+            data = f.read()
+        os.remove(path)
+        changed = change(data)
+        if changed is not None:
+            with open(path, "wb") as f:
+                f.write(changed)
+        return data
+
+    def test_every_object_flipped_cut_missing_or_swapped(self):
+        flip = lambda d: d[:len(d) // 2] + bytes([d[len(d) // 2] ^ 1]) + d[len(d) // 2 + 1:]  # noqa: E731
+        keys = sorted(os.path.relpath(p, self.repo.path) for p in glob.glob(self.repo.path + "/**", recursive=True) if os.path.isfile(p))
+        needed = [k for k in keys if k != "snapshots/files/0000000001"]
+        self.assertGreater(len(needed), 8)
+        for key in needed:
+            for name, change in ("flipped", flip), ("cut", lambda d: d[:-1]), ("missing", lambda d: None), ("longer", lambda d: d + b"\n"):
+                if key.endswith("/0000000002") and name == "missing":
+                    continue  # the loss of the newest commit alone shows only to who has seen it: §6
+                with self.subTest(key=key, change=name):
+                    before = self.edit(key, change)
+                    self.refuses("damaged|missing|gap|no repository|forged|json")
+                    if key.startswith(("packs/", "index/")):
+                        done = self.recover("verify", "files", identity=None)
+                        self.assertEqual(done.returncode, 1)
+                        self.assertIn(key, done.stderr)
+                    self.repo.put(key, before)
+        packs = [k for k in needed if k.startswith("packs/")]
+        first, second = (self.edit(k, lambda d: None) for k in packs[:2])
+        self.repo.put(packs[0], second)
+        self.repo.put(packs[1], first)
+        self.refuses("damaged")
+        self.repo.put(packs[0], first)
+        self.repo.put(packs[1], second)
+        self.restores(self.state)
+
+    def test_damage_to_an_older_commit_hurts_only_that(self):
+        self.edit("snapshots/files/0000000001", lambda d: d.replace(b'"db1"', b'"db2"'))
+        done = self.restores(self.state)
+        self.assertIn("0000000001 is damaged or forged", done.stderr)
+        self.refuses("damaged or forged", "--seq", "1")
+        self.assertEqual(self.recover("list", identity=None).returncode, 1)
+        self.edit("snapshots/files/0000000001", lambda d: None)
+        self.assertIn("is missing, and no prune record", self.restores(self.state).stderr)
+
+    def test_a_damaged_head_is_not_passed_over_in_silence(self):
+        self.edit("snapshots/files/0000000002", lambda d: d[:100])
+        self.refuses("say --seq 1")
+        self.restores(self.series.states[1], "files", "--seq", "1")
+
+    def test_commits_that_another_key_signed(self):
+        for fields, message in [({"signer": "stranger"}, "forged"), ({"key": "stranger"}, "not certified"),
+                                ({"key": "keeper"}, "not certified")]:
+            with self.subTest(message=message):
+                self.series.snapshot(self.state, **fields)
+                self.refuses(message)
+                self.edit(self.series.commit_key(self.series.seq), lambda d: None)
+                self.series.seq, self.series.previous = 2, self.series.hashes[2]
+        self.repo.trust(keys=[self.repo.certificate("host2", "host", ["another"])])
+        self.series.snapshot(self.state, key="host2")
+        self.refuses("not certified")
+        self.repo.trust(keys=[self.repo.certificate("host2", "host", ["files"])])
+        self.restores(self.state)
+        self.repo.trust(revoked=[{"key": self.repo.fingerprint("host2"), "from": "2026-01-02T00:00:00Z"}])
+        self.refuses("revoked")
+
+    def test_a_commit_moved_replayed_or_of_another_fork(self):
+        old = self.edit("snapshots/files/0000000001", lambda d: d)
+        self.repo.put("snapshots/files/0000000003", old)
+        self.refuses("was moved")
+        os.remove(self.repo.path + "/snapshots/files/0000000003")
+        self.repo.put("snapshots/other/0000000001", old)
+        self.refuses("was moved", source="other")
+        self.series.previous = "0" * 64
+        self.series.snapshot(self.state)
+        done = self.recover("list", identity=None)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("0000000002 is not the commit", done.stderr)
+
+    def test_root_keys_and_identities(self):
+        self.refuses("another repository, or somebody replaced", root=self.repo.fingerprint("stranger"))
+        self.refuses("--root", root="")
+        self.refuses("Is this the recovery identity", identity="other")
+        self.refuses("it is not a recovery identity", identity="host.pub")
+        self.refuses("needs --identity", identity=None)
+        with open(self.repo.key("recovery"), "a") as f:  # a kit has other lines too
+            f.write("\nroot key\n-----BEGIN OPENSSH PRIVATE KEY-----\n")
+        self.restores(self.state)
+        done = self.recover("restore", "files", self.at("out", "t"), "--trust-on-first-use", root="")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("NOT PROTECTED AGAINST FORGERY", done.stderr)
+
+    def test_trust_records_of_another_key(self):
+        self.repo.trust(key="stranger", keys=[self.repo.certificate("stranger", "host")])
+        self.refuses("trust/0000000002 is damaged or forged")
+
+    def test_newer_formats(self):
+        for key in "repository.json", "trust/0000000001", "snapshots/files/0000000002":
+            before = self.edit(key, lambda d: d.replace(b'"format":1', b'"format":2', 1))
+            self.refuses("written by a newer version")
+            self.repo.put(key, before)
+
+    def hostile(self, message, lines, **fields):
+        s = Series(self.repo, "bad-%d" % len(os.listdir(self.repo.path + "/snapshots")))
+        s.snapshot({b"": DIR, b"f": Item(data=b"fine"), b"s": Item("symlink", target=b"/tmp")},
+                   tamper=lambda good: sorted(good + [{"mode": 0o644, "uid": 0, "gid": 0, "mtime": [1, 1], "size": 0, "inherit": 0, **x} for x in lines],
+                                              key=lambda x: x["path"].split("/") if x["path"] else []), **fields)
+        self.refuses(message, source=s.source)
+
+    def test_hostile_indexes(self):
+        for path in "../x", "/etc/x", "a/../../x", "a//b", "./x", "x%00y", "s/x", "f/x", "nowhere/x", "%2E%2E/x", "..", "x/":
+            with self.subTest(path=path):
+                self.hostile("hostile path", [{"path": path, "type": "file"}])
+        self.hostile("hostile hard link", [{"path": "h", "type": "hardlink", "target": "s"}])
+        self.hostile("hostile path", [{"path": "h", "type": "hardlink", "target": "../../x"}])
+        self.hostile("not sorted", [{"path": "f", "type": "file"}])
+        self.hostile("newer version", [{"path": "g", "type": "wormhole"}])
+        self.hostile("malformed", [{"path": "g", "type": "file", "size": -1}])
+        self.hostile("malformed", [{"path": "g%4", "type": "file"}])
+        zero = {"path": "g", "type": "file", "size": 1 << 20}
+        for extents, message in [([[0, 4, 7, 0, 0]], "does not describe"), ([[0, 4, 0, 9, 0]], "does not have"), ([[0, 9999, 0, 0, 0]], "leaves its frame"),
+                                 ([[0, 4, 0, 0, 0]], "not those that were read"), ([[4, 4, 0, 0, 0], [0, 4, 0, 0, 0]], "overlap")]:
+            self.hostile(message, [zero, {"path": "g", "at": 0, "extents": extents, "ids": b64(bytes(64))}])
+        self.hostile("more layers", [], layers=[{"packs": [], "entries": []}] * 17)
+        self.hostile("not the name of an object", [], layers=[{"packs": [], "entries": [["../../x", 1]]}])
+        self.hostile("trust record 9", [], epoch=9)
+
+    def test_bombs(self):
+        s = Series(self.repo, "bomb", object_=8 << 20)
+        s.snapshot({b"": DIR}, tamper=lambda good: good + [{"path": "x" * (2 << 20), "gone": True}])
+        self.refuses("decompresses to more", source="bomb")
+
+    def test_nothing_is_overwritten(self):
+        os.mkdir(self.at("out", "restored"))
+        done = self.recover("restore", "files", self.at("out", "restored"))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("exists already", done.stderr)
+        self.assertEqual(os.listdir(self.at("out", "restored")), [])
+
+    def test_plain_mistakes(self):
+        self.refuses("no source nothing", source="nothing")
+        self.refuses("cannot be the name", source="../x")
+        self.refuses("has no snapshot 9", "--seq", "9")
+        self.refuses("no complete snapshot of that time", "--at", "2020-01-01T00:00:00Z")
+        self.refuses("is not a time", "--at", "yesterday")
+        self.refuses("there is no repository", repository=self.at("out"))
+
+    def test_the_identity_never_shows(self):
+        """Neither in arguments nor in files: strace is not everywhere, so a stand-in for age looks."""
+        os.mkdir(self.at("bin"))
+        with open(self.at("bin", "age"), "w") as f:
+            f.write('#!/bin/sh\ncase "$*" in *AGE-SECRET*) touch %s;; esac\nexec %s "$@"\n' % (self.at("leak"), shutil.which("age")))
+        os.chmod(self.at("bin", "age"), 0o755)
+        before, os.environ["PATH"] = os.environ["PATH"], self.at("bin") + ":" + os.environ["PATH"]
+        try:
+            self.restores(self.state)
+        finally:
+            os.environ["PATH"] = before
+        self.assertFalse(os.path.exists(self.at("leak")))
+
+
+if __name__ == "__main__":
+    unittest.main()
