@@ -50,6 +50,7 @@ pub struct Failure {
 
 impl Failure {
     /// Makes an `anyhow::Error`; wrap it in further contexts freely, [`kind_of`] and [`help_of`] look through them.
+    #[expect(clippy::new_ret_no_self, reason = "a failure only ever travels as an anyhow error")]
     pub fn new(kind: Kind, message: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Failure { kind, message: message.into(), help: help.into() })
     }

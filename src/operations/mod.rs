@@ -13,6 +13,7 @@ use crate::repository::trust::Trust;
 
 pub mod backup;
 pub mod basis;
+pub mod restore;
 pub mod retention;
 
 /// A repository, open for reading.

@@ -1,0 +1,265 @@
+//! One restore, top to bottom: pick a snapshot, plan by pack, fetch and write in parallel, publish by one rename.
+//!
+//! A drill runs exactly this, into scratch. Every frame is checked against its SHA-256 before a byte of it is written, and nothing
+//! is visible under the final name before everything is.
+
+mod fetch;
+mod plan;
+mod work;
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::Open;
+use super::basis::index_store;
+use crate::entry::Name;
+use crate::error::{Failure, Kind};
+use crate::report::Outcome;
+use crate::report::Skip;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::{Hash, SourceName};
+use crate::repository::series::{Series, Whole};
+use crate::repository::snapshot::{Commit, Snapshot};
+use crate::target::StagingTree;
+use plan::Plan;
+
+/// Which snapshot to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// The newest complete one.
+    Latest,
+    /// The newest that a drill has proven; the numbers are those that are.
+    LatestVerified(Vec<u64>),
+    /// The newest complete one whose data is not younger.
+    At(Timestamp),
+    Seq(u64),
+}
+
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// A directory that does not exist yet; it receives the entries.
+    pub to: PathBuf,
+    /// Replace what is there, keeping it beside.
+    pub in_place: bool,
+    /// These entries and what is below them; empty for all.
+    pub paths: Vec<Name>,
+    pub workers: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReport {
+    pub source: SourceName,
+    pub kind: String,
+    pub seq: u64,
+    pub commit: Hash,
+    pub data_time: Timestamp,
+    pub outcome: Outcome,
+    pub to: PathBuf,
+    pub entries: u64,
+    pub bytes: u64,
+    pub packs: u64,
+    /// Stored bytes fetched.
+    pub bytes_fetched: u64,
+    pub phases: Phases,
+    pub resumed: bool,
+    /// What could not be restored as it was, though its contents were.
+    pub notes: Vec<Skip>,
+    pub notes_count: u64,
+    /// Where what was there before is now.
+    pub kept: Option<PathBuf>,
+}
+
+/// Seconds by phase, on a monotonic clock.
+#[derive(Debug, Clone, Copy, Default, Serialize, serde::Deserialize)]
+pub struct Phases {
+    /// Reading the index and planning.
+    pub locate: f64,
+    /// Fetching, decrypting, checking, decompressing and writing, which overlap.
+    pub data: f64,
+    /// Links, metadata, making durable, the rename.
+    pub publish: f64,
+    pub total: f64,
+}
+
+/// What a restore would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Forecast {
+    pub source: SourceName,
+    pub seq: u64,
+    pub data_time: Timestamp,
+    pub to: PathBuf,
+    pub entries: u64,
+    pub bytes: u64,
+    pub packs: u64,
+    pub bytes_to_fetch: u64,
+    /// From measured drills of this source; absent where there is none.
+    pub seconds: Option<f64>,
+}
+
+/// Finds the snapshot that `pick` means among those that verify.
+pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
+    let found = match pick {
+        Pick::Latest => all.iter().rev().find(|(_, s)| complete(s)).or(all.last()),
+        Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
+        Pick::At(time) => {
+            let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
+            until.clone().find(|(_, s)| complete(s)).or(until.next())
+        }
+        Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
+    };
+    let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
+    Ok(((*commit).clone(), (*snapshot).clone()))
+}
+
+fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
+    let place = open.store.place();
+    let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
+        None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
+        Some(oldest) => format!(
+            "Nothing was changed. The oldest snapshot of {source} has data of {oldest}; `snapshots {source}` lists all."
+        ),
+    };
+    if !whole.faults.is_empty() {
+        help.push_str(&format!(" {} commits do not verify; `verify` says why.", whole.faults.len()));
+    }
+    let what = match pick {
+        Pick::Latest => "no snapshot".to_owned(),
+        Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
+        Pick::At(time) => format!("no snapshot with data of {time} or before"),
+        Pick::Seq(seq) => format!("no snapshot {seq}"),
+    };
+    Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
+}
+
+/// Plans without fetching data. `rate` is bytes a second as drills have measured it.
+pub fn forecast(
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+    rate: Option<f64>,
+) -> Result<Forecast> {
+    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
+    Ok(Forecast {
+        source: snapshot.source.clone(),
+        seq: snapshot.seq,
+        data_time: snapshot.data_time,
+        to: request.to.clone(),
+        entries: plan.totals.entries,
+        bytes: plan.totals.bytes,
+        packs: plan.totals.packs,
+        bytes_to_fetch: plan.totals.pack_bytes,
+        seconds: rate.filter(|r| *r > 0.0).map(|r| plan.totals.bytes as f64 / r),
+    })
+}
+
+/// Restores `snapshot`.
+pub fn restore(
+    open: &Open,
+    identities: &[Identity],
+    commit: &Commit,
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<RestoreReport> {
+    let begun = Instant::now();
+    let id = staging_id(snapshot, &request.paths);
+    let (tree, resumed) = stage(&request.to, &id, request.in_place)?;
+    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
+    enough_space(&request.to, plan.totals.bytes, resumed)?;
+    plan.each_entry(|entry, _| tree.add(entry))?;
+    let located = begun.elapsed();
+    let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
+    let bytes_fetched = work::write_all(open, &snapshot.source, identities, &plan, &tree, &journal, request.workers)
+        .with_context(|| {
+            format!(
+                "the restore is not finished and nothing is at {} yet; the same command again resumes it",
+                request.to.display()
+            )
+        })?;
+    let written = begun.elapsed();
+    plan.each_entry(
+        |entry, open| {
+            if open { tree.set_metadata(&tree.open_file(&entry.path)?, entry) } else { tree.link(entry) }
+        },
+    )?;
+    plan.each_entry(|entry, _| tree.seal(entry))?;
+    let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
+    work::forget(&journal);
+    let total = begun.elapsed();
+    Ok(RestoreReport {
+        source: snapshot.source.clone(),
+        kind: snapshot.kind.clone(),
+        seq: snapshot.seq,
+        commit: commit.hash,
+        data_time: snapshot.data_time,
+        outcome: snapshot.outcome,
+        to: request.to.clone(),
+        entries: plan.totals.entries,
+        bytes: plan.totals.bytes,
+        packs: plan.totals.packs,
+        bytes_fetched,
+        phases: Phases {
+            locate: located.as_secs_f64(),
+            data: (written - located).as_secs_f64(),
+            publish: (total - written).as_secs_f64(),
+            total: total.as_secs_f64(),
+        },
+        resumed,
+        notes: notes.first,
+        notes_count: notes.count,
+        kept,
+    })
+}
+
+/// The staging tree: a new one, or what an interrupted restore of the same snapshot and paths left.
+fn stage(to: &Path, id: &str, in_place: bool) -> Result<(StagingTree, bool)> {
+    ensure!(to.is_absolute(), "a restore needs an absolute path");
+    let staging = to.with_file_name(format!(".{}.blackstart-{id}", file_name(to)?));
+    if staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err()) {
+        return Ok((StagingTree::resume(to, id)?, true));
+    }
+    let tree = if in_place { StagingTree::create_in_place(to, id)? } else { StagingTree::create(to, id)? };
+    Ok((tree, false))
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    Ok(path
+        .file_name()
+        .with_context(|| format!("{} cannot be restored to", path.display()))?
+        .to_string_lossy()
+        .into_owned())
+}
+
+fn staging_id(snapshot: &Snapshot, paths: &[Name]) -> String {
+    let mut all = snapshot.repository.clone().into_bytes();
+    for path in paths {
+        all.extend_from_slice(path.as_bytes());
+        all.push(0);
+    }
+    format!("{}-{}-{}", snapshot.source, snapshot.seq, &Hash::of(&all).to_string()[..8])
+}
+
+fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {
+    let parent = to.parent().context("a restore needs a directory to write to")?;
+    let stat = rustix::fs::statvfs(parent).with_context(|| format!("look at {}", parent.display()))?;
+    let free = stat.f_bavail * stat.f_frsize;
+    if free < bytes && !resumed {
+        return Err(Failure::new(
+            Kind::Failed,
+            format!(
+                "{} has {} MB free, and the snapshot needs {} MB",
+                parent.display(),
+                free / 1_000_000,
+                bytes / 1_000_000
+            ),
+            "Nothing was written. Choose a place with more room, or restore single paths.",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The parallel part of a restore: packs are fetched ahead, a worker takes each and writes all that it holds.
+
+use anyhow::{Context, Result, anyhow};
+use async_channel::{Receiver, Sender};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use zstd::bulk::Decompressor;
+
+use super::fetch::{OpenPack, range_needed};
+use super::plan::{FileWork, PackWork, Plan};
+use crate::limits::{FRAME_RAW_MAX, PACKS_IN_MEMORY};
+use crate::operations::Open;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::{self, SourceName};
+use crate::storage;
+use crate::target::StagingTree;
+
+/// Files that a worker keeps open.
+const OPEN_FILES: usize = 128;
+
+/// A pack on its way to a worker; `None` where a range of it is to be read.
+type Fetched = (u64, Option<storage::Result<Bytes>>);
+
+/// Writes the contents of all files of `plan` into `tree`. Returns the stored bytes fetched.
+pub fn write_all(
+    open: &Open,
+    source: &SourceName,
+    identities: &[Identity],
+    plan: &Plan,
+    tree: &StagingTree,
+    journal: &Path,
+    workers: usize,
+) -> Result<u64> {
+    let journal = Journal::open(journal)?;
+    let (fetched_in, fetched) = async_channel::bounded::<Fetched>(PACKS_IN_MEMORY);
+    // A token is the permission to have a pack in memory, from its fetch until it is written.
+    let tokens = async_channel::bounded::<()>(workers + 2);
+    let stage = Stage { open, source, identities, plan, tree, journal: &journal };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers)
+            .map(|_| {
+                let (fetched, tokens) = (fetched.clone(), tokens.1.clone());
+                let stage = &stage;
+                scope.spawn(move || stage.work(&fetched, &tokens))
+            })
+            .collect();
+        drop((fetched, tokens.1));
+        let sent = stage.fetch(&fetched_in, &tokens.0);
+        drop((fetched_in, tokens.0));
+        let mut total = 0;
+        let mut failed = sent.err();
+        for handle in handles {
+            match handle.join().map_err(|_| anyhow!("a worker panicked; this is a bug, please report it")).flatten() {
+                Ok(bytes) => total += bytes,
+                // A worker's error is the cause; the fetcher only saw that the workers had gone.
+                Err(e) => failed = Some(e),
+            }
+        }
+        failed.map_or(Ok(total), Err)
+    })
+}
+
+struct Stage<'a> {
+    open: &'a Open,
+    source: &'a SourceName,
+    identities: &'a [Identity],
+    plan: &'a Plan,
+    tree: &'a StagingTree,
+    journal: &'a Journal,
+}
+
+impl Stage<'_> {
+    /// Starts the fetch of each pack that is not written yet, as long as there are tokens.
+    fn fetch(&self, to: &Sender<Fetched>, tokens: &Sender<()>) -> Result<()> {
+        for number in self.plan.pack_numbers()? {
+            if self.journal.done.contains(&number) {
+                continue;
+            }
+            if tokens.send_blocking(()).is_err() {
+                return Err(anyhow!("the workers have stopped"));
+            }
+            let pack = self.plan.pack(number)?;
+            if range_needed(&pack).is_some() {
+                to.send_blocking((number, None)).map_err(|_| anyhow!("the workers have stopped"))?;
+                continue;
+            }
+            let to = to.clone();
+            // The channel has room for every token, so this never waits.
+            let done = move |result| drop(to.try_send((number, Some(result))));
+            self.open.store.get_later(layout::pack(self.source, &pack.name), None, done);
+        }
+        Ok(())
+    }
+
+    fn work(&self, fetched: &Receiver<Fetched>, tokens: &Receiver<()>) -> Result<u64> {
+        let mut decompressor = Decompressor::new().context("set up decompression")?;
+        let mut raw = Vec::with_capacity(FRAME_RAW_MAX);
+        let mut total = 0;
+        while let Ok((number, bytes)) = fetched.recv_blocking() {
+            let pack = self.plan.pack(number)?;
+            let bytes = self
+                .open_pack(&pack, bytes)
+                .and_then(|open| self.write(&pack, &open, &mut decompressor, &mut raw).map(|()| open.fetched))
+                .with_context(|| format!("read pack {} of {}", pack.name, self.source))?;
+            total += bytes;
+            self.journal.note(number)?;
+            tokens.try_recv().context("a pack that was fetched without a token")?;
+        }
+        Ok(total)
+    }
+
+    fn open_pack(&self, pack: &PackWork, bytes: Option<storage::Result<Bytes>>) -> Result<OpenPack> {
+        match (bytes, range_needed(pack)) {
+            (Some(bytes), _) => OpenPack::whole(bytes?, self.identities),
+            (None, Some(range)) => OpenPack::part(&self.open.store, self.source, pack, range, self.identities),
+            (None, None) => Err(anyhow!("a pack without bytes")),
+        }
+    }
+
+    fn write(
+        &self,
+        pack: &PackWork,
+        open: &OpenPack,
+        decompressor: &mut Decompressor<'_>,
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut files: HashMap<i64, (File, FileWork, u64)> = HashMap::new();
+        let mut frame = None;
+        for write in &pack.writes {
+            if frame != Some(write.extent.frame) {
+                open.frame(pack, write.extent.frame, decompressor, raw)?;
+                frame = Some(write.extent.frame);
+            }
+            let from = write.extent.from as usize;
+            let bytes = raw
+                .get(from..from + write.extent.len as usize)
+                .context("the index is damaged: an extent beyond its frame")?;
+            if !files.contains_key(&write.file) {
+                if files.len() >= OPEN_FILES {
+                    // Those of several packs can be opened again; of one pack they would lose count, so they stay.
+                    files.retain(|_, (_, work, _)| work.one_pack);
+                }
+                let work = self.plan.file(write.file)?;
+                files.insert(write.file, (self.tree.open_file(&work.entry.path)?, work, 0));
+            }
+            let Some((file, work, written)) = files.get_mut(&write.file) else { continue };
+            file.write_all_at(bytes, write.extent.at).with_context(|| format!("write {}", work.entry.path))?;
+            *written += 1;
+            if work.one_pack && *written == work.extents {
+                self.tree.set_metadata(file, &work.entry)?;
+                files.remove(&write.file);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which packs are written, for a restore that is interrupted and resumed. Trusted only within one boot: what a crash of the machine
+/// left of the page cache, nobody knows.
+struct Journal {
+    file: Mutex<File>,
+    done: HashSet<u64>,
+}
+
+impl Journal {
+    fn open(path: &Path) -> Result<Journal> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut done = HashSet::new();
+        let same_boot = !boot.is_empty() && text.lines().next() == Some(boot.trim());
+        if same_boot {
+            // A line cut short has no LF and does not count.
+            done = text.split_inclusive('\n').skip(1).filter_map(|l| l.strip_suffix('\n')?.parse().ok()).collect();
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true);
+        if same_boot {
+            options.append(true)
+        } else {
+            options.truncate(true)
+        };
+        let mut file = options.open(path).with_context(|| format!("open the journal {}", path.display()))?;
+        if !same_boot {
+            writeln!(file, "{}", boot.trim()).context("begin the journal")?;
+        }
+        Ok(Journal { file: Mutex::new(file), done })
+    }
+
+    fn note(&self, pack: u64) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        file.write_all(format!("{pack}\n").as_bytes()).context("write the journal")
+    }
+}
+
+/// Removes the journal of a restore that is done.
+pub fn forget(journal: &Path) {
+    if let Err(e) = std::fs::remove_file(journal) {
+        // It only wastes a few bytes, and the next restore of the same snapshot begins it anew.
+        debug_assert_eq!(e.kind(), std::io::ErrorKind::NotFound);
+    }
+}
