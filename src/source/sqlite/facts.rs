@@ -130,8 +130,13 @@ pub fn tables(connection: &Connection) -> Result<Vec<(String, bool)>> {
 }
 
 pub fn count(connection: &Connection, table: &str) -> Result<u64> {
-    let query = format!("SELECT count(*) FROM main.\"{}\"", table.replace('"', "\"\""));
+    let query = format!("SELECT count(*) FROM main.{}", quoted(table));
     connection.query_row(&query, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+}
+
+/// A name as SQL takes it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `ok`, or how many rows refer to nothing, or why that cannot be told (a foreign key that fits no unique index).
