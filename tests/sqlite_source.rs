@@ -408,7 +408,7 @@ fn damage_in_the_source_makes_the_run_partial() {
     file.write_all(&[0xff; 4096]).unwrap();
     drop(file);
     let (_, finished) = snapshot(&db, &copy);
-    assert!(finished.skipped[0].why.contains("damaged (table bulk"), "{:?}", finished.skipped);
+    assert!(finished.skipped[0].why.contains("damaged (bulk"), "{:?}", finished.skipped);
     assert_eq!(finished.facts["uncounted"], serde_json::json!(["bulk"]));
     assert!(!failed(&check(&copy, &finished.facts).unwrap()).is_empty());
 }
@@ -473,6 +473,22 @@ fn the_proof_finds_damage_and_changes_nothing() {
     assert!(verdict().contains(&"readable".to_owned()));
     std::fs::remove_file(&copy).unwrap();
     assert!(check(&copy, &finished.facts).is_err());
+}
+
+#[test]
+fn what_reading_leaves_behind_belongs_to_the_owner_of_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("app.db");
+    create(&db, "wal");
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&db, Some(1234), Some(1235)).unwrap();
+    }
+    snapshot(&db, &dir.path().join("copy.db"));
+    let (owner, wal) = (db.metadata().unwrap(), dir.path().join("app.db-wal").metadata().unwrap());
+    let shm = dir.path().join("app.db-shm").metadata().unwrap();
+    assert_eq!((wal.len(), wal.uid(), wal.gid(), wal.mode()), (0, owner.uid(), owner.gid(), owner.mode()));
+    assert_eq!((shm.uid(), shm.gid(), shm.mode()), (owner.uid(), owner.gid(), owner.mode()));
 }
 
 /// Root may write anywhere, so this runs once more as nobody.
