@@ -394,6 +394,43 @@ fn facts_of_a_mixed_schema() {
 }
 
 #[test]
+fn damage_in_the_source_makes_the_run_partial() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, copy) = (dir.path().join("app.db"), dir.path().join("copy.db"));
+    create(&db, "delete");
+    let root: u64 = Connection::open(&db)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'bulk_n'", [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .unsigned_abs();
+    let mut file = std::fs::File::options().write(true).open(&db).unwrap();
+    file.seek(SeekFrom::Start((root - 1) * 4096)).unwrap();
+    file.write_all(&[0xff; 4096]).unwrap();
+    drop(file);
+    let (_, finished) = snapshot(&db, &copy);
+    assert!(finished.skipped[0].why.contains("damaged (bulk"), "{:?}", finished.skipped);
+    assert_eq!(finished.facts["uncounted"], serde_json::json!(["bulk"]));
+    assert!(!failed(&check(&copy, &finished.facts).unwrap()).is_empty());
+}
+
+#[test]
+fn a_collation_of_the_application_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, copy) = (dir.path().join("app.db"), dir.path().join("copy.db"));
+    let code = "
+c = sqlite3.connect(path)
+c.create_collation('backwards', lambda a, b: (a < b) - (a > b))
+c.execute('CREATE TABLE t(x TEXT COLLATE backwards)'); c.execute('CREATE INDEX i ON t(x)')
+c.executemany('INSERT INTO t VALUES (?)', [(str(i),) for i in range(500)]); c.commit()";
+    assert_eq!(run_python(code, &db), "");
+    let (_, finished) = snapshot(&db, &copy);
+    assert_eq!((&finished.facts["tables"]["t"], finished.skipped.len()), (&500.into(), 0));
+    let checks = check(&copy, &finished.facts).unwrap();
+    assert_eq!(failed(&checks), Vec::<&Check>::new());
+    assert!(checks.iter().any(|c| c.actual.starts_with("ok but for t (no such collation")), "{checks:?}");
+}
+
+#[test]
 fn the_proof_finds_damage_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (db, copy) = (dir.path().join("app.db"), dir.path().join("restored").join("app.db"));
@@ -436,6 +473,22 @@ fn the_proof_finds_damage_and_changes_nothing() {
     assert!(verdict().contains(&"readable".to_owned()));
     std::fs::remove_file(&copy).unwrap();
     assert!(check(&copy, &finished.facts).is_err());
+}
+
+#[test]
+fn what_reading_leaves_behind_belongs_to_the_owner_of_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("app.db");
+    create(&db, "wal");
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&db, Some(1234), Some(1235)).unwrap();
+    }
+    snapshot(&db, &dir.path().join("copy.db"));
+    let (owner, wal) = (db.metadata().unwrap(), dir.path().join("app.db-wal").metadata().unwrap());
+    let shm = dir.path().join("app.db-shm").metadata().unwrap();
+    assert_eq!((wal.len(), wal.uid(), wal.gid(), wal.mode()), (0, owner.uid(), owner.gid(), owner.mode()));
+    assert_eq!((shm.uid(), shm.gid(), shm.mode()), (owner.uid(), owner.gid(), owner.mode()));
 }
 
 /// Root may write anywhere, so this runs once more as nobody.

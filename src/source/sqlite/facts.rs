@@ -60,38 +60,38 @@ fn collect_within(connection: &Connection, journal_mode: String, limit: Duration
         transaction_seconds: 0.0,
     };
     let mut damage = None;
+    let mut note = |what: &str, error: &Error| {
+        if is_damage(error) {
+            damage.get_or_insert_with(|| {
+                format!("the database itself is damaged ({what}: {error}): it was stored as it is")
+            });
+        }
+    };
+    let tables = tables(connection)?;
     within(connection, limit, |in_time| {
-        for (name, ordinary) in tables(connection)? {
-            match if ordinary && in_time() { count(connection, &name) } else { Err(Error::InvalidQuery) } {
-                Ok(rows) => {
+        for (name, ordinary) in tables {
+            let counted = (ordinary && in_time()).then(|| count(connection, &name));
+            match counted {
+                Some(Ok(rows)) => {
                     facts.tables.insert(name, rows);
+                    continue;
                 }
-                Err(error) => {
-                    if is_damage(&error) {
-                        damage = Some(format!(
-                            "the database itself is damaged (table {name}: {error}): it was stored as it is"
-                        ));
-                    }
-                    facts.uncounted.push(name);
-                }
+                Some(Err(error)) => note(&name, &error),
+                None => {}
             }
+            facts.uncounted.push(name);
         }
-        if in_time() {
-            match foreign_keys(connection) {
-                Ok(found) => facts.foreign_keys = found,
-                Err(error) if is_damage(&error) => {
-                    damage = Some(format!("the database itself is damaged ({error}): it was stored as it is"))
-                }
-                Err(_) => {}
-            }
+        match in_time().then(|| foreign_keys(connection)) {
+            Some(Ok(found)) => facts.foreign_keys = found,
+            Some(Err(error)) => note("foreign keys", &error),
+            None => {}
         }
-        Ok(())
-    })?;
+    });
     Ok((facts, damage))
 }
 
 /// Runs `work`, whose queries are interrupted once `limit` is over; `work` is told whether time is left.
-fn within<T>(connection: &Connection, limit: Duration, work: impl FnOnce(&dyn Fn() -> bool) -> Result<T>) -> Result<T> {
+fn within<T>(connection: &Connection, limit: Duration, work: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
     let deadline = Instant::now() + limit;
     let handle = connection.get_interrupt_handle();
     let (done, ended) = channel::<()>();
@@ -130,8 +130,13 @@ pub fn tables(connection: &Connection) -> Result<Vec<(String, bool)>> {
 }
 
 pub fn count(connection: &Connection, table: &str) -> Result<u64> {
-    let query = format!("SELECT count(*) FROM main.\"{}\"", table.replace('"', "\"\""));
+    let query = format!("SELECT count(*) FROM main.{}", quoted(table));
     connection.query_row(&query, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+}
+
+/// A name as SQL takes it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `ok`, or how many rows refer to nothing, or why that cannot be told (a foreign key that fits no unique index).
