@@ -20,7 +20,10 @@ pub const BUCKET: &str = "bucket";
 
 pub struct Server {
     pub port: u16,
-    directory: PathBuf,
+    /// Zero where there is none.
+    pub tls_port: u16,
+    /// `ca.pem` in it is what a client of `tls_port` must trust.
+    pub directory: PathBuf,
     /// Its standard input is the leash, see `start`.
     _guard: Child,
 }
@@ -84,15 +87,17 @@ pub fn seaweedfs() -> &'static Server {
         weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]);
         // The defaults run out of volumes after a few buckets.
         weed.args(["-volume.max=0", "-master.volumeSizeLimitMB=256"]).env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
-        for path in ["dir=.", "s3.config=s3.json", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
+        for path in ["dir=.", "s3.config=s3.json", "s3.cert.file=leaf.pem", "s3.key.file=leaf.key", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
             let (flag, name) = path.split_once('=').unwrap();
             weed.arg(format!("-{flag}={}", directory.join(name).display()));
         }
-        let ports = free_ports::<8>();
-        for (part, ports) in ["master", "volume", "filer", "s3"].into_iter().zip(ports.chunks(2)) {
+        certify(&directory);
+        let ports = free_ports::<9>();
+        weed.arg(format!("-s3.port.https={}", ports[8]));
+        for (part, ports) in ["master", "volume", "filer", "s3"].into_iter().zip(ports.chunks_exact(2)) {
             weed.arg(format!("-{part}.port={}", ports[0])).arg(format!("-{part}.port.grpc={}", ports[1]));
         }
-        start(weed, directory, ports[6]).wait_until_ready("SeaweedFS")
+        Server { tls_port: ports[8], ..start(weed, directory, ports[6]) }.wait_until_ready("SeaweedFS")
     })
 }
 
@@ -142,7 +147,20 @@ fn start(server: Command, directory: PathBuf, port: u16) -> Server {
     shell.arg("-c").arg(LEASH).arg(&directory).arg(server.get_program()).args(server.get_args());
     shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(&directory).process_group(0);
-    Server { port, directory, _guard: shell.spawn().unwrap() }
+    Server { port, tls_port: 0, directory, _guard: shell.spawn().unwrap() }
+}
+
+/// A certificate authority and a certificate for 127.0.0.1: `ca.pem`, `leaf.pem`, `leaf.key`.
+fn certify(directory: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
+        let output = output.expect("openssl is missing: run scripts/test-servers");
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    openssl(&format!("{new} -subj /CN=test-ca -keyout ca.key -out ca.pem"));
+    let leaf = "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    openssl(&format!("{new} -subj /CN=test {leaf} -CA ca.pem -CAkey ca.key -keyout leaf.key -out leaf.pem"));
 }
 
 /// Ports that were free a moment ago.
