@@ -76,13 +76,13 @@ pub fn connect(options: Options) -> Store {
 pub fn seaweedfs() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
+        let mut weed = Command::new(installed("weed"));
         let directory = fresh_directory("seaweedfs");
         let identity = format!(
             r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         );
         fs::write(directory.join("s3.json"), identity).unwrap();
-        let mut weed = Command::new(installed("weed"));
         weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
         weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]);
         // The defaults run out of volumes after a few buckets.
@@ -105,11 +105,11 @@ pub fn seaweedfs() -> &'static Server {
 pub fn rclone() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
+        let mut rclone = Command::new(installed("rclone"));
         let directory = fresh_directory("rclone");
         let data = directory.join("data");
         fs::create_dir_all(data.join(BUCKET)).unwrap();
         let [port] = free_ports();
-        let mut rclone = Command::new(installed("rclone"));
         rclone.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
         rclone.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}")).arg(data);
         start(rclone, directory, port).wait_until_ready("rclone")
