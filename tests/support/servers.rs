@@ -84,7 +84,7 @@ pub fn seaweedfs() -> &'static Server {
         );
         fs::write(directory.join("s3.json"), identity).unwrap();
         weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
-        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]);
+        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
         // The defaults run out of volumes after a few buckets.
         weed.args(["-volume.max=0", "-master.volumeSizeLimitMB=256"]).env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
         for path in ["dir=.", "s3.config=s3.json", "s3.cert.file=leaf.pem", "s3.key.file=leaf.key", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
@@ -133,15 +133,9 @@ fn fresh_directory(name: &str) -> PathBuf {
 }
 
 /// Runs `server` on a leash: a shell waits for the end of its input, which comes when this process ends, however it ends.
-/// Then it stops the server by its pid and removes the directory.
+/// Then it kills the server by its pid (nothing of it is worth an orderly end) and removes the directory.
 fn start(server: Command, directory: PathBuf, port: u16) -> Server {
-    const LEASH: &str = r#"
-        "$@" & server=$!
-        read -r _
-        kill "$server"
-        { sleep 10; kill -9 "$server"; } & killer=$!
-        wait "$server"; kill "$killer"
-        rm -rf "$0""#;
+    const LEASH: &str = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server"; rm -rf "$0""#;
     let log = File::create(directory.join("log")).unwrap();
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(LEASH).arg(&directory).arg(server.get_program()).args(server.get_args());
