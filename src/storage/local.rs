@@ -3,7 +3,7 @@
 //! Files that are no keys (`.tmp-…` left by a crash, `.lock`, a file manager's litter) are invisible here. The SHA-256 that
 //! `create` gets is not checked: the bytes never leave the machine, and `verify` reads them back.
 
-use super::bounds::{check_range, check_size};
+use super::bounds::{REPLACED_MAX, check_range, check_replaced, check_size};
 use super::{Error, Key, Kind, Object, Result, Storage, Version};
 use crate::bridge::blocking;
 use crate::durable;
@@ -98,18 +98,18 @@ impl Storage for Local {
 
     async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
         check_size("create", key, body.len() as u64)?;
-        let version = Version(hex(sha256));
+        let version = if body.len() > REPLACED_MAX { version(&body) } else { Version(hex(sha256)) };
         self.on_disk("create", key, move |path| durable::publish_new(&path, &body, MODE)).await?;
         Ok(version)
     }
 
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
-        check_size("replace", key, body.len() as u64)?;
+        check_replaced(key, body.len())?;
         let (root, seen) = (self.root.clone(), seen.clone());
         let swapped = self.on_disk("replace", key, move |path| {
             let _lock = lock(&root)?;
             match fs::read(&path) {
-                Ok(current) if version(&current) == seen => {}
+                Ok(current) if current.len() <= REPLACED_MAX && version(&current) == seen => {}
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => return Ok(None),
             }
@@ -169,8 +169,9 @@ fn lock(root: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The SHA-256 in hex; empty, which no `replace` matches, where the body is too large to be replaced.
 fn version(body: &[u8]) -> Version {
-    Version(hex(&Sha256::digest(body)))
+    if body.len() > REPLACED_MAX { Version(String::new()) } else { Version(hex(&Sha256::digest(body))) }
 }
 
 fn hex(bytes: &[u8]) -> String {

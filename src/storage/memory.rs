@@ -1,6 +1,6 @@
 //! A store in memory, for tests. The strictest of all: what it allows, every store allows. Clones share one store.
 
-use super::bounds::{check_range, check_size};
+use super::bounds::{check_range, check_replaced, check_size};
 use super::{Error, Key, Kind, Object, Result, Storage, Version};
 use crate::clock::{Clock, SystemClock};
 use async_trait::async_trait;
@@ -118,7 +118,7 @@ impl Storage for Memory {
     }
 
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
-        check_size("replace", key, body.len() as u64)?;
+        check_replaced(key, body.len())?;
         let mut objects = self.objects();
         match objects.get_mut(key.as_str()) {
             Some(stored) if version(stored.version) == *seen => {
@@ -144,5 +144,24 @@ impl Storage for Memory {
     async fn delete(&self, key: &Key) -> Result<()> {
         self.objects().remove(key.as_str());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::Store;
+
+    #[test]
+    fn tests_can_move_and_damage_objects() {
+        let memory = Memory::default();
+        let store = Store::new(Arc::new(memory.clone())).unwrap();
+        let key = Key::new("packs/a");
+        store.create(&key, "body".into(), &Sha256::digest("body").into()).unwrap();
+        memory.set_modified(&key, Timestamp::UNIX_EPOCH);
+        memory.tamper(&key, |body| body[0] ^= 1);
+        assert_eq!(store.list("").unwrap()[0].modified, Timestamp::UNIX_EPOCH);
+        assert_eq!(store.get(&key).unwrap(), "cody");
+        store.create(&Key::new("packs/b"), "body".into(), &[0; 32]).unwrap_err();
     }
 }

@@ -1,8 +1,9 @@
 //! S3 and everything that speaks it. Bodies lie in memory, so that requests carry plain headers that every server
 //! understands; the SHA-256 of the body is both its checksum on the wire and its integrity, so the payload is not signed again.
 
-use super::bounds::{check_range, check_size};
+use super::bounds::{check_range, check_replaced, check_size};
 use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use crate::limits::OBJECT_MAX;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -77,7 +78,9 @@ impl S3 {
     async fn head(&self, operation: &'static str, key: &Key) -> Result<Option<(u64, Version)>> {
         let request = self.client.head_object().bucket(&self.bucket).key(self.object(key)).send();
         match self.within(operation, key, 0, request).await?.map_err(|e| failure(operation, key, e)) {
-            Ok(found) => Ok(Some((length(found.content_length), version(found.e_tag)))),
+            Ok(found) => {
+                Ok(Some((found.content_length.and_then(|n| n.try_into().ok()).unwrap_or(0), version(found.e_tag))))
+            }
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -105,24 +108,25 @@ impl S3 {
     async fn fetch(&self, key: &Key, range: Option<String>) -> Result<(GetObjectOutput, Bytes)> {
         let request = self.client.get_object().bucket(&self.bucket).key(self.object(key)).set_range(range).send();
         let mut found = self.within("get", key, 0, request).await?.map_err(|e| failure("get", key, e))?;
-        let bytes = length(found.content_length);
-        check_size("get", key, bytes)?;
+        // A server that announces no length marks the end of the body otherwise, and the HTTP client checks that.
+        let announced = found.content_length.and_then(|n| usize::try_from(n).ok());
+        let most = announced.unwrap_or(OBJECT_MAX);
+        check_size("get", key, most as u64)?;
         let mut stream = std::mem::take(&mut found.body);
-        let mut body = BytesMut::with_capacity(bytes as usize);
+        let mut body = BytesMut::with_capacity(announced.unwrap_or(0));
         let receive = async {
             while let Some(piece) = stream.try_next().await? {
                 body.extend_from_slice(&piece);
-                if body.len() as u64 > bytes {
+                if body.len() > most {
                     break;
                 }
             }
             Ok::<_, aws_sdk_s3::primitives::ByteStreamError>(())
         };
-        self.within("get", key, bytes, receive)
-            .await?
-            .map_err(|e| Error::new(Kind::Transient, "get", key).because(e))?;
-        if body.len() as u64 != bytes {
-            let cause = format!("{} bytes arrived, {bytes} were announced", body.len());
+        let received = self.within("get", key, most as u64, receive).await?;
+        received.map_err(|e| Error::new(Kind::Transient, "get", key).because(e))?;
+        if body.len() > most || announced.is_some_and(|bytes| bytes != body.len()) {
+            let cause = format!("{} bytes arrived, {most} were announced or allowed", body.len());
             return Err(Error::new(Kind::Transient, "get", key).because(cause));
         }
         Ok((found, body.freeze()))
@@ -211,7 +215,7 @@ impl Storage for S3 {
     }
 
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
-        check_size("replace", key, body.len() as u64)?;
+        check_replaced(key, body.len())?;
         if !self.conditional_writes && self.head("replace", key).await?.is_none_or(|(_, current)| current != *seen) {
             return Err(Error::new(Kind::Conflict, "replace", key));
         }
@@ -282,10 +286,6 @@ impl fmt::Debug for S3 {
 /// A store that gives no ETag gets a version that matches nothing: `replace` then conflicts, which is safe.
 fn version(e_tag: Option<String>) -> Version {
     Version(e_tag.unwrap_or_default())
-}
-
-fn length(content_length: Option<i64>) -> u64 {
-    content_length.and_then(|n| n.try_into().ok()).unwrap_or(0)
 }
 
 fn timestamp(time: &DateTime) -> Option<Timestamp> {

@@ -61,8 +61,9 @@ pub fn replace_compares_versions(store: &Store) {
     assert_ne!(first, second);
     assert_eq!(kind(store.replace(&lease, &first, "three".into())), Kind::Conflict);
     assert_eq!(store.get_versioned(&lease).unwrap(), (Bytes::from("two"), second.clone()));
-    store.replace(&lease, &second, "four".into()).unwrap();
+    let fourth = store.replace(&lease, &second, "four".into()).unwrap();
     assert_eq!(store.get(&lease).unwrap(), "four");
+    assert_eq!(kind(store.replace(&lease, &fourth, noise(65 << 10))), Kind::Other);
 }
 
 pub fn replace_of_a_missing_key_conflicts(store: &Store) {

@@ -8,8 +8,10 @@ use blackstart::storage::Kind;
 use blackstart::storage::probe::{Capabilities, Support};
 use blackstart::storage::retry::{Patience, Retry};
 use blackstart::storage::s3::{Credentials, Options, S3};
+use std::future::Future;
 use std::net::TcpListener;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -133,24 +135,87 @@ fn a_missing_bucket_is_not_a_missing_object() {
 }
 
 /// The usual AWS environment, in a process of its own since a test cannot change its environment.
-#[test]
-fn credentials_come_from_the_environment() {
+fn in_a_process(endpoint: &str, trusted: &Path) -> Output {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "s3::environment_child", "--ignored", "--nocapture"]);
-    child.env("TEST_LOCATION", format!("s3://{}/environment?endpoint={}", servers::BUCKET, seaweedfs().endpoint()));
+    child.env("TEST_LOCATION", format!("s3://{}/environment?endpoint={endpoint}", servers::BUCKET));
     child.env("AWS_ACCESS_KEY_ID", servers::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", servers::SECRET_KEY);
-    // Set on many build machines, and no business of a plain http endpoint.
-    child.env("AWS_CA_BUNDLE", "/nonexistent/bundle.pem").env("SSL_CERT_FILE", "/nonexistent/bundle.pem");
-    let output = child.output().unwrap();
+    // Set on many build machines, to files that may not exist.
+    child.env("AWS_CA_BUNDLE", "/nonexistent/bundle.pem").env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
+    child.output().unwrap()
+}
+
+#[test]
+fn credentials_come_from_the_environment() {
+    let output = in_a_process(&seaweedfs().endpoint(), Path::new("/nonexistent/bundle.pem"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
 }
 
 #[test]
-#[ignore = "run by credentials_come_from_the_environment"]
+fn https_trusts_what_the_system_trusts_and_nothing_else() {
+    let server = seaweedfs();
+    let endpoint = format!("https://127.0.0.1:{}", server.tls_port);
+    let output = in_a_process(&endpoint, &server.directory.join("ca.pem"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = in_a_process(&endpoint, Path::new("/nonexistent/bundle.pem"));
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("install ca-certificates"));
+    let options = Options { endpoint: Some(endpoint), ..server.options() };
+    let error = create(&connect(options), "a/b", "body").unwrap_err();
+    let cause = error.source.unwrap().to_string();
+    assert!(cause.contains("certificate"), "{cause}");
+}
+
+#[test]
+#[ignore = "run in a process of its own by others"]
 fn environment_child() {
     let store = Store::open(&std::env::var("TEST_LOCATION").unwrap()).unwrap();
     assert_eq!(store.place(), "s3://bucket/environment");
-    create(&store, "a/b", "body").unwrap();
-    assert_eq!(store.get(&key("a/b")).unwrap(), "body");
+    let name = format!("a/{}", std::process::id());
+    create(&store, &name, "body").unwrap();
+    assert_eq!(store.get(&key(&name)).unwrap(), "body");
+}
+
+/// A client of our own, for what blackstart never asks for.
+fn administer<F: Future<Output = ()>>(work: impl FnOnce(aws_sdk_s3::Client) -> F) {
+    let keys = aws_sdk_s3::config::Credentials::new(servers::ACCESS_KEY, servers::SECRET_KEY, None, None, "test");
+    let settings = aws_sdk_s3::Config::builder()
+        .behavior_version_latest()
+        .endpoint_url(seaweedfs().endpoint())
+        .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+        .force_path_style(true)
+        .credentials_provider(keys);
+    let client = aws_sdk_s3::Client::from_conf(settings.build());
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work(client));
+}
+
+#[test]
+fn delete_takes_every_version_and_respects_locks() {
+    use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
+    let bucket = "versioned-bucket";
+    administer(|client| async move {
+        client.create_bucket().bucket(bucket).object_lock_enabled_for_bucket(true).send().await.unwrap();
+    });
+    let store = connect(Options { bucket: bucket.into(), ..seaweedfs().options() });
+    let first = create(&store, "leases/a", "one").unwrap();
+    store.replace(&key("leases/a"), &first, "two".into()).unwrap();
+    create(&store, "leases/a.b", "neighbour").unwrap();
+    store.delete(&key("leases/a")).unwrap();
+    store.delete(&key("leases/a")).unwrap();
+    crate::cases::create_never_overwrites(&store);
+    store.delete(&key("snapshots/orders/0000000001")).unwrap();
+
+    let prefix = store.place().split_once("versioned-bucket/").unwrap().1.to_owned();
+    let held = format!("{prefix}/leases/a.b");
+    administer(|client| async move {
+        let left = client.list_object_versions().bucket(bucket).prefix(prefix).send().await.unwrap();
+        let left: Vec<_> = left.versions().iter().map(|version| version.key().unwrap().to_owned()).collect();
+        assert_eq!(left, [held.as_str()]);
+        let hold = ObjectLockLegalHold::builder().status(ObjectLockLegalHoldStatus::On).build();
+        client.put_object_legal_hold().bucket(bucket).key(held).legal_hold(hold).send().await.unwrap();
+    });
+    let error = store.delete(&key("leases/a.b")).unwrap_err();
+    assert_eq!(error.kind, Kind::Denied, "{error:?}");
+    assert_eq!(store.get(&key("leases/a.b")).unwrap(), "neighbour", "a refused deletion hides nothing");
 }

@@ -20,7 +20,10 @@ pub const BUCKET: &str = "bucket";
 
 pub struct Server {
     pub port: u16,
-    directory: PathBuf,
+    /// Zero where there is none.
+    pub tls_port: u16,
+    /// `ca.pem` in it is what a client of `tls_port` must trust.
+    pub directory: PathBuf,
     /// Its standard input is the leash, see `start`.
     _guard: Child,
 }
@@ -73,26 +76,28 @@ pub fn connect(options: Options) -> Store {
 pub fn seaweedfs() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
+        let mut weed = Command::new(installed("weed"));
         let directory = fresh_directory("seaweedfs");
         let identity = format!(
             r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         );
         fs::write(directory.join("s3.json"), identity).unwrap();
-        let mut weed = Command::new(installed("weed"));
         weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
-        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]);
+        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
         // The defaults run out of volumes after a few buckets.
         weed.args(["-volume.max=0", "-master.volumeSizeLimitMB=256"]).env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
-        for path in ["dir=.", "s3.config=s3.json", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
+        for path in ["dir=.", "s3.config=s3.json", "s3.cert.file=leaf.pem", "s3.key.file=leaf.key", "filer.localSocket=filer.sock", "s3.localSocket=s3.sock"] {
             let (flag, name) = path.split_once('=').unwrap();
             weed.arg(format!("-{flag}={}", directory.join(name).display()));
         }
-        let ports = free_ports::<8>();
-        for (part, ports) in ["master", "volume", "filer", "s3"].into_iter().zip(ports.chunks(2)) {
+        certify(&directory);
+        let ports = free_ports::<9>();
+        weed.arg(format!("-s3.port.https={}", ports[8]));
+        for (part, ports) in ["master", "volume", "filer", "s3"].into_iter().zip(ports.chunks_exact(2)) {
             weed.arg(format!("-{part}.port={}", ports[0])).arg(format!("-{part}.port.grpc={}", ports[1]));
         }
-        start(weed, directory, ports[6]).wait_until_ready("SeaweedFS")
+        Server { tls_port: ports[8], ..start(weed, directory, ports[6]) }.wait_until_ready("SeaweedFS")
     })
 }
 
@@ -100,11 +105,11 @@ pub fn seaweedfs() -> &'static Server {
 pub fn rclone() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
+        let mut rclone = Command::new(installed("rclone"));
         let directory = fresh_directory("rclone");
         let data = directory.join("data");
         fs::create_dir_all(data.join(BUCKET)).unwrap();
         let [port] = free_ports();
-        let mut rclone = Command::new(installed("rclone"));
         rclone.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
         rclone.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}")).arg(data);
         start(rclone, directory, port).wait_until_ready("rclone")
@@ -128,21 +133,28 @@ fn fresh_directory(name: &str) -> PathBuf {
 }
 
 /// Runs `server` on a leash: a shell waits for the end of its input, which comes when this process ends, however it ends.
-/// Then it stops the server by its pid and removes the directory.
+/// Then it kills the server by its pid (nothing of it is worth an orderly end) and removes the directory.
 fn start(server: Command, directory: PathBuf, port: u16) -> Server {
-    const LEASH: &str = r#"
-        "$@" & server=$!
-        read -r _
-        kill "$server"
-        { sleep 10; kill -9 "$server"; } & killer=$!
-        wait "$server"; kill "$killer"
-        rm -rf "$0""#;
+    const LEASH: &str = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server"; rm -rf "$0""#;
     let log = File::create(directory.join("log")).unwrap();
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(LEASH).arg(&directory).arg(server.get_program()).args(server.get_args());
     shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(&directory).process_group(0);
-    Server { port, directory, _guard: shell.spawn().unwrap() }
+    Server { port, tls_port: 0, directory, _guard: shell.spawn().unwrap() }
+}
+
+/// A certificate authority and a certificate for 127.0.0.1: `ca.pem`, `leaf.pem`, `leaf.key`.
+fn certify(directory: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
+        let output = output.expect("openssl is missing: run scripts/test-servers");
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    openssl(&format!("{new} -subj /CN=test-ca -keyout ca.key -out ca.pem"));
+    let leaf = "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    openssl(&format!("{new} -subj /CN=test {leaf} -CA ca.pem -CAkey ca.key -keyout leaf.key -out leaf.pem"));
 }
 
 /// Ports that were free a moment ago.

@@ -69,15 +69,27 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// The client, built in a task of its own: the SDK panics where it finds no CA certificates, as in an empty container.
+pub async fn client(options: &Options) -> anyhow::Result<Client> {
+    tokio::spawn(build(options.clone())).await.context(
+        "prepare the connection to S3: most likely this machine has no CA certificates; install ca-certificates, or set \
+         SSL_CERT_FILE",
+    )?
+}
+
 /// Retries are off: `storage::retry` has them, and knows what a repeated write means. Checksums are ours: the SDK's own
 /// would be trailers or algorithms that many servers refuse.
-pub async fn client(options: &Options) -> anyhow::Result<Client> {
+async fn build(options: Options) -> anyhow::Result<Client> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) = &options.region {
         loader = loader.region(Region::new(region.clone()));
     }
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
+        if endpoint.starts_with("http://") {
+            // Without TLS, and so without the system's CA certificates, which may be missing or broken.
+            loader = loader.http_client(aws_smithy_http_client::Builder::new().build_http());
+        }
     }
     if let Some(Credentials { access_key, secret_key }) = &options.credentials {
         let given = aws_sdk_s3::config::Credentials::new(access_key, secret_key, None, None, "configuration");
