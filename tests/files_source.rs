@@ -321,6 +321,11 @@ fn attributes_and_access_lists_come_back() {
     }
     set("d/f", "user.bytes", &[0, 255, 10, 13]).unwrap();
     set("d", "user.on a dir", b"v").unwrap();
+    // More than is asked for at first, in names and in bytes.
+    set("d/f", "user.long", &[b'v'; 2000]).unwrap();
+    for n in 0..4 {
+        set("d", &format!("user.{}{n}", "n".repeat(200)), b"").unwrap();
+    }
     // Version 2; user::rw-, user:1:r--, group::r--, mask::rw-, other::---
     let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 4, 1), (4, 4, !0), (16, 6, !0), (32, 0, !0)];
     let mut acl = 2u32.to_le_bytes().to_vec();
@@ -508,6 +513,7 @@ fn globs_leave_out_and_take_back() {
     assert_eq!(paths(&root, exclude(&["cache/", "keep", "sub"])), ["", "top.log"]);
     let error = Files::open(&root, exclude(&["a[b"]), &SystemClock).err().expect("a malformed glob");
     assert!(format!("{error:#}").contains("a[b"), "{error:#}");
+    assert!(Files::open(&root.join("top.log"), exclude(&["*.log"]), &SystemClock).is_err(), "nothing would be left");
 }
 
 #[test]
@@ -803,6 +809,43 @@ fn an_interrupted_restore_is_taken_up() {
     passes(&again);
     assert_eq!(again.publish().unwrap(), Notes::default());
     assert_eq!(look(&to), look(&root));
+}
+
+#[test]
+fn files_may_be_written_from_several_threads_at_once() {
+    let (_dir, root) = scratch();
+    let tree = StagingTree::create(&root.join("to"), "t").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let tree = &tree;
+            scope.spawn(move || {
+                for n in 0..50u64 {
+                    // The directories are made by whoever comes first; each file by four threads, a quarter each.
+                    let file = tree.open_file(&Name::new(format!("{}/{}/f", n % 5, n % 10))).unwrap();
+                    file.write_all_at(&[b'0' + thread as u8], thread).unwrap();
+                }
+            });
+        }
+    });
+    tree.publish().unwrap();
+    for n in 0..10 {
+        assert_eq!(fs::read(root.join(format!("to/{}/{n}/f", n % 5))).unwrap(), b"0123");
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_a_note_and_sets_no_ids() {
+    if is_root() {
+        return;
+    }
+    let (_dir, root) = scratch();
+    let tree = StagingTree::create(&root.join("to"), "t").unwrap();
+    let foreign = Entry { uid: 0, gid: 0, mode: 0o4755, ..entry("f", EntryKind::File) };
+    tree.set_metadata(&tree.open_file(&foreign.path).unwrap(), &foreign).unwrap();
+    tree.link(&Entry { rdev: Some((1, 3)), ..entry("null", EntryKind::Char) }).unwrap();
+    let notes = tree.publish().unwrap();
+    assert_eq!(notes.count, 3, "{notes:?}");
+    assert_eq!(root.join("to/f").metadata().unwrap().mode() & 0o7777, 0o755);
 }
 
 #[test]
