@@ -69,3 +69,29 @@ fn with_room(buffer: &mut [u8], ask: impl Fn(&mut [u8]) -> Result<usize, Errno>)
         answer => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+    use rustix::fs::{Mode, OFlags, XattrFlags};
+
+    #[test]
+    fn without_proc_the_same_is_found_by_path() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("d")).unwrap();
+        let file = std::fs::File::create(root.path().join("d/f")).unwrap();
+        if rustix::fs::fsetxattr(&file, "user.name", b"value", XattrFlags::empty()).is_err() {
+            return;
+        }
+        let dir = rustix::fs::open(root.path().join("d"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut attributes = Attributes::new(root.path().to_owned());
+        let expected = BTreeMap::from([(Name::new("user.name"), b"value".to_vec())]);
+        for without_proc in [None, Some(root.path().to_owned())] {
+            attributes.without_proc = without_proc;
+            let mut found = attributes.read(dir.as_fd(), &Name::new("d"), b"f").unwrap();
+            found.retain(|name, _| name.as_bytes().starts_with(b"user."));
+            assert_eq!(found, expected);
+        }
+    }
+}
