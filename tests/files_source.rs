@@ -12,8 +12,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use trees::*;
 
