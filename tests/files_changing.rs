@@ -139,3 +139,26 @@ fn a_directory_swapped_for_a_symlink_does_not_lead_the_walk_away() {
     assert_eq!(source.read(&mut buffer).unwrap(), Piece::Data(4));
     assert_eq!(&buffer[..4], b"mine");
 }
+
+#[test]
+fn a_deep_directory_moved_away_ends_the_walk_loudly() {
+    let (_dir, root) = scratch();
+    let mut dir = root.clone();
+    for _ in 0..100 {
+        fs::write(dir.join("b"), "x").unwrap();
+        dir.push("a");
+        fs::create_dir(&dir).unwrap();
+    }
+    let mut source = open(&root, FilesOptions::default());
+    // The first file is the deepest: by now the directories far above have no descriptor.
+    assert_eq!(next_file(&mut source).path.as_bytes().len(), 2 * 100 - 1);
+    fs::rename(root.join("a/a"), root.with_extension("away")).unwrap();
+    let mut files = 1;
+    while source.next().unwrap().is_some() {
+        files += 1;
+    }
+    assert_eq!(files, 98, "all that lies in what was moved; it is held open");
+    let skipped = source.finish().unwrap().skipped;
+    assert_eq!(skipped.iter().map(|s| s.path.to_string()).collect::<Vec<_>>(), ["a", ""]);
+    assert!(skipped.iter().all(|s| s.why.starts_with("moved while it was read")), "{skipped:?}");
+}

@@ -9,8 +9,7 @@ use blackstart::source::files::FilesOptions;
 use blackstart::target::{Notes, StagingTree};
 use std::fs::{self};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use trees::*;
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
