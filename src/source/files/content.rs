@@ -43,7 +43,10 @@ impl Content {
 
     /// [`Piece::End`] at the promised size, or before it where the file has become shorter; never more.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Piece, Errno> {
-        if self.sparse && self.at >= self.data_end && self.at < self.size {
+        if self.at >= self.size {
+            return Ok(Piece::End);
+        }
+        if self.sparse && self.at >= self.data_end {
             let data = self.seek_data()?;
             if data > self.at {
                 let hole = data - self.at;
@@ -55,7 +58,7 @@ impl Content {
         let wanted = buffer.len().min(left);
         let n = rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut buffer[..wanted], self.at))?;
         self.at += n as u64;
-        self.is_short = n == 0 && self.at < self.size;
+        self.is_short = n == 0;
         Ok(if n == 0 { Piece::End } else { Piece::Data(n) })
     }
 
@@ -80,8 +83,12 @@ impl Content {
         };
         self.data_end = start;
         if start < self.size {
-            let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?;
-            self.data_end = end.min(self.size);
+            self.data_end = match rustix::fs::seek(&self.file, SeekFrom::Hole(start)) {
+                Ok(end) => end.min(self.size),
+                // Cut off since the data was found; the next read notices.
+                Err(Errno::NXIO) => start,
+                Err(e) => return Err(e),
+            };
         }
         Ok(start)
     }

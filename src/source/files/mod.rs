@@ -5,7 +5,11 @@
 //! * What changes while it is read is reported, never hidden: see [`Files::read`].
 //! * Sockets are left out without a word: they mean nothing without the process that made them.
 //! * Only regular files are recognised as hard links of each other.
-//! * A mount point is walked like a directory. With `one_file_system` the directory itself is stored and its contents are not.
+//! * A mount point is walked like a directory. With `one_file_system` the directory itself is stored and its contents are not;
+//!   a btrfs subvolume counts as a file system of its own.
+//! * Not stored: access and birth times, and the flags of `chattr`.
+//! * `facts`: `files` (hard links too), `dirs`, `symlinks`, `special`, `bytes`; and `live_sqlite`, the paths of at most 100 SQLite databases
+//!   with a journal beside them: copied as files they may not open, and belong in a `sqlite` source.
 //! * Memory: the names of the directories on the current path, and one path for each file with further links still to come.
 
 mod attributes;

@@ -97,7 +97,11 @@ impl Walk {
         }
         // Unreadable now is an error; unreadable later is a skip.
         Content::open(&place, &name, &seen)?;
-        walk.alias = root.file_name().map(|name| Name::new(name.as_bytes()));
+        let alias = Name::new(root.file_name().map_or(name.to_bytes(), OsStrExt::as_bytes));
+        if walk.is_excluded(&alias, false) {
+            return Err(io::Error::other("it is a single file, and `exclude` leaves it out"));
+        }
+        walk.alias = Some(alias);
         walk.stack.push(OpenDir::of_one(place, name.clone())?);
         for suffix in ["-wal", "-journal"] {
             let name = CString::new([name.to_bytes(), suffix.as_bytes()].concat())?;
