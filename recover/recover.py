@@ -227,7 +227,8 @@ class Repository:
                 name, size = line[1:].split(" ")
                 packs[name] = int(size)
             else:
-                need(line[0] == "-" and packs.pop(line[1:], None) is not None, "a pack list drops a pack that it does not hold")
+                need(line[0] == "-", "malformed pack list")
+                packs.pop(line[1:], None)
         return packs
 
 
@@ -286,9 +287,10 @@ class Index:
             need(parts == last, "the index has bytes without an entry at " + show(parts))
             ids = base64.b64decode(line["ids"], validate=True)
             for at, length, pack, frame, start in line["extents"]:
-                need(at >= end and length > 0 and start >= 0, "extents overlap or are not sorted in " + show(parts))
-                end, width = at + length, 8 * -(-length // page) if page else 32  # an id for each page, or one for the chunk
-                need(len(ids) >= width, "ids are missing in " + show(parts))
+                width = 8 * -(-length // page) if page else 32  # an id for each page, or one for the chunk
+                if not (at >= end and length > 0 and start >= 0 and len(ids) >= width):
+                    raise Refused("extents overlap, are not sorted or lack ids in " + show(parts))
+                end = at + length
                 yield parts, at, number, (length, pack, frame, start, page, ids[:width])
                 ids = ids[width:]
 
@@ -424,7 +426,8 @@ class Restore:
             where pack = ? and frame = ? order by start, file, at"""
         path, out = None, None
         for start, at, length, check_start, check_length, page, ids, file in self.db.execute(query, (number, frame)):
-            need(max(start + length, check_start + check_length) <= raw, "an extent leaves its frame in " + show([file]))
+            if max(start + length, check_start + check_length) > raw:
+                raise Refused("an extent leaves its frame in " + show([file]))
             if self.check_ids:
                 self.check(data[check_start:check_start + check_length], page, ids, file)
             if file != path:
@@ -439,7 +442,8 @@ class Restore:
         for i in range(0, len(data), page or len(data)):
             digest = hashlib.sha256(secret + data[i:i + (page or len(data))]).digest()
             expected = ids[8 * (i // page):][:8] if page else ids
-            need(digest[:len(expected)] == expected, "the bytes stored for %s are not those that were read" % show([file]))
+            if digest[:len(expected)] != expected:
+                raise Refused("the bytes stored for %s are not those that were read" % show([file]))
 
     def link_and_dress(self):
         """Hard links, special files, symlinks; then the metadata, directories last and from the leaves up."""
