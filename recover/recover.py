@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 
 FORMAT, MIB, LAYERS_MAX = 1, 1 << 20, 16
 FRAME_MAX, INDEX_RAW_MAX, PACK_MAX, OBJECT_MAX = MIB, MIB, 18 * MIB, 64 * MIB
+SOURCE = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
 warnings = 0
 
 
@@ -163,7 +164,7 @@ class Repository:
             need(line["format"] == FORMAT and line["type"] in kind.split(), key + " is something else than its name says")
             need(kind == "repository" or line["repository"] == self.id, key + " belongs to another repository")
             public = signer(line)
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, RecursionError):
             raise Refused(key + " is damaged: it is not a signed line") from None
         need(signature_is_good(public, m[1], m[2]), key + " is damaged or forged: its signature is wrong")
         return line, hashlib.sha256(data).hexdigest()
@@ -181,11 +182,12 @@ class Repository:
 
     def sources(self):
         path = os.path.join(self.path, "snapshots")
-        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+        names = os.listdir(path) if os.path.isdir(path) else []
+        return sorted(n for n in names if SOURCE.fullmatch(n) and self.numbers("snapshots/" + n))
 
     def series(self, source):
         """Every commit of a source by seq: its JSON with `removed` set where a prune record lists it, or what is wrong with it."""
-        need(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", source), "%s cannot be the name of a source" % ascii(source))
+        need(SOURCE.fullmatch(source), "%s cannot be the name of a source" % ascii(source))
         commits, hashes, problems, pruned = {}, {}, {}, {}
         for seq in self.numbers("snapshots/" + source):
             key = "snapshots/%s/%010d" % (source, seq)
@@ -196,9 +198,11 @@ class Repository:
                 pruned.update({r["seq"]: r["hash"] for r in line.get("removed", []) if line["type"] == "prune" and r["seq"] < seq})
             except Refused as e:
                 problems[seq] = str(e)
-        for seq in range(1, max([0, *commits, *problems]) + 1):  # the chain, §4-1
-            if seq not in hashes and seq not in problems and seq not in pruned:
-                problems[seq] = "snapshots/%s/%010d is missing, and no prune record says that it was removed" % (source, seq)
+        known = sorted({*commits, *problems, *pruned})
+        for before, seq in zip([0] + known, known):  # the chain, §4-1
+            if seq > before + 1:
+                gone = "%010d" % (seq - 1) if seq == before + 2 else "%010d to %010d" % (before + 1, seq - 1)
+                problems[seq - 1] = "snapshots/%s/%s is missing, and no prune record says that it was removed" % (source, gone)
             here, after = hashes.get(seq, pruned.get(seq)), commits.get(seq + 1)
             if here and after and after["previous"] != here or seq in pruned and seq in hashes and pruned[seq] != hashes[seq]:
                 problems[seq] = "snapshots/%s/%010d is not the commit that the later ones were built on" % (source, seq)
@@ -615,7 +619,7 @@ def main():
         say("recover.py: %s" % e)
     except (OSError, sqlite3.Error) as e:
         say("recover.py: this system refused: %s" % e)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as e:
         say("recover.py: the repository holds something malformed (%s: %s)" % (type(e).__name__, e))
     else:
         sys.exit(3 if warnings else 0)

@@ -241,6 +241,17 @@ class Refuses(Case):
         self.repo.trust(revoked=[{"key": self.repo.fingerprint("host2"), "from": "2026-01-02T00:00:00Z"}])
         self.refuses("revoked")
 
+    def test_what_a_hostile_store_can_put_there(self):
+        for rubbish in b"", b"\n\n", b"[" * 100_000 + b"\nAAAA\n", b'{"format":1}\nAAAA\n', b"[]\nAAAA\n", b"\xff\nAAAA\n":
+            self.repo.put("snapshots/files/9999999999", rubbish)
+            self.refuses("0000000003 to 9999999998 is missing")
+            self.assertIn("9999999999 is damaged", self.recover("list", identity=None).stderr)
+            self.restores(self.state, "files", "--seq", "2")
+        os.remove(self.repo.path + "/snapshots/files/9999999999")
+        self.repo.put("snapshots/.rubbish", b"")
+        self.repo.put("snapshots/files/.partial", b"")
+        self.assertEqual(self.recover("list", identity=None).returncode, 0)
+
     def test_a_commit_moved_replayed_or_of_another_fork(self):
         old = self.edit("snapshots/files/0000000001", lambda d: d)
         self.repo.put("snapshots/files/0000000003", old)
