@@ -498,6 +498,8 @@ def restore(repo, args):
     need(args.identity, "restore needs --identity KEYFILE, the recovery identity (a line AGE-SECRET-KEY-1…)")
     identity, commit = read_identity(args.identity), choose(repo, args)
     print("restoring %s, snapshot %d of host %s: %s, data of %s" % (args.source, commit["seq"], commit["host"], commit["outcome"], commit["data_time"]))
+    if os.geteuid() != 0:
+        say("NOTE: not running as root: owners are not restored, and devices cannot be made")
     if commit["outcome"] != "complete":
         warn("this snapshot is partial: something was skipped when it was made")
     stage = tempfile.mkdtemp(prefix="." + os.path.basename(target) + ".", suffix=".restoring", dir=os.path.dirname(target))
