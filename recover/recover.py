@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 
 FORMAT, MIB, LAYERS_MAX = 1, 1 << 20, 16
 FRAME_MAX, INDEX_RAW_MAX, PACK_MAX, OBJECT_MAX = MIB, MIB, 18 * MIB, 64 * MIB
+SOURCE = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
 warnings = 0
 
 
@@ -163,7 +164,7 @@ class Repository:
             need(line["format"] == FORMAT and line["type"] in kind.split(), key + " is something else than its name says")
             need(kind == "repository" or line["repository"] == self.id, key + " belongs to another repository")
             public = signer(line)
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, RecursionError):
             raise Refused(key + " is damaged: it is not a signed line") from None
         need(signature_is_good(public, m[1], m[2]), key + " is damaged or forged: its signature is wrong")
         return line, hashlib.sha256(data).hexdigest()
@@ -181,11 +182,12 @@ class Repository:
 
     def sources(self):
         path = os.path.join(self.path, "snapshots")
-        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+        names = os.listdir(path) if os.path.isdir(path) else []
+        return sorted(n for n in names if SOURCE.fullmatch(n) and self.numbers("snapshots/" + n))
 
     def series(self, source):
         """Every commit of a source by seq: its JSON with `removed` set where a prune record lists it, or what is wrong with it."""
-        need(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", source), "%s cannot be the name of a source" % ascii(source))
+        need(SOURCE.fullmatch(source), "%s cannot be the name of a source" % ascii(source))
         commits, hashes, problems, pruned = {}, {}, {}, {}
         for seq in self.numbers("snapshots/" + source):
             key = "snapshots/%s/%010d" % (source, seq)
@@ -196,9 +198,11 @@ class Repository:
                 pruned.update({r["seq"]: r["hash"] for r in line.get("removed", []) if line["type"] == "prune" and r["seq"] < seq})
             except Refused as e:
                 problems[seq] = str(e)
-        for seq in range(1, max([0, *commits, *problems]) + 1):  # the chain, §4-1
-            if seq not in hashes and seq not in problems and seq not in pruned:
-                problems[seq] = "snapshots/%s/%010d is missing, and no prune record says that it was removed" % (source, seq)
+        known = sorted({*commits, *problems, *pruned})
+        for before, seq in zip([0] + known, known):  # the chain, §4-1
+            if seq > before + 1:
+                gone = "%010d" % (seq - 1) if seq == before + 2 else "%010d to %010d" % (before + 1, seq - 1)
+                problems[seq - 1] = "snapshots/%s/%s is missing, and no prune record says that it was removed" % (source, gone)
             here, after = hashes.get(seq, pruned.get(seq)), commits.get(seq + 1)
             if here and after and after["previous"] != here or seq in pruned and seq in hashes and pruned[seq] != hashes[seq]:
                 problems[seq] = "snapshots/%s/%010d is not the commit that the later ones were built on" % (source, seq)
@@ -227,7 +231,8 @@ class Repository:
                 name, size = line[1:].split(" ")
                 packs[name] = int(size)
             else:
-                need(line[0] == "-" and packs.pop(line[1:], None) is not None, "a pack list drops a pack that it does not hold")
+                need(line[0] == "-", "malformed pack list")
+                packs.pop(line[1:], None)
         return packs
 
 
@@ -286,9 +291,10 @@ class Index:
             need(parts == last, "the index has bytes without an entry at " + show(parts))
             ids = base64.b64decode(line["ids"], validate=True)
             for at, length, pack, frame, start in line["extents"]:
-                need(at >= end and length > 0 and start >= 0, "extents overlap or are not sorted in " + show(parts))
-                end, width = at + length, 8 * -(-length // page) if page else 32  # an id for each page, or one for the chunk
-                need(len(ids) >= width, "ids are missing in " + show(parts))
+                width = 8 * -(-length // page) if page else 32  # an id for each page, or one for the chunk
+                if not (at >= end and length > 0 and start >= 0 and len(ids) >= width):
+                    raise Refused("extents overlap, are not sorted or lack ids in " + show(parts))
+                end = at + length
                 yield parts, at, number, (length, pack, frame, start, page, ids[:width])
                 ids = ids[width:]
 
@@ -424,7 +430,8 @@ class Restore:
             where pack = ? and frame = ? order by start, file, at"""
         path, out = None, None
         for start, at, length, check_start, check_length, page, ids, file in self.db.execute(query, (number, frame)):
-            need(max(start + length, check_start + check_length) <= raw, "an extent leaves its frame in " + show([file]))
+            if max(start + length, check_start + check_length) > raw:
+                raise Refused("an extent leaves its frame in " + show([file]))
             if self.check_ids:
                 self.check(data[check_start:check_start + check_length], page, ids, file)
             if file != path:
@@ -439,7 +446,8 @@ class Restore:
         for i in range(0, len(data), page or len(data)):
             digest = hashlib.sha256(secret + data[i:i + (page or len(data))]).digest()
             expected = ids[8 * (i // page):][:8] if page else ids
-            need(digest[:len(expected)] == expected, "the bytes stored for %s are not those that were read" % show([file]))
+            if digest[:len(expected)] != expected:
+                raise Refused("the bytes stored for %s are not those that were read" % show([file]))
 
     def link_and_dress(self):
         """Hard links, special files, symlinks; then the metadata, directories last and from the leaves up."""
@@ -490,6 +498,8 @@ def restore(repo, args):
     need(args.identity, "restore needs --identity KEYFILE, the recovery identity (a line AGE-SECRET-KEY-1…)")
     identity, commit = read_identity(args.identity), choose(repo, args)
     print("restoring %s, snapshot %d of host %s: %s, data of %s" % (args.source, commit["seq"], commit["host"], commit["outcome"], commit["data_time"]))
+    if os.geteuid() != 0:
+        say("NOTE: not running as root: owners are not restored, and devices cannot be made")
     if commit["outcome"] != "complete":
         warn("this snapshot is partial: something was skipped when it was made")
     stage = tempfile.mkdtemp(prefix="." + os.path.basename(target) + ".", suffix=".restoring", dir=os.path.dirname(target))
@@ -611,7 +621,7 @@ def main():
         say("recover.py: %s" % e)
     except (OSError, sqlite3.Error) as e:
         say("recover.py: this system refused: %s" % e)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as e:
         say("recover.py: the repository holds something malformed (%s: %s)" % (type(e).__name__, e))
     else:
         sys.exit(3 if warnings else 0)

@@ -17,7 +17,10 @@ const ROWS: [(&str, &[&str]); 6] = [
     ("shell", &["main", "lib", "cli", "commands"]),
 ];
 
+/// Lines of a file of the program; aim at 150.
 const LINES_MAX: usize = 400;
+/// Lines of a file of tests: one theme may take more room, but not any.
+const TEST_LINES_MAX: usize = 1000;
 
 struct Source {
     /// Relative to the crate, `/` between components.
@@ -135,8 +138,9 @@ fn files_are_short_and_say_what_they_are() {
     let mut findings = Vec::new();
     for source in sources() {
         let lines = source.text.lines().count();
-        if lines > LINES_MAX {
-            findings.push(format!("{}: {lines} lines, at most {LINES_MAX}", source.name));
+        let most = if source.module().is_some() { LINES_MAX } else { TEST_LINES_MAX };
+        if lines > most {
+            findings.push(format!("{}: {lines} lines, at most {most}", source.name));
         }
         if source.module().is_some() && !source.text.starts_with("//! ") {
             findings.push(format!("{}: the first line must be `//! …`", source.name));

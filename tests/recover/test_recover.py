@@ -1,10 +1,10 @@
 """recover.py against repositories of make_repository.py: what it restores, and what it refuses. `python3 -m unittest` runs it."""
-import glob, os, random, re, shutil, stat, subprocess, sys, tempfile, unittest
+import glob, os, random, shutil, signal, stat, subprocess, sys, tempfile, time, unittest
 from dataclasses import replace
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from make_repository import Item, Repository, Series, b64, sha  # noqa: E402
+from make_repository import Item, Repository, Series, b64  # noqa: E402
 
 RECOVER = os.path.join(HERE, "..", "..", "recover", "recover.py")
 DIR = Item("dir", mode=0o755)
@@ -241,6 +241,17 @@ class Refuses(Case):
         self.repo.trust(revoked=[{"key": self.repo.fingerprint("host2"), "from": "2026-01-02T00:00:00Z"}])
         self.refuses("revoked")
 
+    def test_what_a_hostile_store_can_put_there(self):
+        for rubbish in b"", b"\n\n", b"[" * 100_000 + b"\nAAAA\n", b'{"format":1}\nAAAA\n', b"[]\nAAAA\n", b"\xff\nAAAA\n":
+            self.repo.put("snapshots/files/9999999999", rubbish)
+            self.refuses("0000000003 to 9999999998 is missing")
+            self.assertIn("9999999999 is damaged", self.recover("list", identity=None).stderr)
+            self.restores(self.state, "files", "--seq", "2")
+        os.remove(self.repo.path + "/snapshots/files/9999999999")
+        self.repo.put("snapshots/.rubbish", b"")
+        self.repo.put("snapshots/files/.partial", b"")
+        self.assertEqual(self.recover("list", identity=None).returncode, 0)
+
     def test_a_commit_moved_replayed_or_of_another_fork(self):
         old = self.edit("snapshots/files/0000000001", lambda d: d)
         self.repo.put("snapshots/files/0000000003", old)
@@ -322,18 +333,41 @@ class Refuses(Case):
         self.refuses("is not a time", "--at", "yesterday")
         self.refuses("there is no repository", repository=self.at("out"))
 
-    def test_the_identity_never_shows(self):
-        """Neither in arguments nor in files: strace is not everywhere, so a stand-in for age looks."""
+    def instead_of_age(self, script):
         os.mkdir(self.at("bin"))
         with open(self.at("bin", "age"), "w") as f:
-            f.write('#!/bin/sh\ncase "$*" in *AGE-SECRET*) touch %s;; esac\nexec %s "$@"\n' % (self.at("leak"), shutil.which("age")))
+            f.write("#!/bin/sh\n%s\nexec %s \"$@\"\n" % (script, shutil.which("age")))
         os.chmod(self.at("bin", "age"), 0o755)
-        before, os.environ["PATH"] = os.environ["PATH"], self.at("bin") + ":" + os.environ["PATH"]
-        try:
-            self.restores(self.state)
-        finally:
-            os.environ["PATH"] = before
-        self.assertFalse(os.path.exists(self.at("leak")))
+        path = os.environ["PATH"]
+        os.environ["PATH"] = self.at("bin") + ":" + path
+        self.addCleanup(os.environ.__setitem__, "PATH", path)
+
+    def test_the_identity_never_shows_in_arguments(self):
+        self.instead_of_age('echo "$*" >> %s' % self.at("arguments"))
+        self.restores(self.state)
+        with open(self.at("arguments")) as f:
+            text = f.read()
+        self.assertIn("-d -i /dev/fd/", text)
+        self.assertNotIn("AGE-SECRET", text)
+
+    def test_nothing_stays_behind_when_it_is_stopped(self):
+        self.instead_of_age("touch %s; sleep 60" % self.at("started"))
+        for number, code in (signal.SIGTERM, 143), (signal.SIGINT, 130):
+            command = [sys.executable, RECOVER, "--repository", self.repo.path, "--root", self.repo.fingerprint("root")]
+            command += ["--identity", self.repo.key("recovery"), "restore", "files", self.at("out", "restored")]
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            while not os.path.exists(self.at("started")):
+                self.assertIsNone(child.poll())
+                time.sleep(0.01)
+            os.killpg(child.pid, number)
+            self.assertEqual(child.wait(), code)
+            self.assertEqual(os.listdir(self.at("out")), [])
+            os.remove(self.at("started"))
+
+    def test_prune_records_need_a_key_of_their_role(self):
+        self.series.prune(1, key="stranger")
+        self.refuses("0000000003.*(forged|not certified)|not certified")
+        self.refuses("0000000001 is missing", "--seq", "1")
 
 
 if __name__ == "__main__":
