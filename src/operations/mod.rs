@@ -13,8 +13,11 @@ use crate::repository::trust::Trust;
 
 pub mod backup;
 pub mod basis;
+pub mod drill;
+pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod verify;
 
 /// A repository, open for reading.
 #[derive(Clone)]
