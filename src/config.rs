@@ -141,7 +141,8 @@ impl Config {
     fn validate(&self) -> Result<()> {
         for (i, source) in self.source.iter().enumerate() {
             if self.source[..i].iter().any(|s| s.name == source.name) {
-                let help = "Nothing was done. Each source has a series of snapshots of its own: give each a name of its own.";
+                let help =
+                    "Nothing was done. Each source has a series of snapshots of its own: give each a name of its own.";
                 return Err(Failure::new(Kind::Config, format!("two sources are named {}", source.name), help));
             }
             let of_files = source.exclude.is_empty() && source.tolerate_changing.is_empty() && !source.one_file_system;
@@ -158,7 +159,11 @@ impl Config {
             }
         }
         if !(1..=22).contains(&self.level) {
-            return Err(Failure::new(Kind::Config, "level is a number from 1 to 22", "Nothing was done. 3 is a good one."));
+            return Err(Failure::new(
+                Kind::Config,
+                "level is a number from 1 to 22",
+                "Nothing was done. 3 is a good one.",
+            ));
         }
         Ok(())
     }
@@ -252,7 +257,9 @@ pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
 }
 
 fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
-    let line = error.span().map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
+    let line = error
+        .span()
+        .map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
     let message = error.message();
     let mut help = "Nothing was done. Correct the file; `blackstart check` reads it again.".to_owned();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -304,7 +311,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_line_and_the_nearest_key() {
-        let said = error("repository = \"r\"\n[[source]]\nname = \"a\"\nkind = \"files\"\npath = \"a\"\nrpoo = \"1h\"\n");
+        let said =
+            error("repository = \"r\"\n[[source]]\nname = \"a\"\nkind = \"files\"\npath = \"a\"\nrpoo = \"1h\"\n");
         assert!(said.contains("b.toml, line 6") && said.contains("`rpo`"), "{said}");
         let said = error("repository = \"r\"\n\nreposiory = \"x\"\n");
         assert!(said.contains("line 3") && said.contains("Did you mean `repository`"), "{said}");

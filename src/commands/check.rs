@@ -56,7 +56,8 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
-        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| opened.next().map(|_| opened.root()));
+        let opened =
+            config.open_source(source, &shell.clock).and_then(|mut opened| opened.next().map(|_| opened.root()));
         found.result(format!("source {}", source.name), opened.context("open the source"));
         age(&open, source, &mut found);
     }
@@ -108,7 +109,10 @@ fn host_key(config: &Config, open: &Open) -> Result<String> {
 fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
     if let Some(path) = &args.identity {
         let keys = KeyFile::read(path)?;
-        found.result("recovery key", Canary::fly(open, &keys.identities).map(|()| "it decrypts what is sealed to it".into()));
+        found.result(
+            "recovery key",
+            Canary::fly(open, &keys.identities).map(|()| "it decrypts what is sealed to it".into()),
+        );
         return Ok(());
     }
     match Canary::recall(open) {

@@ -42,12 +42,14 @@ pub fn exit(report: &DrillReport) -> Exit {
 pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: &SourceConfig) -> Result<DrillReport> {
     shell.progress(&format!("restoring {} into scratch …", source.name));
     let signer = keys.signing.as_ref().ok_or_else(|| {
-        let help = "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
+        let help =
+            "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
         Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
     })?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let scratch = tempfile::Builder::new().prefix("blackstart-drill-").tempdir_in(&base).context("make a scratch directory")?;
+    let scratch =
+        tempfile::Builder::new().prefix("blackstart-drill-").tempdir_in(&base).context("make a scratch directory")?;
     let (commit, snapshot) = restore::find(open, &source.name, &Pick::Latest)?;
     let options = drill::Options {
         scratch: scratch.path().to_owned(),
@@ -80,7 +82,10 @@ fn say(shell: &Shell, report: &DrillReport) {
         }
     }
     if !report.passed {
-        shell.warn(format!("{}: snapshot {} did not come back as it was; keep older snapshots, and run `blackstart verify {0}`", report.source, report.seq));
+        shell.warn(format!(
+            "{}: snapshot {} did not come back as it was; keep older snapshots, and run `blackstart verify {0}`",
+            report.source, report.seq
+        ));
     }
     for (name, met) in [("RPO", report.rpo_met), ("RTO", report.rto_met)] {
         match met {

@@ -35,9 +35,14 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     if let Some(key) = &key {
         put(&args.dir, "recovery.key", key, 0o600)?;
     }
-    shell.say(format!("The kit is at {}. Fill in the contacts, print README.txt, and keep it off this machine.", args.dir.display()));
+    shell.say(format!(
+        "The kit is at {}. Fill in the contacts, print README.txt, and keep it off this machine.",
+        args.dir.display()
+    ));
     if key.is_none() {
-        shell.warn("the recovery key is NOT in the kit: add it, or note where it lies. Without it nothing can be restored.");
+        shell.warn(
+            "the recovery key is NOT in the kit: add it, or note where it lies. Without it nothing can be restored.",
+        );
     }
     Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hash}))
 }
@@ -57,7 +62,11 @@ fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
 fn page(config: &Config, open: &Open, hash: &Hash, with_key: bool) -> Result<String> {
     let (repo, root) = (config.location()?, open.trust.root.id());
     let names: Vec<String> = series::sources(&open.store)?.iter().map(|s| s.as_str().to_owned()).collect();
-    let key = if with_key { "recovery.key in this folder" } else { "NOT in this folder. It lies at: ______________________________" };
+    let key = if with_key {
+        "recovery.key in this folder"
+    } else {
+        "NOT in this folder. It lies at: ______________________________"
+    };
     Ok(format!(
         "BREAK GLASS: how to get the data back\n=====================================\n\nWritten {now} on {host}.\n\n\
          Repository        {repo}\nRoot fingerprint  {root}\nRecipients        {recipients}\nRecovery key      {key}\nSources           {sources}\n\n\

@@ -66,7 +66,8 @@ fn usage(error: &clap::Error, json: bool) -> u8 {
     }
     if json {
         let message = error.to_string();
-        let error = json!({"kind": output::kind_name(Kind::Usage), "message": message.trim_end(), "help": "blackstart --help"});
+        let error =
+            json!({"kind": output::kind_name(Kind::Usage), "message": message.trim_end(), "help": "blackstart --help"});
         output::print_json(&json!({"version": 1, "verb": null, "error": error}));
     } else {
         output::print_raw(error.to_string().trim_end(), true);

@@ -99,7 +99,9 @@ impl Shell {
         match result {
             Ok(ending) => {
                 if self.json {
-                    print_json(&json!({"version": 1, "verb": verb, "outcome": ending.exit.name(), "report": ending.report}));
+                    print_json(
+                        &json!({"version": 1, "verb": verb, "outcome": ending.exit.name(), "report": ending.report}),
+                    );
                 }
                 ending.exit.code()
             }

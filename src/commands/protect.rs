@@ -113,7 +113,12 @@ fn free_name(wish: &str, taken: &[String]) -> String {
 
 fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
     let path = found.path.to_str().with_context(|| format!("{} is not UTF-8", found.path.display()))?;
-    let mut text = format!("\n[[source]]\nname = {}\nkind = {}\npath = {}\n", setup::quoted(name), setup::quoted(found.kind), setup::quoted(path));
+    let mut text = format!(
+        "\n[[source]]\nname = {}\nkind = {}\npath = {}\n",
+        setup::quoted(name),
+        setup::quoted(found.kind),
+        setup::quoted(path)
+    );
     let mut exclude = found.exclude.clone();
     if found.kind == "files" {
         exclude.extend(own_places(config)?.iter().filter_map(|own| below(own, &found.path)));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, size, span, time};
@@ -16,7 +16,7 @@ use crate::report::Outcome;
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let to = std::path::absolute(&args.to).with_context(|| format!("resolve {}", args.to.display()))?;
     // `DIR/` means DIR.
-    let to = to.components().collect();
+    let to: PathBuf = to.components().collect();
     if args.in_place {
         may_replace(args, &to)?;
     }
@@ -61,7 +61,11 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
 
 fn may_replace(args: &Restore, to: &Path) -> Result<()> {
     if args.confirm.as_ref() != Some(&args.source) {
-        let help = format!("Nothing was changed. To put the restore where {} is now: --in-place --confirm {}", to.display(), args.source);
+        let help = format!(
+            "Nothing was changed. To put the restore where {} is now: --in-place --confirm {}",
+            to.display(),
+            args.source
+        );
         return Err(Failure::new(Kind::Usage, "--confirm names another source", help));
     }
     Ok(())

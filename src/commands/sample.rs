@@ -27,7 +27,9 @@ pub fn make() -> Result<PathBuf> {
     }
     let mut database = Connection::open(root.join(DATABASE)).context("make the sample database")?;
     database.pragma_update(None, "journal_mode", "wal")?;
-    database.execute_batch("create table if not exists orders (id integer primary key, item text not null, cents integer not null)")?;
+    database.execute_batch(
+        "create table if not exists orders (id integer primary key, item text not null, cents integer not null)",
+    )?;
     let change = database.transaction()?;
     for n in 0..ROWS {
         change.execute("insert into orders (item, cents) values (?1, ?2)", (format!("item {n}"), n * 7 % 10_000))?;

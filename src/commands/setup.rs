@@ -196,7 +196,8 @@ fn write_config(path: &Path, location: &str, trust: &Trust, keys: &Keys) -> Resu
         relative(&keys.host)?,
         relative(&keys.recovery)?,
     );
-    durable::publish_new(path, text.as_bytes(), 0o644).or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
+    durable::publish_new(path, text.as_bytes(), 0o644)
+        .or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
         .with_context(|| format!("write {}", path.display()))
 }
 
