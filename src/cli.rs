@@ -130,7 +130,7 @@ pub struct Backup {
     pub heal: bool,
 }
 
-/// A repository named on the command line: enough to read it on a fresh machine.
+// A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Place {
     /// The repository, instead of the configuration's
