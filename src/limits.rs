@@ -8,6 +8,8 @@ pub const FRAME_RAW_MAX: usize = MIB;
 pub const PACK_TARGET: usize = 16 * MIB;
 /// No pack is larger; readers refuse more.
 pub const PACK_MAX: usize = 18 * MIB;
+/// Frames of one pack, so that its line in the pack table stays short when everything compresses to nothing.
+pub const PACK_FRAMES_MAX: usize = 4096;
 /// Packs in memory at once: open in the workers, or on their way to the store (DESIGN rule 17).
 pub const PACKS_IN_MEMORY: usize = 6;
 /// Threads that hash, compress and encrypt.

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::backup::each;
-use super::output::{Ending, Exit, Shell};
+use super::output::{Ending, Exit, Shell, size};
 use crate::cli::Prune;
 use crate::error::{Failure, Kind};
 use crate::operations::prune;
@@ -34,11 +34,23 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
         let planned = json!({"source": source.name, "plan": &plan});
         if args.dry_run {
             let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
-            shell.say(format!("{}: would remove {go} snapshots [{}] and keep {stay}", source.name, numbers.join(", ")));
+            shell.say(format!(
+                "{}: would remove {go} snapshots [{}] and {} objects ({}), and keep {stay}",
+                source.name,
+                numbers.join(", "),
+                plan.unnamed_count,
+                size(plan.unnamed_bytes)
+            ));
             return Ok((Exit::Done, planned));
         }
         let report = prune::sweep(&host, plan)?;
-        shell.say(format!("{}: removed {go} snapshots, kept {stay}", source.name));
+        shell.say(format!(
+            "{}: removed {go} snapshots and {} objects ({}), kept {stay}",
+            source.name,
+            report.objects_deleted,
+            size(report.bytes_freed)
+        ));
+        report.refused.iter().for_each(|what| shell.warn(format!("{}: not deleted: {what}", source.name)));
         Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report})))
     })
 }

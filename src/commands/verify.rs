@@ -27,7 +27,10 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         ));
         for fault in &source.faults {
             sound = false;
-            shell.warn(format!("{}: {fault}", source.source));
+            shell.warn(format!(
+                "{}: {}: {}; hurts snapshots {:?}",
+                source.source, fault.object, fault.what, fault.hurts
+            ));
         }
     }
     Ending::new(if sound { Exit::Done } else { Exit::CheckFailed }, report)

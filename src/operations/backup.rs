@@ -205,7 +205,7 @@ impl<'a> Run<'a> {
         let Ok(sealed) = SealedPart::open(snapshot, &identities) else {
             return self.begin_baseline("this host's index key cannot read the last snapshot");
         };
-        let since = self.started.duration_since(self.baseline_started(snapshot)?);
+        let since = self.started.duration_since(snapshot.baseline_started);
         if since > self.options.baseline_every {
             return self.begin_baseline("the last baseline is too old");
         }
@@ -239,16 +239,6 @@ impl<'a> Run<'a> {
             None => new_lineage()?,
         };
         Ok(())
-    }
-
-    /// Start of the baseline that `snapshot` rests on; a baseline that prune has removed is as old as can be known: its successor's.
-    fn baseline_started(&self, snapshot: &Snapshot) -> Result<Timestamp> {
-        if snapshot.baseline == snapshot.seq {
-            return Ok(snapshot.started);
-        }
-        let series = Series::list(&self.host.open.store, &self.host.open.trust, self.name)?;
-        let commit = series.read(snapshot.baseline).ok();
-        Ok(commit.as_ref().and_then(Commit::snapshot).map_or(snapshot.started, |s| s.started))
     }
 
     fn go(&mut self, source: &mut dyn Source) -> Result<Committed> {
@@ -311,6 +301,7 @@ impl<'a> Run<'a> {
             mode: self.mode,
             basis: self.basis_of.as_ref().map(|(b, _)| b.seq),
             baseline: self.basis_of.as_ref().map_or(seq, |(b, _)| b.baseline),
+            baseline_started: self.basis_of.as_ref().map_or(self.started, |(b, _)| b.baseline_started),
             layers: stored.layers,
             pack_lists,
             packs,

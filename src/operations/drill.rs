@@ -1,94 +1,186 @@
-//! Stand-in, replaced at the merge: restores into scratch and checks; signs and stores nothing.
+//! A drill: a restore into scratch, the engine's own checks, a stopwatch, a signed report. It is the same restore as at 3 a.m.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use super::Open;
 use super::restore::{self, Phases, Request};
+use super::{Open, contents};
 use crate::report::Check;
+use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
-use crate::repository::signed::SigningKey;
+use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::repository::trust::Role;
+use crate::source::sqlite;
 
+#[derive(Debug, Clone)]
 pub struct Options {
+    /// A directory for scratch; a new directory in it is made and removed.
     pub scratch: PathBuf,
     pub workers: usize,
     pub rpo: Option<SignedDuration>,
     pub rto: Option<SignedDuration>,
+    /// Leave the restored copy for inspection.
     pub keep: bool,
 }
 
-#[derive(Debug, Clone, Serialize)]
+/// Evidence: signed into the repository, and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DrillReport {
+    pub r#type: String,
+    pub format: u32,
+    pub repository: String,
     pub source: SourceName,
+    pub kind: String,
     pub seq: u64,
     pub commit: Hash,
-    pub kind: String,
     pub data_time: Timestamp,
     pub started: Timestamp,
     pub finished: Timestamp,
     pub passed: bool,
     pub checks: Vec<Check>,
+    /// Bytes restored, and stored bytes fetched for them.
+    pub bytes: u64,
+    pub bytes_fetched: u64,
+    /// Age of the data when the drill began.
     pub rpo_exposure_seconds: f64,
-    pub achieved_rto_seconds: f64,
-    pub phases: Phases,
-    pub bytes: u64,
+    pub rpo_target_seconds: Option<f64>,
     pub rpo_met: Option<bool>,
+    /// From the first read of the repository until the last check.
+    pub achieved_rto_seconds: f64,
+    pub rto_target_seconds: Option<f64>,
     pub rto_met: Option<bool>,
+    pub phases: Phases,
+    pub check_seconds: f64,
+    pub agent: String,
+    /// Whether the scratch copy is gone again.
+    pub scratch_removed: bool,
 }
 
-pub struct Proof {
-    pub seq: u64,
-    pub commit: Hash,
-    pub finished: Timestamp,
-    pub bytes: u64,
-    pub seconds: f64,
-}
-
+/// Restores `snapshot` into scratch, checks it, and signs what was found. `Err`: the drill itself could not be carried out; a
+/// snapshot that does not come back is a report that did not pass.
 pub fn drill(
     open: &Open,
     identities: &[Identity],
-    _signer: &SigningKey,
+    signer: &SigningKey,
     commit: &Commit,
     snapshot: &Snapshot,
     options: &Options,
 ) -> Result<DrillReport> {
     let started = open.now();
-    let to = options.scratch.join("restored");
-    let request = Request { to: to.clone(), in_place: false, paths: Vec::new(), workers: options.workers };
-    let report = restore::restore(open, identities, commit, snapshot, &request)?;
-    let sealed = SealedPart::open(snapshot, identities)?;
-    let mut checks = vec![Check::compare("bytes", sealed.stats.bytes, report.bytes)];
-    if snapshot.kind == "sqlite" {
-        for entry in std::fs::read_dir(&to)? {
-            checks.extend(crate::source::sqlite::check::check(&entry?.path(), &sealed.facts)?);
+    let clock = Instant::now();
+    std::fs::create_dir_all(&options.scratch).with_context(|| format!("create {}", options.scratch.display()))?;
+    let scratch = tempfile::Builder::new()
+        .prefix("blackstart-drill-")
+        .tempdir_in(&options.scratch)
+        .with_context(|| format!("make a scratch directory in {}", options.scratch.display()))?;
+    let scratch_path = std::path::absolute(scratch.path())?;
+    let request =
+        Request { to: scratch_path.join("restored"), in_place: false, paths: Vec::new(), workers: options.workers };
+    let restored = restore::restore(open, identities, commit, snapshot, &request);
+    let restored_at = clock.elapsed();
+    let (mut checks, mut bytes, mut bytes_fetched, mut phases) = (Vec::new(), 0, 0, Phases::default());
+    match restored {
+        Ok(report) => {
+            (bytes, bytes_fetched, phases) = (report.bytes, report.bytes_fetched, report.phases);
+            checks.push(Check::compare("restore", "done", "done"));
+            match prove(open, identities, snapshot, &request.to) {
+                Ok(found) => checks.extend(found),
+                Err(e) => checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
+            }
         }
+        Err(e) => checks.push(Check::compare("restore", "done", format!("{e:#}"))),
     }
-    let finished = open.now();
-    let exposure = finished.duration_since(snapshot.data_time);
-    Ok(DrillReport {
+    let total = clock.elapsed();
+    let scratch_removed = if options.keep {
+        drop(scratch.keep());
+        false
+    } else {
+        scratch.close().is_ok()
+    };
+    let rpo_exposure_seconds = started.duration_since(snapshot.data_time).as_secs_f64();
+    let achieved_rto_seconds = total.as_secs_f64();
+    let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
+    let report = DrillReport {
+        r#type: "drill".into(),
+        format: FORMAT,
+        repository: open.trust.id.clone(),
         source: snapshot.source.clone(),
+        kind: snapshot.kind.clone(),
         seq: snapshot.seq,
         commit: commit.hash,
-        kind: snapshot.kind.clone(),
         data_time: snapshot.data_time,
         started,
-        finished,
+        finished: open.now(),
         passed: checks.iter().all(|c| c.passed),
         checks,
-        rpo_exposure_seconds: exposure.as_secs_f64(),
-        achieved_rto_seconds: report.phases.total,
-        phases: report.phases,
-        bytes: report.bytes,
-        rpo_met: options.rpo.map(|rpo| exposure <= rpo),
-        rto_met: options.rto.map(|rto| report.phases.total <= rto.as_secs_f64()),
-    })
+        bytes,
+        bytes_fetched,
+        rpo_exposure_seconds,
+        rpo_target_seconds: target(options.rpo),
+        rpo_met: target(options.rpo).map(|t| rpo_exposure_seconds <= t),
+        achieved_rto_seconds,
+        rto_target_seconds: target(options.rto),
+        rto_met: target(options.rto).map(|t| achieved_rto_seconds <= t),
+        phases,
+        check_seconds: (total - restored_at).as_secs_f64(),
+        agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+        scratch_removed,
+    };
+    let body = signer.sign_line(&report)?;
+    let time = report.finished.strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+    let key = layout::drill(&snapshot.source, &time, snapshot.seq);
+    let hash = Hash::of(&body);
+    open.store.create(&key, body.into(), &hash.0).context("store the drill report")?;
+    Ok(report)
 }
 
-pub fn verified(_open: &Open, _source: &SourceName) -> Result<Vec<Proof>> {
-    Ok(Vec::new())
+/// The checks of a restored copy by its kind.
+fn prove(open: &Open, identities: &[Identity], snapshot: &Snapshot, dir: &Path) -> Result<Vec<Check>> {
+    let sealed = SealedPart::open(snapshot, identities)?;
+    let mut checks = contents::compare(open, identities, snapshot, &sealed.secrets, dir)?;
+    if snapshot.kind == "sqlite" {
+        let file = std::fs::read_dir(dir)?.next().context("nothing was restored")??.path();
+        checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+    }
+    Ok(checks)
+}
+
+/// A drill that passed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Proof {
+    pub seq: u64,
+    pub commit: Hash,
+    pub finished: Timestamp,
+    pub bytes: u64,
+    /// Achieved RTO.
+    pub seconds: f64,
+}
+
+/// The drills of `source` that passed, the oldest first. A report counts if the root or a certified drill key signed it.
+pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
+    let mut proofs = Vec::new();
+    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
+        let body = open.store.get(&object.key).context("read a drill report")?;
+        let Ok(signed) = SignedLine::parse(&body) else { continue };
+        let Ok(report) = signed.decode::<DrillReport>() else { continue };
+        let trusted =
+            signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
+        let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
+        if trusted && ours && report.passed {
+            proofs.push(Proof {
+                seq: report.seq,
+                commit: report.commit,
+                finished: report.finished,
+                bytes: report.bytes,
+                seconds: report.achieved_rto_seconds,
+            });
+        }
+    }
+    Ok(proofs)
 }

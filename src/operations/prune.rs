@@ -1,27 +1,191 @@
-//! Stand-in, replaced at the merge.
+//! Expiry: a pure plan, then a sweep. The sweep commits what it removes before it removes anything (FORMAT.md §3-6).
 
-use anyhow::{Result, bail};
-use jiff::SignedDuration;
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::retention::{Decision, Policy};
-use super::{Host, Open};
-use crate::repository::layout::SourceName;
-use crate::repository::snapshot::Removed;
+use super::retention::{Decision, Point, Policy, decide};
+use super::{Host, Open, drill};
+use crate::error::{Failure, Kind};
+use crate::report::Outcome;
+use crate::repository::FORMAT;
+use crate::repository::layout::{self, Hash, SourceName};
+use crate::repository::lease::Lease;
+use crate::repository::series::{self, Series};
+use crate::repository::snapshot::{Commit, Line, Prune, Removed};
+use crate::repository::trust::Role;
+use crate::storage::{self, Key};
+
+/// A commit whose time the store contradicts by more than this is suspect.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
+    pub source: SourceName,
+    /// The head that the plan was made for.
+    pub head: u64,
+    pub previous: Option<Hash>,
     pub decisions: Vec<Decision>,
     pub remove: Vec<Removed>,
+    /// Objects that no remaining snapshot names and that are older than the grace period; and their bytes.
+    #[serde(skip)]
+    pub unnamed: Vec<Key>,
+    pub unnamed_count: u64,
+    pub unnamed_bytes: u64,
+    /// Objects that nothing names, but that are too young to go.
+    pub young_count: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct PruneReport {}
-
-pub fn plan(_open: &Open, _source: &SourceName, _policy: &Policy, _grace: SignedDuration) -> Result<Plan> {
-    bail!("prune is not in this build")
+pub struct PruneReport {
+    pub source: SourceName,
+    pub removed: Vec<u64>,
+    pub objects_deleted: u64,
+    pub bytes_freed: u64,
+    /// Objects that the store refused to delete (a lock, a missing right).
+    pub refused: Vec<String>,
 }
 
-pub fn sweep(_host: &Host, _plan: Plan) -> Result<PruneReport> {
-    bail!("prune is not in this build")
+/// What may go. If any commit cannot be read, verified or understood, that is an error, and nothing may go.
+pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDuration) -> Result<Plan> {
+    policy.validate()?;
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
+    whole.require_sound(source).map_err(|e| {
+        Failure::new(
+            Kind::CheckFailed,
+            format!("prune refuses: {e:#}"),
+            "Nothing was deleted. `verify` tells more; put the commit right first.",
+        )
+    })?;
+    let proofs = drill::verified(open, source)?;
+    let now = open.now();
+    let points: Vec<Point> = whole
+        .snapshots()
+        .map(|(commit, s)| Point {
+            seq: s.seq,
+            data_time: s.data_time,
+            complete: s.outcome == Outcome::Complete,
+            verified: proofs.iter().any(|p| p.commit == commit.hash),
+            suspect: whole.stored_at.get(&s.seq).is_none_or(|at| at.duration_since(s.finished).abs() > CLOCK_SLACK),
+        })
+        .collect();
+    let decisions = decide(&points, policy, now);
+    let goes = |seq: u64| decisions.iter().any(|d| d.seq == seq && d.keep.is_empty());
+    let mut named = BTreeSet::new();
+    let mut remove = Vec::new();
+    for (commit, snapshot) in whole.snapshots() {
+        if goes(snapshot.seq) {
+            remove.push(Removed { seq: snapshot.seq, hash: commit.hash });
+            continue;
+        }
+        named.extend(series::index_objects(snapshot).map(|(hash, _)| layout::index(source, hash)));
+        named.extend(series::packs_of(&open.store, snapshot)?.keys().map(|hash| layout::pack(source, hash)));
+    }
+    let mut plan = Plan {
+        source: source.clone(),
+        head: series.head(),
+        previous: whole.commits.last().map(|c| c.hash),
+        decisions,
+        remove,
+        unnamed: Vec::new(),
+        unnamed_count: 0,
+        unnamed_bytes: 0,
+        young_count: 0,
+    };
+    for area in ["packs", "index"] {
+        for object in open.store.list(&layout::content_prefix(area, source)).context("list objects")? {
+            if named.contains(&object.key) {
+                continue;
+            }
+            if object.modified + grace > now {
+                plan.young_count += 1;
+                continue;
+            }
+            plan.unnamed_count += 1;
+            plan.unnamed_bytes += object.size;
+            plan.unnamed.push(object.key);
+        }
+    }
+    Ok(plan)
+}
+
+/// Carries `plan` out. Fails without deleting anything if the series has grown since.
+pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
+    let open = &host.open;
+    let key = host.keys.signing.public();
+    let now = open.now();
+    let may = |role| open.trust.may_sign(&key, role, &plan.source, now);
+    if !may(Role::Host) && !may(Role::Keeper) {
+        return Err(Failure::new(
+            Kind::WrongKey,
+            format!("this host's key {} is certified neither as host nor as keeper of {}", key.id(), plan.source),
+            "Nothing was deleted.",
+        ));
+    }
+    let _lease = Lease::acquire(&open.store, &plan.source, &key.id(), &host.name, Arc::clone(&open.clock))?;
+    let head = Series::list(&open.store, &open.trust, &plan.source)?.head();
+    if head != plan.head {
+        return Err(overtaken(&plan, head));
+    }
+    if !plan.remove.is_empty() {
+        commit(host, &plan, now)?;
+    }
+    let mut report = PruneReport {
+        source: plan.source.clone(),
+        removed: plan.remove.iter().map(|r| r.seq).collect(),
+        objects_deleted: 0,
+        bytes_freed: plan.unnamed_bytes,
+        refused: Vec::new(),
+    };
+    let commits = plan.remove.iter().map(|r| layout::snapshot(&plan.source, r.seq));
+    for key in commits.chain(plan.unnamed) {
+        match open.store.delete(&key) {
+            Ok(()) => report.objects_deleted += 1,
+            Err(e) if e.kind == storage::Kind::Denied => report.refused.push(key.to_string()),
+            Err(e) => {
+                return Err(e).context(
+                    "delete what no snapshot names any more: run prune again; no snapshot that is kept is touched",
+                );
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// The prune record: a commit, so that no writer can build on what is about to go.
+fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
+    let open = &host.open;
+    let record = Prune {
+        format: FORMAT,
+        repository: open.trust.id.clone(),
+        source: plan.source.clone(),
+        seq: plan.head + 1,
+        previous: plan.previous,
+        host: host.name.clone(),
+        key: host.keys.signing.public().id(),
+        agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+        started: now,
+        removed: plan.remove.clone(),
+    };
+    let body = host.keys.signing.sign_line(&Line::Prune(record))?;
+    // What this program would not accept it must not write.
+    Commit::verify(&open.trust, &plan.source, plan.head + 1, &body)
+        .context("check the prune record before it is written")?;
+    let hash = Hash::of(&body);
+    match open.store.create(&layout::snapshot(&plan.source, plan.head + 1), body.into(), &hash.0) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind == storage::Kind::AlreadyExists => Err(overtaken(plan, plan.head + 1)),
+        Err(e) => Err(e).context("commit the prune record: nothing was deleted"),
+    }
+}
+
+fn overtaken(plan: &Plan, head: u64) -> anyhow::Error {
+    Failure::new(
+        Kind::Busy,
+        format!("{} has grown to commit {head} since the plan was made", plan.source),
+        "Nothing was deleted. Run prune again.",
+    )
 }

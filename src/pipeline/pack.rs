@@ -12,7 +12,7 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, compress_bound};
 
 use crate::bridge::Store;
-use crate::limits::{FRAME_RAW_MAX, PACK_MAX, PACK_TARGET};
+use crate::limits::{FRAME_RAW_MAX, PACK_FRAMES_MAX, PACK_MAX, PACK_TARGET};
 use crate::repository::agefile::{Recipient, Sealed, Sealer};
 use crate::repository::index::PackLine;
 use crate::repository::layout::{self, Hash, SourceName};
@@ -151,7 +151,11 @@ impl<'a> PackWriter<'a> {
         open.sealer.push(&self.compressed)?;
         open.frames.push((stored, self.raw.len() as u64, hash));
         self.raw.clear();
-        if open.sealer.len() >= PACK_TARGET { self.close_pack() } else { Ok(()) }
+        if open.sealer.len() >= PACK_TARGET || open.frames.len() >= PACK_FRAMES_MAX {
+            self.close_pack()
+        } else {
+            Ok(())
+        }
     }
 
     fn close_pack(&mut self) -> Result<()> {

@@ -52,6 +52,7 @@ pub struct Snapshot {
     pub mode: Mode,
     pub basis: Option<u64>,
     pub baseline: u64,
+    pub baseline_started: Timestamp,
     pub layers: Vec<Layer>,
     pub pack_lists: Vec<Named>,
     pub packs: PackChange,

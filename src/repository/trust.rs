@@ -21,14 +21,15 @@ struct RepositoryLine {
     root: PublicKey,
 }
 
+/// One record of the trust chain. Its maker gives recipients, keys or revocations; [`Trust::append`] fills in the rest.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct TrustRecord {
-    r#type: String,
-    format: u32,
-    repository: String,
-    n: u64,
-    previous: String,
-    issued: Timestamp,
+    pub r#type: String,
+    pub format: u32,
+    pub repository: String,
+    pub n: u64,
+    pub previous: String,
+    pub issued: Timestamp,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

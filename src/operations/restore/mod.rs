@@ -24,6 +24,8 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::target::StagingTree;
+pub use fetch::OpenPack;
+pub use plan::PackWork;
 use plan::Plan;
 
 /// Which snapshot to restore.
