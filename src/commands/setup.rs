@@ -66,9 +66,11 @@ pub fn create(shell: &Shell, location: &str, keys: &Keys, config: &Path) -> Resu
     let trust = match Trust::load(&store, Some(&root)) {
         Ok(trust) => trust,
         Err(e) if kind_of(&e) == Kind::NoRepository => {
-            let mut first = TrustRecord::default();
-            first.recipients = vec![recovery.identity.to_public().to_string()];
-            first.keys = vec![certificate(&host, host_name())];
+            let first = TrustRecord {
+                recipients: vec![recovery.identity.to_public().to_string()],
+                keys: vec![certificate(&host, host_name())],
+                ..TrustRecord::default()
+            };
             Trust::create(&store, &recovery.signing, first, shell.clock.now())?
         }
         Err(e) => return Err(e),
@@ -93,8 +95,7 @@ pub fn join(shell: &Shell, location: &str, keys: &Keys, identity: &Path, config:
     let mut trust = Trust::load(&store, Some(&root))?;
     let host = key_pair(&keys.host, HOST_TITLE)?;
     if trust.certificate(&host.signing.public(), Role::Host).is_none() {
-        let mut record = TrustRecord::default();
-        record.keys = vec![certificate(&host, host_name())];
+        let record = TrustRecord { keys: vec![certificate(&host, host_name())], ..TrustRecord::default() };
         trust.append(&store, &recovery.signing, record, shell.clock.now())?;
     }
     if !config.exists() {
