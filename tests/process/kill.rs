@@ -2,7 +2,8 @@
 
 use crate::support::binary::{Random, command, configure, expect, files_below, noise};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -102,6 +103,12 @@ fn backup_and_prune_survive_being_killed() {
     let all = expect(at, &["verify", "--read-data", "--json"], 0).json();
     assert_eq!(all["report"]["sources"].as_array().unwrap().len(), 2);
     expect(at, &["drill"], 0);
+    // What interrupted sweeps left is gone as well: three snapshots at most and the prune records.
+    for source in ["tree", "db"] {
+        let records = files_below(&at.join("repo/snapshots").join(source), |_| true).into_iter();
+        let snapshots = records.filter(|path| fs::read_to_string(path).unwrap().contains("\"type\":\"snapshot\""));
+        assert_eq!(snapshots.count(), 3);
+    }
     let left = files_below(&at.join("repo"), |name| name.starts_with(".tmp-"));
     println!("{} unfinished files are left in the repository", left.len());
 }
@@ -194,4 +201,51 @@ fn restore_survives_being_killed() {
 fn same_tree(a: &Path, b: &Path) {
     let output = std::process::Command::new("diff").arg("-rq").arg(a).arg(b).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// What a killed restore leaves is its staging directory and its journal. Whatever becomes of one without the other, no file has holes.
+#[test]
+fn a_journal_without_its_tree_counts_for_nothing() {
+    let home = home();
+    let at = home.path();
+    fs::create_dir(at.join("tree")).unwrap();
+    for i in 0..6 {
+        fs::write(at.join(format!("tree/{i}")), noise(i, 9 << 20)).unwrap();
+    }
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, "[[source]]\nname = \"tree\"\nkind = \"files\"\npath = \"tree\"\n");
+    expect(at, &["backup"], 0);
+    let restore = ["restore", "tree", "--to", "back"];
+    let whole = timed(at, &restore);
+    for lost_tree in [true, false] {
+        let staging = interrupted(at, &restore, whole);
+        if lost_tree {
+            fs::remove_dir_all(&staging).unwrap();
+        } else {
+            // As if it had been killed between the mode of the root and the rename.
+            fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        expect(at, &restore, 0);
+        same_tree(&at.join("tree"), &at.join("back"));
+    }
+}
+
+/// Kills a restore when some of its packs are written; gives its staging directory.
+fn interrupted(at: &Path, restore: &[&str], whole: Duration) -> PathBuf {
+    for share in 1.. {
+        let _gone = fs::remove_dir_all(at.join("back"));
+        kill_after(at, restore, whole.mul_f64(f64::from(share % 18 + 2) / 20.0));
+        let names = fs::read_dir(at).unwrap().map(|e| e.unwrap().path());
+        let (journal, trees): (Vec<PathBuf>, Vec<PathBuf>) = names
+            .filter(|p| p.to_str().unwrap().contains(".blackstart-"))
+            .partition(|p| p.extension().is_some_and(|e| e == "done"));
+        let packs = journal.first().map_or(0, |j| fs::read_to_string(j).unwrap().lines().count());
+        match trees.first() {
+            Some(tree) if packs > 1 => return tree.clone(),
+            Some(tree) => fs::remove_dir_all(tree).unwrap(),
+            None => {}
+        }
+        assert!(share < 100, "no restore could be interrupted in its middle");
+    }
+    unreachable!()
 }
