@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::output::{self, Ending, Exit, Shell, size, span, time};
+use super::output::{self, Ending, Exit, Shell, numbers, size, span, time};
 use crate::cli::Backup;
 use crate::config::{Config, SourceConfig};
 use crate::error::kind_of;
@@ -104,10 +104,10 @@ fn say(shell: &Shell, report: &BackupReport) {
     }
     if !report.lost_packs.is_empty() {
         shell.warn(format!(
-            "{}: {} packs are gone from the store; they were stored again, but these older snapshots are damaged: {:?}",
+            "{}: {} packs are gone from the store; they were stored again, but these older snapshots are damaged: {}",
             report.source,
             report.lost_packs.len(),
-            report.hurt
+            numbers(&report.hurt)
         ));
     }
 }

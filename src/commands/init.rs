@@ -30,7 +30,12 @@ pub fn run(shell: &Shell, args: &Init) -> Result<Ending> {
     shell.say(format!("Root key       {}", made.root));
     shell.say(format!("Configuration  {}", made.config.display()));
     shell.say(format!("Host key       {} (stays here)", made.host_key.display()));
-    shell.say(format!("Recovery key   {} (move it off this machine, and print it)", made.recovery_key.display()));
-    shell.say("Nothing is backed up yet: `blackstart protect PATH` does it.");
+    if args.identity.is_some() {
+        shell.say(format!("Recovery key   {} (no longer needed here)", made.recovery_key.display()));
+        shell.say("This host may write there now, and protects nothing yet: `blackstart protect PATH` does it.");
+    } else {
+        shell.say(format!("Recovery key   {} (move it off this machine, and print it)", made.recovery_key.display()));
+        shell.say("Nothing is backed up yet: `blackstart protect PATH` does it.");
+    }
     Ending::new(Exit::Done, made)
 }

@@ -202,6 +202,11 @@ pub fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
+/// `1, 2, 5`.
+pub fn numbers(all: &[u64]) -> String {
+    all.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Seconds for people.
 pub fn span(seconds: f64) -> String {
     match seconds {

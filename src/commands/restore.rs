@@ -12,6 +12,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
 use crate::operations::{Open, backup, drill};
 use crate::report::Outcome;
+use crate::target;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let to = std::path::absolute(&args.to).with_context(|| format!("resolve {}", args.to.display()))?;
@@ -32,6 +33,9 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let workers = backup::Options::default().workers;
     let request = Request { to, in_place: args.in_place, paths, workers };
     if args.dry_run {
+        if !args.in_place {
+            target::must_be_free(&request.to)?;
+        }
         let rate = drill::verified(open, &args.source)?
             .iter()
             .rev()

@@ -87,13 +87,13 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             exit = exit.max(how);
         }
     };
+    note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
     note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(
         newest.is_some() && proven.is_none(),
         Severity::Unproven,
         "no drill has proven a snapshot: run `blackstart drill`",
     );
-    note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
     note(late(exposure, rpo), Severity::Missed, "the newest snapshot is older than the RPO allows");
     note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
     Ok(Row {

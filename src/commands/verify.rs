@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, count, size};
+use super::output::{Ending, Exit, Shell, count, numbers, size};
 use crate::cli::Verify;
 use crate::operations::verify;
 
@@ -27,11 +27,18 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         ));
         for fault in &source.faults {
             sound = false;
-            shell.warn(format!(
-                "{}: {}: {}; hurts snapshots {:?}",
-                source.source, fault.object, fault.what, fault.hurts
-            ));
+            let hurts = match fault.hurts.as_slice() {
+                [] => String::new(),
+                hurt => format!("; hurts snapshots {}", numbers(hurt)),
+            };
+            shell.warn(format!("{}: {}: {}{hurts}", source.source, fault.object, fault.what));
         }
+    }
+    if !sound {
+        shell.say(
+            "Snapshots that are not named here are whole: `restore SOURCE --snapshot N` brings one back.\n\
+             `backup SOURCE --baseline` makes a new one that needs nothing of what is damaged.",
+        );
     }
     Ending::new(if sound { Exit::Done } else { Exit::CheckFailed }, report)
 }

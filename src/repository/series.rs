@@ -84,7 +84,11 @@ impl<'a> Series<'a> {
                     hashes.insert(*seq, commit.hash);
                     whole.commits.push(commit);
                 }
-                Err(e) => whole.faults.push((*seq, format!("{e:#}"))),
+                // The outermost context only names the commit.
+                Err(e) => {
+                    let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
+                    whole.faults.push((*seq, why.join(": ")));
+                }
             }
         }
         let mut removed = BTreeSet::new();
@@ -105,7 +109,10 @@ impl<'a> Series<'a> {
             if seq == 1 && commit.previous().is_some() {
                 whole.faults.push((seq, "is the first, but names one before it".into()));
             } else if seq > 1 && before.is_none() {
-                whole.faults.push((seq - 1, "is missing, and no prune record removed it".into()));
+                // One that is there and does not verify has been named already.
+                if !self.listed.contains_key(&(seq - 1)) {
+                    whole.faults.push((seq - 1, "is missing, and no prune record removed it".into()));
+                }
             } else if seq > 1 && commit.previous() != before.copied() {
                 whole.faults.push((seq, "does not follow the commit before it: the chain is broken".into()));
             }
@@ -124,7 +131,7 @@ impl Whole {
     /// Refuses a series of which anything could not be read, verified or understood.
     pub fn require_sound(&self, source: &SourceName) -> Result<()> {
         if let Some((seq, why)) = self.faults.first() {
-            bail!("commit {seq} of {source} {why} ({} such in all)", self.faults.len());
+            bail!("commit {seq} of {source}: {why} ({} such in all)", self.faults.len());
         }
         Ok(())
     }

@@ -59,6 +59,17 @@ impl Notes {
     }
 }
 
+/// Refuses a place where something is already.
+pub fn must_be_free(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let message = format!("{} exists already", path.display());
+    let help =
+        "Nothing was changed: a restore never overwrites. Choose a new place, or replace the old one with --in-place.";
+    Err(Failure::new(Kind::Usage, message, help))
+}
+
 /// A tree under construction. Only its owner can enter it (mode 0700) until it is published.
 pub struct StagingTree {
     /// The directory in which both the staging directory and the final path lie.
@@ -79,11 +90,7 @@ pub struct StagingTree {
 impl StagingTree {
     /// A new staging directory `.<name>.blackstart-<id>` beside `final_path`, which must not exist.
     pub fn create(final_path: &Path, id: &str) -> Result<StagingTree> {
-        if final_path.symlink_metadata().is_ok() {
-            let message = format!("{} exists already", final_path.display());
-            let help = "Nothing was changed: a restore never overwrites. Choose a new place, or replace the old one with --in-place.";
-            return Err(Failure::new(Kind::Usage, message, help));
-        }
+        must_be_free(final_path)?;
         StagingTree::create_in_place(final_path, id)
     }
 

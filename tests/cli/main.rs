@@ -5,56 +5,15 @@
     reason = "a test: a panic is the report, and files need no durability"
 )]
 
-use serde_json::Value;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broken;
+mod restore;
+mod verbs;
+
 use std::fs;
-use std::path::Path;
-use std::process::Command;
-
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        let value: Value = serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {} {}", self.out, self.err));
-        assert_eq!(value["version"], 1);
-        value
-    }
-}
-
-/// Runs `blackstart` in `home`; no output may ever hold a secret.
-fn run(home: &Path, arguments: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_blackstart"))
-        .current_dir(home)
-        .env_remove("BLACKSTART_CONFIG")
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let ran = Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
-    for secret in ["AGE-SECRET-KEY", "blackstart-signing-key"] {
-        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret in the output of {arguments:?}");
-    }
-    ran
-}
-
-fn expect(home: &Path, arguments: &[&str], code: i32) -> Ran {
-    let ran = run(home, arguments);
-    assert_eq!(ran.code, code, "{arguments:?}\n{}\n{}", ran.out, ran.err);
-    ran
-}
-
-/// A home with an app in it: a tree, and a database inside the tree.
-fn home() -> tempfile::TempDir {
-    let home = tempfile::tempdir().unwrap();
-    fs::create_dir_all(home.path().join("app/etc")).unwrap();
-    fs::write(home.path().join("app/etc/app.toml"), "port = 1\n").unwrap();
-    let database = rusqlite::Connection::open(home.path().join("app/orders.db")).unwrap();
-    database.execute_batch("create table t (n integer); insert into t values (1), (2), (3)").unwrap();
-    home
-}
+use support::binary::{expect, home, run};
 
 #[test]
 fn protect_twice_then_restore() {

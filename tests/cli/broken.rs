@@ -1,0 +1,83 @@
+//! A repository that someone or something has damaged: which verb says what.
+
+use crate::support::binary::{configure, expect, files_below, home, noise};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Two snapshots of a tree; gives its packs.
+fn repository(at: &Path) -> Vec<PathBuf> {
+    fs::write(at.join("app/big"), noise(1, 3 << 20)).unwrap();
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, "[[source]]\nname = \"app\"\nkind = \"files\"\npath = \"app\"\nretention = { last = 1 }\n");
+    expect(at, &["backup"], 0);
+    fs::write(at.join("app/etc/app.toml"), "port = 2\n").unwrap();
+    expect(at, &["backup"], 0);
+    expect(at, &["verify", "--hashes"], 0);
+    files_below(&at.join("repo/packs"), |_| true)
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_in_a_pack() {
+    let home = home();
+    let at = home.path();
+    let packs = repository(at);
+    let big = packs.iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
+    flip(big);
+    expect(at, &["verify"], 0);
+    let found = expect(at, &["verify", "--hashes"], 4);
+    assert!(found.out.contains("app: DAMAGED"), "{}", found.all());
+    assert!(found.err.contains("hurts snapshots 1, 2"), "{}", found.all());
+    let failed = expect(at, &["drill"], 4);
+    assert!(failed.out.contains("FAILED: snapshot 2"), "{}", failed.all());
+    let refused = expect(at, &["restore", "app", "--to", "back"], 1);
+    assert!(!at.join("back").exists() && refused.err.contains("help: "), "{}", refused.all());
+    expect(at, &["restore", "app", "--to", "some", "--path", "etc"], 0);
+    let status = expect(at, &["status"], 4);
+    println!("{}\n{}\n{}\n{}", found.all(), failed.all(), refused.all(), status.all());
+}
+
+#[test]
+fn a_pack_is_gone_and_the_next_backup_heals() {
+    let home = home();
+    let at = home.path();
+    let packs = repository(at);
+    let big = packs.iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
+    fs::remove_file(big).unwrap();
+    let found = expect(at, &["verify"], 4);
+    assert!(found.err.contains("hurts snapshots 1, 2"), "{}", found.all());
+    let refused = expect(at, &["restore", "app", "--to", "back"], 1);
+    assert!(!at.join("back").exists() && refused.err.contains("help: "), "{}", refused.all());
+    let healed = expect(at, &["backup"], 3);
+    assert!(healed.err.contains("older snapshots are damaged: 1, 2"), "{}", healed.all());
+    expect(at, &["restore", "app", "--to", "back"], 0);
+    assert!(fs::read(at.join("back/big")).unwrap() == noise(1, 3 << 20));
+    expect(at, &["drill"], 0);
+    expect(at, &["backup"], 0);
+}
+
+#[test]
+fn a_commit_that_does_not_verify() {
+    let home = home();
+    let at = home.path();
+    repository(at);
+    let first = at.join("repo/snapshots/app/0000000001");
+    flip(&first);
+    expect(at, &["verify"], 4);
+    let listed = expect(at, &["snapshots"], 4);
+    assert!(listed.err.contains("commit 1 of app"), "{}", listed.all());
+    let refused = expect(at, &["prune"], 4);
+    assert!(refused.err.contains("Nothing was deleted"), "{}", refused.all());
+    // What is whole still restores, and a backup goes on from it.
+    expect(at, &["restore", "app", "--to", "back"], 0);
+    expect(at, &["backup"], 0);
+    let status = expect(at, &["status"], 4);
+    assert!(status.out.contains("commits do not verify"), "{}", status.all());
+    println!("{}\n{}\n{}", listed.all(), refused.all(), status.all());
+}
