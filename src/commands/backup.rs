@@ -72,10 +72,11 @@ pub fn one(
     source: &SourceConfig,
     options: Options,
 ) -> Result<BackupReport> {
-    shell.progress(&format!("backing up {} …", source.name));
+    let busy = shell.busy(format!("backing up {}", source.name));
     let open = || config.open_source(source, &shell.clock);
     let report = backup::backup(host, &source.name, &open, options)
         .with_context(|| format!("back up {}", config.path_of(source).display()))?;
+    drop(busy);
     say(shell, &report);
     Ok(report)
 }

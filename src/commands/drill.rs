@@ -40,7 +40,7 @@ pub fn exit(report: &DrillReport) -> Exit {
 
 /// Drills one source and says how it went.
 pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: &SourceConfig) -> Result<DrillReport> {
-    shell.progress(&format!("restoring {} into scratch …", source.name));
+    let busy = shell.busy(format!("restoring {} into scratch", source.name));
     let signer = keys.signing.as_ref().ok_or_else(|| {
         let help =
             "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
@@ -60,15 +60,17 @@ pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: 
     };
     let report = drill::drill(open, &keys.identities, signer, &commit, &snapshot, &options)?;
     Canary::remember(open)?;
+    drop(busy);
     say(shell, &report);
     Ok(report)
 }
 
 fn say(shell: &Shell, report: &DrillReport) {
-    let proven = if report.passed { "PROVEN" } else { "FAILED" };
+    let came = if report.passed { "came back" } else { "did NOT come back as it was" };
     shell.say(format!(
-        "{}: {proven}: snapshot {} with the data of {} came back: {} in {}",
+        "{}: {}: snapshot {} with the data of {} {came}: {} in {}",
         report.source,
+        if report.passed { "PROVEN" } else { "FAILED" },
         report.seq,
         time(report.data_time),
         size(report.bytes),
@@ -78,12 +80,12 @@ fn say(shell: &Shell, report: &DrillReport) {
         if check.passed {
             shell.say(format!("  ok      {}: {}", check.name, check.actual));
         } else {
-            shell.say(format!("  FAILED  {}: {} instead of {}", check.name, check.actual, check.expected));
+            shell.say(format!("  FAILED  {}: expected {}, found: {}", check.name, check.expected, check.actual));
         }
     }
     if !report.passed {
         shell.warn(format!(
-            "{}: snapshot {} did not come back as it was; keep older snapshots, and run `blackstart verify {0}`",
+            "{}: snapshot {} cannot be relied on; keep older snapshots, and run `blackstart verify {0} --hashes`",
             report.source, report.seq
         ));
     }

@@ -1,13 +1,15 @@
 //! The only code that prints: lines for people, one JSON document for programs.
 
 use anyhow::Error;
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::help::help_of;
 use crate::clock::Clock;
@@ -68,6 +70,15 @@ pub struct Shell {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Ends when it is dropped, and leaves nothing on the screen.
+pub struct Busy(ProgressBar);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 impl Shell {
     /// A line for people on stdout.
     pub fn say(&self, text: impl AsRef<str>) {
@@ -88,11 +99,18 @@ impl Shell {
         }
     }
 
-    /// A passing remark, shown on a terminal only.
-    pub fn progress(&self, text: &str) {
-        if !self.json && !self.quiet && std::io::stderr().is_terminal() {
-            put(&mut std::io::stderr().lock(), text);
+    /// Shows on a terminal that something goes on, and for how long, until the result is dropped.
+    pub fn busy(&self, text: String) -> Busy {
+        if self.json || self.quiet {
+            return Busy(ProgressBar::hidden());
         }
+        // On stderr; indicatif draws nothing where that is no terminal.
+        let bar = ProgressBar::new_spinner().with_message(text);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Busy(bar)
     }
 
     /// Prints how `verb` ended, and gives the exit code.

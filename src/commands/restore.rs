@@ -56,8 +56,9 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         ));
         return Ending::new(Exit::Done, forecast);
     }
-    shell.progress(&format!("restoring {} …", args.source));
+    let busy = shell.busy(format!("restoring {}", args.source));
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
+    drop(busy);
     say(shell, &report);
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)

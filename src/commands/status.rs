@@ -72,7 +72,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let targets: Option<&SourceConfig> = config.and_then(|c| c.source.iter().find(|s| s.name == source));
     let whole = Series::list(&open.store, &open.trust, &source)?.whole();
     let newest = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).last();
-    let proofs = drill::verified(open, &source)?;
+    let drills = drill::reports(open, &source)?;
+    let proofs = drill::proofs(&drills);
     let proven = whole.snapshots().filter(|(c, _)| proofs.iter().any(|p| p.commit == c.hash)).last();
     let measured = proofs.iter().max_by_key(|p| p.finished).map(|p| p.seconds);
     let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());
@@ -89,8 +90,12 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     };
     note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
     note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
+    let failed = drills.last().filter(|last| !last.passed).map(|last| {
+        format!("the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`", last.seq)
+    });
+    note(failed.is_some(), Severity::Unproven, failed.as_deref().unwrap_or_default());
     note(
-        newest.is_some() && proven.is_none(),
+        newest.is_some() && proven.is_none() && failed.is_none(),
         Severity::Unproven,
         "no drill has proven a snapshot: run `blackstart drill`",
     );

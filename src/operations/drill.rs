@@ -162,9 +162,26 @@ pub struct Proof {
     pub seconds: f64,
 }
 
-/// The drills of `source` that passed, the oldest first. A report counts if the root or a certified drill key signed it.
+/// The drills of `source` that passed, the oldest first.
 pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
-    let mut proofs = Vec::new();
+    Ok(proofs(&reports(open, source)?))
+}
+
+/// The drills that passed.
+pub fn proofs(reports: &[DrillReport]) -> Vec<Proof> {
+    let proof = |report: &DrillReport| Proof {
+        seq: report.seq,
+        commit: report.commit,
+        finished: report.finished,
+        bytes: report.bytes,
+        seconds: report.achieved_rto_seconds,
+    };
+    reports.iter().filter(|r| r.passed).map(proof).collect()
+}
+
+/// The drills of `source`, passed or failed, the oldest first. A report counts if the root or a certified drill key signed it.
+pub fn reports(open: &Open, source: &SourceName) -> Result<Vec<DrillReport>> {
+    let mut reports = Vec::new();
     for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
         let body = open.store.get(&object.key).context("read a drill report")?;
         let Ok(signed) = SignedLine::parse(&body) else { continue };
@@ -172,15 +189,9 @@ pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
         let trusted =
             signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
         let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
-        if trusted && ours && report.passed {
-            proofs.push(Proof {
-                seq: report.seq,
-                commit: report.commit,
-                finished: report.finished,
-                bytes: report.bytes,
-                seconds: report.achieved_rto_seconds,
-            });
+        if trusted && ours {
+            reports.push(report);
         }
     }
-    Ok(proofs)
+    Ok(reports)
 }

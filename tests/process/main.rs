@@ -1,5 +1,6 @@
 //! The real process, and what can happen to one: it is killed, its network breaks, its disk is full, its memory is measured.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test: a panic is the report")]
+#![allow(clippy::print_stdout, reason = "what was measured, for whoever runs them with --nocapture")]
 
 #[path = "../support/mod.rs"]
 mod support;
