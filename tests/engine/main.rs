@@ -1,5 +1,7 @@
 //! The engine end to end, without the command line: backup, incremental, restore, drill, verify, prune, on real files and databases.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make their sources with plain writes")]
 
+mod crash;
+mod faults;
 mod roundtrip;
 mod world;

@@ -171,12 +171,12 @@ pub fn restore(
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     let id = staging_id(snapshot, &request.paths);
-    let (tree, resumed) = stage(&request.to, &id, request.in_place)?;
+    let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
+    let (tree, resumed) = stage(&request.to, &id, request.in_place, &journal)?;
     let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
     enough_space(&request.to, plan.totals.bytes, resumed)?;
     plan.each_entry(|entry, _| tree.add(entry))?;
     let located = begun.elapsed();
-    let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
     let stage = work::Stage {
         open,
         source: &snapshot.source,
@@ -227,12 +227,14 @@ pub fn restore(
 }
 
 /// The staging tree: a new one, or what an interrupted restore of the same snapshot and paths left.
-fn stage(to: &Path, id: &str, in_place: bool) -> Result<(StagingTree, bool)> {
+fn stage(to: &Path, id: &str, in_place: bool, journal: &Path) -> Result<(StagingTree, bool)> {
     ensure!(to.is_absolute(), "a restore needs an absolute path");
     let staging = to.with_file_name(format!(".{}.blackstart-{id}", file_name(to)?));
     if staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err()) {
         return Ok((StagingTree::resume(to, id)?, true));
     }
+    // A journal without its staging tree tells of packs written into files that are gone.
+    work::forget(journal);
     let tree = if in_place { StagingTree::create_in_place(to, id)? } else { StagingTree::create(to, id)? };
     Ok((tree, false))
 }

@@ -187,7 +187,7 @@ impl Journal {
     }
 }
 
-/// Removes the journal of a restore that is done.
+/// Removes the journal of a restore that is done, or that begins anew.
 pub fn forget(journal: &Path) {
     if let Err(e) = std::fs::remove_file(journal) {
         // It only wastes a few bytes, and the next restore of the same snapshot begins it anew.
