@@ -120,7 +120,7 @@ const KINDS: [fn(usize) -> Fault; 2] = [Fault::Call, Fault::Unanswered];
 #[test]
 fn a_first_backup_that_dies_anywhere_leaves_nothing_in_the_way() {
     for kind in KINDS {
-        let rounds = at_every(kind, |fault, n| {
+        let rounds = at_every(kind, |fault, _| {
             let mut lab = Lab::new();
             lab.edit();
             let struck = lab.with(fault, |w| w.backup_files(&w.path("data"), options()));
