@@ -1,6 +1,6 @@
 //! A drill: a restore into scratch, the engine's own checks, a stopwatch, a signed report. It is the same restore as at 3 a.m.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::time::Instant;
 use super::restore::{self, Phases, Request};
 use super::{Open, contents};
 use crate::report::Check;
-use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
 use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
+use crate::repository::{FORMAT, check_format};
 use crate::source::sqlite;
 
 #[derive(Debug, Clone)]
@@ -162,17 +162,26 @@ pub struct Proof {
     pub seconds: f64,
 }
 
+/// Reads and verifies the stored bytes of a drill report of `source`.
+pub fn read_report(open: &Open, source: &SourceName, object: &[u8]) -> Result<DrillReport> {
+    let signed = SignedLine::parse(object)?;
+    check_format(signed.format()?, "the drill report")?;
+    let report: DrillReport = signed.decode()?;
+    let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
+    ensure!(ours, "the drill report belongs elsewhere");
+    let trusted =
+        signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
+    ensure!(trusted, "signed by {}, which may not sign drill reports of this source", signed.key.id());
+    Ok(report)
+}
+
 /// The drills of `source` that passed, the oldest first. A report counts if the root or a certified drill key signed it.
 pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
     let mut proofs = Vec::new();
     for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
         let body = open.store.get(&object.key).context("read a drill report")?;
-        let Ok(signed) = SignedLine::parse(&body) else { continue };
-        let Ok(report) = signed.decode::<DrillReport>() else { continue };
-        let trusted =
-            signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
-        let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
-        if trusted && ours && report.passed {
+        let Ok(report) = read_report(open, source, &body) else { continue };
+        if report.passed {
             proofs.push(Proof {
                 seq: report.seq,
                 commit: report.commit,

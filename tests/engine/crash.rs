@@ -63,6 +63,13 @@ impl Lab {
         fs::write(self.world.path(&format!("data/new-{}", self.edits % 3)), self.edits.to_string()).unwrap();
     }
 
+    /// An edit, a backup, and all that must hold then.
+    fn snapshot(&mut self, context: &str) {
+        self.edit();
+        self.backup().unwrap_or_else(|e| panic!("{context}: {e:#}"));
+        self.check(context);
+    }
+
     fn backup(&self) -> anyhow::Result<u64> {
         Ok(self.world.backup_files(&self.world.path("data"), options())?.seq)
     }
@@ -113,14 +120,12 @@ const KINDS: [fn(usize) -> Fault; 2] = [Fault::Call, Fault::Unanswered];
 #[test]
 fn a_first_backup_that_dies_anywhere_leaves_nothing_in_the_way() {
     for kind in KINDS {
-        let rounds = at_every(kind, |fault, n| {
+        let rounds = at_every(kind, |fault, _| {
             let mut lab = Lab::new();
             lab.edit();
             let struck = lab.with(fault, |w| w.backup_files(&w.path("data"), options()));
             lab.check(&format!("{fault:?}"));
-            lab.edit();
-            lab.backup().unwrap_or_else(|e| panic!("backup after {n}: {e:#}"));
-            lab.check(&format!("{fault:?}, and a backup"));
+            lab.snapshot(&format!("{fault:?}, and a backup"));
             Lab::prune(&lab.world, 1).unwrap();
             lab.check(&format!("{fault:?}, and a prune"));
             struck
@@ -132,22 +137,16 @@ fn a_first_backup_that_dies_anywhere_leaves_nothing_in_the_way() {
 #[test]
 fn incremental_backups_that_die_anywhere_keep_every_snapshot() {
     for kind in KINDS {
-        let mut lab = Lab::new();
-        lab.edit();
-        lab.backup().unwrap();
         let rounds = at_every(kind, |fault, n| {
-            // Some with many layers to fold.
-            for _ in 0..n % 4 {
-                lab.edit();
-                lab.backup().unwrap();
-                lab.check("before");
+            let mut lab = Lab::new();
+            // Some with several layers to fold.
+            for _ in 0..1 + n % 4 {
+                lab.snapshot("before");
             }
             lab.edit();
             let struck = lab.with(fault, |w| w.backup_files(&w.path("data"), options()));
             lab.check(&format!("{fault:?}"));
-            lab.edit();
-            lab.backup().unwrap_or_else(|e| panic!("backup after {fault:?}: {e:#}"));
-            lab.check(&format!("{fault:?}, and a backup"));
+            lab.snapshot(&format!("{fault:?}, and a backup"));
             if n % 3 == 0 {
                 Lab::prune(&lab.world, 2).unwrap();
                 lab.check(&format!("{fault:?}, and a prune"));
@@ -161,24 +160,20 @@ fn incremental_backups_that_die_anywhere_keep_every_snapshot() {
 #[test]
 fn a_prune_that_dies_anywhere_takes_nothing_that_is_kept() {
     for kind in KINDS {
-        let mut lab = Lab::new();
         at_every(kind, |fault, _| {
+            let mut lab = Lab::new();
             for _ in 0..3 {
-                lab.edit();
-                lab.backup().unwrap_or_else(|e| panic!("backup before {fault:?}: {e:#}"));
-                lab.check("before");
+                lab.snapshot("before");
             }
             let struck = lab.with(fault, |w| Lab::prune(w, 1));
             lab.check(&format!("{fault:?}"));
-            lab.edit();
-            lab.backup().unwrap_or_else(|e| panic!("backup after {fault:?}: {e:#}"));
-            lab.check(&format!("{fault:?}, and a backup"));
+            lab.snapshot(&format!("{fault:?}, and a backup"));
             Lab::prune(&lab.world, 1).unwrap();
             lab.check(&format!("{fault:?}, and a prune"));
+            let left = lab.world.host.open.store.list("packs/").unwrap().len();
+            assert!(left < 6, "{left} packs are left for one snapshot");
             struck
         });
-        let left = lab.world.host.open.store.list("packs/").unwrap().len();
-        assert!(left < 12, "{left} packs are left for one snapshot of six files");
     }
 }
 
@@ -186,8 +181,7 @@ fn a_prune_that_dies_anywhere_takes_nothing_that_is_kept() {
 fn a_drill_that_dies_anywhere_proves_nothing_and_harms_nothing() {
     for kind in KINDS {
         let mut lab = Lab::new();
-        lab.edit();
-        lab.backup().unwrap();
+        lab.snapshot("before");
         at_every(kind, |fault, _| {
             let before = lab.world.host.open.store.list("drills/").unwrap().len();
             let mut told = None;
@@ -212,8 +206,7 @@ fn a_drill_that_dies_anywhere_proves_nothing_and_harms_nothing() {
 fn the_hosts_memory_survives_both_crashes_around_the_commit() {
     for unanswered in [false, true] {
         let mut lab = Lab::new();
-        lab.edit();
-        lab.backup().unwrap();
+        lab.snapshot("before");
         lab.edit();
         let heads = |lab: &Lab| lab.world.host.open.store.list("snapshots/").unwrap().len();
         let recorded = |lab: &Lab| {

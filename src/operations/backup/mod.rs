@@ -235,10 +235,12 @@ impl<'a> Run<'a> {
         let identities = [self.host.keys.identity.clone()];
         let sealed = SealedPart::open(snapshot, &identities);
         let since = self.started.duration_since(snapshot.baseline_started);
+        let index_lost = self.index_lost(snapshot)?;
         let baseline = match &sealed {
             _ if snapshot.epoch != epoch => Some("the recipients have changed"),
             _ if self.options.baseline => Some("asked for"),
             Err(_) => Some("this host's index key cannot read the last snapshot"),
+            _ if index_lost => Some("index objects of the last snapshot are missing"),
             _ if since > self.options.baseline_every => Some("the last baseline is too old"),
             Ok(_) => None,
         };
@@ -261,6 +263,19 @@ impl<'a> Run<'a> {
         self.secrets = sealed.secrets.clone();
         self.basis_of = Some((snapshot.clone(), sealed));
         Ok(())
+    }
+
+    /// Whether index objects of `snapshot` are gone; a notice says which.
+    fn index_lost(&mut self, snapshot: &Snapshot) -> Result<bool> {
+        let lost = basis::lost_index(&self.host.open, snapshot)?;
+        if !lost.is_empty() {
+            self.notices.push(format!(
+                "{}: index objects of snapshot {} are missing from the store or have another size, so that it cannot be restored: {lost:?}. \
+                 This run is a baseline. Find out who deleted them; `verify` lists the snapshots hurt",
+                self.name, snapshot.seq
+            ));
+        }
+        Ok(!lost.is_empty())
     }
 
     fn begin_baseline(&mut self, why: &str) {
