@@ -112,7 +112,7 @@ fn an_interrupted_restore_is_taken_up() {
         entries.iter().for_each(|e| tree.seal(e).unwrap());
     };
     passes(&StagingTree::create(&to, "t").unwrap());
-    let again = StagingTree::resume(&to, "t").unwrap();
+    let again = StagingTree::resume(&to, "t").unwrap().unwrap();
     passes(&again);
     assert_eq!(again.publish().unwrap(), Notes::default());
     assert_eq!(look(&to), look(&root));

@@ -29,7 +29,8 @@ pub struct Plan {
     pub previous: Option<Hash>,
     pub decisions: Vec<Decision>,
     pub remove: Vec<Removed>,
-    /// Objects that no remaining snapshot names and that are older than the grace period; and their bytes.
+    /// Objects that no remaining snapshot names and that are older than the grace period, and commits that an interrupted sweep left; and their
+    /// bytes.
     #[serde(skip)]
     pub unnamed: Vec<Key>,
     pub unnamed_count: u64,
@@ -95,6 +96,9 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_bytes: 0,
         young_count: 0,
     };
+    // An interrupted sweep left these behind; its record has them removed already.
+    plan.unnamed.extend(whole.leftover.iter().map(|seq| layout::snapshot(source, *seq)));
+    plan.unnamed_count = whole.leftover.len() as u64;
     for area in ["packs", "index"] {
         for object in open.store.list(&layout::content_prefix(area, source)).context("list objects")? {
             if named.contains(&object.key) {

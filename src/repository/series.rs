@@ -23,6 +23,8 @@ pub struct Whole {
     pub commits: Vec<Commit>,
     /// What does not verify, or breaks the chain: (seq, why).
     pub faults: Vec<(u64, String)>,
+    /// Commits that a prune record lists as removed and that are still there: that prune was interrupted. They count no more.
+    pub leftover: Vec<u64>,
     /// The store's own time of each commit.
     pub stored_at: BTreeMap<u64, Timestamp>,
 }
@@ -87,7 +89,8 @@ impl<'a> Series<'a> {
 
     /// Reads every commit and checks the chain.
     pub fn whole(&self) -> Whole {
-        let mut whole = Whole { commits: Vec::new(), faults: Vec::new(), stored_at: BTreeMap::new() };
+        let mut whole =
+            Whole { commits: Vec::new(), faults: Vec::new(), leftover: Vec::new(), stored_at: BTreeMap::new() };
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
         for (seq, object) in &self.listed {
             whole.stored_at.insert(*seq, object.modified);
@@ -125,6 +128,7 @@ impl<'a> Series<'a> {
             }
         }
         whole.commits.retain(|c| !removed.contains(&c.seq()));
+        whole.leftover = removed.into_iter().filter(|seq| self.listed.contains_key(seq)).collect();
         whole
     }
 }

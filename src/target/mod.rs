@@ -106,18 +106,17 @@ impl StagingTree {
     }
 
     /// The staging directory that an interrupted restore left under the same id. All passes are repeated in full; files that are there
-    /// already may be read through [`StagingTree::open_file`] to see what they still lack.
-    pub fn resume(final_path: &Path, id: &str) -> Result<StagingTree> {
+    /// already may be read through [`StagingTree::open_file`] to see what they still lack. `None`: the directory was open to others, because
+    /// that restore was nearly finished or because another user has made it. It is gone now: begin anew.
+    pub fn resume(final_path: &Path, id: &str) -> Result<Option<StagingTree>> {
         let place = Place::beside(final_path, id)?;
-        let shown = place.staging();
         let tree = place.open(true)?;
         let stat = rustix::fs::fstat(&tree.root).context("look at the staging directory")?;
         if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
-            let message = format!("{} is not private to this user", shown.display());
-            let help = "Nothing was changed. Others may have put files into it, or it was nearly finished: remove it and start the restore again.";
-            return Err(Failure::new(Kind::Failed, message, help));
+            tree.discard()?;
+            return Ok(None);
         }
-        Ok(tree)
+        Ok(Some(tree))
     }
 
     /// Where the tree lies until it is published.

@@ -54,15 +54,21 @@ impl StagingTree {
         std::fs::remove_dir_all(&path).with_context(|| format!("remove the staging directory {}", path.display()))
     }
 
-    /// Seals the directories that are still open, the root's last, and waits until the disk has everything.
+    /// Seals the directories that are still open and waits until the disk has everything. The root comes last, when the long part is
+    /// over: once others may enter it, an interrupted restore can no longer be taken up.
     fn settle(&self) -> Result<()> {
+        let on_disk =
+            || format!("write the restored tree to disk (it is incomplete, in {})", self.staging_path().display());
         let mut entered = lock(&self.entered);
-        while let Some(dir) = entered.pop() {
+        while let Some(dir) = entered.pop_if(|dir| !dir.path.is_empty()) {
             self.seal_left(&dir)?;
         }
-        rustix::fs::syncfs(&self.root).with_context(|| {
-            format!("write the restored tree to disk (it is incomplete, in {})", self.staging_path().display())
-        })
+        rustix::fs::syncfs(&self.root).with_context(on_disk)?;
+        if let Some(root) = entered.pop() {
+            self.seal_left(&root)?;
+            rustix::fs::fsync(&self.root).with_context(on_disk)?;
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), Errno> {

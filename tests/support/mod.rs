@@ -1,5 +1,6 @@
 //! What several test binaries share: real servers, and a bad network between them and us.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod binary;
 pub mod proxy;
 pub mod servers;

@@ -124,7 +124,7 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
         None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
         Some(oldest) => format!(
-            "Nothing was changed. The oldest snapshot of {source} has data of {oldest}; `snapshots {source}` lists all."
+            "Nothing was changed. The oldest snapshot of {source} has data of {oldest:.0}; `snapshots {source}` lists all."
         ),
     };
     if !whole.faults.is_empty() {
@@ -133,7 +133,7 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     let what = match pick {
         Pick::Latest => "no snapshot".to_owned(),
         Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
-        Pick::At(time) => format!("no snapshot with data of {time} or before"),
+        Pick::At(time) => format!("no snapshot with data of {time:.0} or before"),
         Pick::Seq(seq) => format!("no snapshot {seq}"),
     };
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
@@ -173,8 +173,16 @@ pub fn restore(
     let id = staging_id(snapshot, &request.paths);
     let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
     let (tree, resumed) = stage(&request.to, &id, request.in_place, &journal)?;
-    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
-    enough_space(&request.to, plan.totals.bytes, resumed)?;
+    let plan = match planned(open, identities, snapshot, request, resumed) {
+        Ok(plan) => plan,
+        // Nothing is in a new tree yet.
+        Err(e) => {
+            if !resumed {
+                tree.discard().with_context(|| format!("{e:#}"))?;
+            }
+            return Err(e);
+        }
+    };
     plan.each_entry(|entry, _| tree.add(entry))?;
     let located = begun.elapsed();
     let stage = work::Stage {
@@ -199,7 +207,7 @@ pub fn restore(
     )?;
     plan.each_entry(|entry, _| tree.seal(entry))?;
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
-    work::forget(&journal);
+    work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;
     let total = begun.elapsed();
     Ok(RestoreReport {
         source: snapshot.source.clone(),
@@ -226,15 +234,31 @@ pub fn restore(
     })
 }
 
+/// What is to be written, once it is certain that it is there and has room.
+fn planned(
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+    resumed: bool,
+) -> Result<Plan> {
+    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
+    enough_space(&request.to, plan.totals.bytes, resumed)?;
+    Ok(plan)
+}
+
 /// The staging tree: a new one, or what an interrupted restore of the same snapshot and paths left.
+///
+/// The journal speaks of the contents of that tree alone: it goes before a new tree is made, or what it lists would never be written.
 fn stage(to: &Path, id: &str, in_place: bool, journal: &Path) -> Result<(StagingTree, bool)> {
     ensure!(to.is_absolute(), "a restore needs an absolute path");
     let staging = to.with_file_name(format!(".{}.blackstart-{id}", file_name(to)?));
     if staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err()) {
-        return Ok((StagingTree::resume(to, id)?, true));
+        if let Some(tree) = StagingTree::resume(to, id)? {
+            return Ok((tree, true));
+        }
     }
-    // A journal without its staging tree tells of packs written into files that are gone.
-    work::forget(journal);
+    work::forget(journal)?;
     let tree = if in_place { StagingTree::create_in_place(to, id)? } else { StagingTree::create(to, id)? };
     Ok((tree, false))
 }

@@ -3,9 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::entry::{Entry, EntryKind, Name};
+use crate::error::{Failure, Kind};
 use crate::limits::{FRAME_RAW_MAX, PACK_MAX};
 use crate::operations::basis::pack_table;
 use crate::repository::agefile::Identity;
@@ -73,7 +75,6 @@ impl Plan {
         let layers =
             snapshot.layers.iter().map(|l| LayerReader::new(index.clone(), shared.clone(), &l.entries)).collect();
         read_entries(&db, Merge::new(layers), paths, &mut totals)?;
-        ensure!(totals.entries > 0 || paths.is_empty(), "the snapshot has nothing at the paths asked for");
         pack_table(index, snapshot, identities, |line, _| note_pack(&db, line, &mut totals))?;
         let missing: Option<u64> = db
             .query_row("SELECT pack FROM write WHERE pack NOT IN (SELECT number FROM pack) LIMIT 1", [], |r| r.get(0))
@@ -152,12 +153,14 @@ fn selected(path: &Name, kind: EntryKind, paths: &[Name]) -> bool {
 fn read_entries(db: &Connection, mut merge: Merge, paths: &[Name], totals: &mut Totals) -> Result<()> {
     let mut add_entry = db.prepare("INSERT INTO entry VALUES(?1, ?2, ?3, ?4)")?;
     let mut add_write = db.prepare("INSERT INTO write VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut wanted: HashSet<&Name> = paths.iter().filter(|p| !p.is_empty()).collect();
     let mut id = 0i64;
     while let Some(merged) = merge.next_entry().context("read the index")? {
         let Some(entry) = merged.entry else { continue };
         if !selected(&entry.path, entry.kind, paths) {
             continue;
         }
+        wanted.remove(&entry.path);
         let (mut extents, mut pack) = (0u64, None);
         while let Some(segment) = merge.next_segment().context("read the index")? {
             ensure!(entry.kind == EntryKind::File, "the index is damaged: {} has data and is no file", entry.path);
@@ -181,7 +184,13 @@ fn read_entries(db: &Connection, mut merge: Merge, paths: &[Name], totals: &mut 
         totals.bytes += entry.size;
         id += 1;
     }
-    Ok(())
+    let Some(absent) = wanted.into_iter().min() else { return Ok(()) };
+    Err(Failure::new(
+        Kind::Usage,
+        format!("the snapshot has nothing at the path {absent}"),
+        "Nothing was restored. Paths are relative to the root of the source and without wildcards, e.g. --path etc/app.toml; \
+         an earlier snapshot may have it: --at TIME or --snapshot N.",
+    ))
 }
 
 fn note_pack(db: &Connection, line: PackLine, totals: &mut Totals) -> Result<()> {

@@ -13,6 +13,7 @@ use zstd::bulk::Decompressor;
 
 use super::fetch::{OpenPack, range_needed};
 use super::plan::{FileWork, PackWork, Plan};
+use crate::durable;
 use crate::limits::{FRAME_RAW_MAX, PACKS_IN_MEMORY};
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
@@ -187,10 +188,7 @@ impl Journal {
     }
 }
 
-/// Removes the journal of a restore that is done, or that begins anew.
-pub fn forget(journal: &Path) {
-    if let Err(e) = std::fs::remove_file(journal) {
-        // It only wastes a few bytes, and the next restore of the same snapshot begins it anew.
-        debug_assert_eq!(e.kind(), std::io::ErrorKind::NotFound);
-    }
+/// Removes the journal, durably: with the tree that it speaks of gone, it would make the next restore leave holes.
+pub fn forget(journal: &Path) -> Result<()> {
+    durable::remove(journal).with_context(|| format!("remove the journal {}", journal.display()))
 }

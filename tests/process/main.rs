@@ -1,0 +1,10 @@
+//! The real process, and what can happen to one: it is killed, its network breaks, its disk is full, its memory is measured.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test: a panic is the report")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod full;
+mod kill;
+mod memory;
+mod s3;
