@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::basis::{index_store, survey};
+use super::basis::{index_store, lost_index, survey};
 use super::{Host, shared};
 use crate::error::{Failure, Kind};
 use crate::pipeline::{self, Basis, Target};
@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
 
     /// Whether index objects of `snapshot` are gone; a notice says which.
     fn index_lost(&mut self, snapshot: &Snapshot) -> Result<bool> {
-        let lost = basis::lost_index(&self.host.open, snapshot)?;
+        let lost = lost_index(&self.host.open, snapshot)?;
         if !lost.is_empty() {
             self.notices.push(format!(
                 "{}: index objects of snapshot {} are missing from the store or have another size, so that it cannot be restored: {lost:?}. \
