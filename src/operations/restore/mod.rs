@@ -253,10 +253,9 @@ fn planned(
 fn stage(to: &Path, id: &str, in_place: bool, journal: &Path) -> Result<(StagingTree, bool)> {
     ensure!(to.is_absolute(), "a restore needs an absolute path");
     let staging = to.with_file_name(format!(".{}.blackstart-{id}", file_name(to)?));
-    if staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err()) {
-        if let Some(tree) = StagingTree::resume(to, id)? {
-            return Ok((tree, true));
-        }
+    let left = staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err());
+    if left && let Some(tree) = StagingTree::resume(to, id)? {
+        return Ok((tree, true));
     }
     work::forget(journal)?;
     let tree = if in_place { StagingTree::create_in_place(to, id)? } else { StagingTree::create(to, id)? };
