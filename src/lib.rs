@@ -21,3 +21,8 @@ pub mod pipeline;
 pub mod repository;
 // operations: one public function each, each returns a report
 pub mod operations;
+// agent: what the operator wrote down
+pub mod config;
+// shell: the only part that prints
+pub mod cli;
+pub mod commands;

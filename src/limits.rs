@@ -15,7 +15,7 @@ pub const PACKS_IN_MEMORY: usize = 6;
 /// Threads that hash, compress and encrypt.
 pub const WORKERS_MAX: usize = 4;
 /// Bytes handed to a worker at once.
-pub const BATCH_BYTES: usize = 4 * MIB;
+pub const BATCH_BYTES: usize = 2 * MIB;
 /// Raw bytes of one index object.
 pub const INDEX_RAW_MAX: usize = MIB;
 /// Layers of one snapshot.

@@ -151,7 +151,7 @@ impl<'a> PackWriter<'a> {
         open.sealer.push(&self.compressed)?;
         open.frames.push((stored, self.raw.len() as u64, hash));
         self.raw.clear();
-        if open.sealer.len() >= PACK_TARGET || open.frames.len() >= PACK_FRAMES_MAX {
+        if open.sealer.stored() >= PACK_TARGET || open.frames.len() >= PACK_FRAMES_MAX {
             self.close_pack()
         } else {
             Ok(())

@@ -60,6 +60,7 @@ pub struct Basis {
 
 /// Everything a commit needs to name; every object of it is durable. Only [`store`] makes one, and only from a source that was
 /// read to its known end.
+#[non_exhaustive]
 pub struct Stored {
     pub layers: Vec<Layer>,
     pub packs: PackChange,
@@ -70,7 +71,6 @@ pub struct Stored {
     pub bytes_read: u64,
     pub bytes_new: u64,
     pub bytes_stored: u64,
-    _complete: (),
 }
 
 /// Reads `source` to its end and stores what `basis` does not have.
@@ -121,7 +121,6 @@ pub fn store(
         bytes_read: tally.bytes_read,
         bytes_new: appended,
         bytes_stored: stored + index_bytes,
-        _complete: (),
     })
 }
 

@@ -73,7 +73,7 @@ impl Sealer {
     }
 
     /// Bytes stored so far.
-    pub fn len(&self) -> usize {
+    pub fn stored(&self) -> usize {
         self.out.len()
     }
 

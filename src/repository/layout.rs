@@ -120,6 +120,15 @@ pub fn repository() -> Key {
     Key::new(REPOSITORY)
 }
 
+/// With [`recover_py`]: how to restore without blackstart.
+pub fn readme() -> Key {
+    Key::new("README.txt")
+}
+
+pub fn recover_py() -> Key {
+    Key::new("recover.py")
+}
+
 pub fn trust(n: u64) -> Key {
     Key::new(format!("trust/{n:010}"))
 }

@@ -145,7 +145,7 @@ fn has_magic(path: &Path) -> std::io::Result<bool> {
 }
 
 /// `/relative` and `suffix` as a pattern that matches nothing else.
-fn pattern(relative: &str, suffix: &str) -> String {
+pub fn pattern(relative: &str, suffix: &str) -> String {
     let mut out = String::from("/");
     for c in relative.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\' | ' ' | '!' | '#') {

@@ -177,13 +177,20 @@ pub fn restore(
     enough_space(&request.to, plan.totals.bytes, resumed)?;
     plan.each_entry(|entry, _| tree.add(entry))?;
     let located = begun.elapsed();
-    let bytes_fetched = work::write_all(open, &snapshot.source, identities, &plan, &tree, &journal, request.workers)
-        .with_context(|| {
-            format!(
-                "the restore is not finished and nothing is at {} yet; the same command again resumes it",
-                request.to.display()
-            )
-        })?;
+    let stage = work::Stage {
+        open,
+        source: &snapshot.source,
+        identities,
+        plan: &plan,
+        tree: &tree,
+        journal: work::Journal::open(&journal)?,
+    };
+    let bytes_fetched = work::write_all(&stage, request.workers).with_context(|| {
+        format!(
+            "the restore is not finished and nothing is at {} yet; the same command again resumes it",
+            request.to.display()
+        )
+    })?;
     let written = begun.elapsed();
     plan.each_entry(
         |entry, open| {

@@ -26,26 +26,15 @@ const OPEN_FILES: usize = 128;
 /// A pack on its way to a worker; `None` where a range of it is to be read.
 type Fetched = (u64, Option<storage::Result<Bytes>>);
 
-/// Writes the contents of all files of `plan` into `tree`. Returns the stored bytes fetched.
-pub fn write_all(
-    open: &Open,
-    source: &SourceName,
-    identities: &[Identity],
-    plan: &Plan,
-    tree: &StagingTree,
-    journal: &Path,
-    workers: usize,
-) -> Result<u64> {
-    let journal = Journal::open(journal)?;
+/// Writes the contents of all files of the plan into the tree. Returns the stored bytes fetched.
+pub fn write_all(stage: &Stage<'_>, workers: usize) -> Result<u64> {
     let (fetched_in, fetched) = async_channel::bounded::<Fetched>(PACKS_IN_MEMORY);
     // A token is the permission to have a pack in memory, from its fetch until it is written.
     let tokens = async_channel::bounded::<()>(workers + 2);
-    let stage = Stage { open, source, identities, plan, tree, journal: &journal };
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..workers)
             .map(|_| {
                 let (fetched, tokens) = (fetched.clone(), tokens.1.clone());
-                let stage = &stage;
                 scope.spawn(move || stage.work(&fetched, &tokens))
             })
             .collect();
@@ -65,13 +54,14 @@ pub fn write_all(
     })
 }
 
-struct Stage<'a> {
-    open: &'a Open,
-    source: &'a SourceName,
-    identities: &'a [Identity],
-    plan: &'a Plan,
-    tree: &'a StagingTree,
-    journal: &'a Journal,
+/// What the threads of a restore look at.
+pub struct Stage<'a> {
+    pub open: &'a Open,
+    pub source: &'a SourceName,
+    pub identities: &'a [Identity],
+    pub plan: &'a Plan,
+    pub tree: &'a StagingTree,
+    pub journal: Journal,
 }
 
 impl Stage<'_> {
@@ -162,13 +152,13 @@ impl Stage<'_> {
 
 /// Which packs are written, for a restore that is interrupted and resumed. Trusted only within one boot: what a crash of the machine
 /// left of the page cache, nobody knows.
-struct Journal {
+pub struct Journal {
     file: Mutex<File>,
     done: HashSet<u64>,
 }
 
 impl Journal {
-    fn open(path: &Path) -> Result<Journal> {
+    pub fn open(path: &Path) -> Result<Journal> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut done = HashSet::new();

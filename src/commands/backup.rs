@@ -1,0 +1,113 @@
+//! `backup`: one run of each source named. A source that fails does not keep the next from its run.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::output::{self, Ending, Exit, Shell, size, span, time};
+use crate::cli::Backup;
+use crate::config::{Config, SourceConfig};
+use crate::error::kind_of;
+use crate::operations::Host;
+use crate::operations::backup::{self, BackupReport, Options};
+use crate::report::Outcome;
+
+pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
+    let config = shell.config()?;
+    let sources = config.chosen(&args.sources)?;
+    if sources.is_empty() {
+        shell.say("There is nothing to back up: the configuration has no source. `blackstart protect PATH` adds one.");
+        return Ending::new(Exit::NothingToDo, json!({"sources": []}));
+    }
+    let host = shell.host(&config)?;
+    let wanted =
+        Options { full: args.full, baseline: args.baseline, adopt: args.adopt, heal: args.heal, ..options(&config) };
+    each(shell, sources, |source| {
+        let report = one(shell, &config, &host, source, wanted)?;
+        Ok((exit(&report), report))
+    })
+}
+
+/// Does `work` for every source, goes on after errors, and ends as the worst of them.
+pub fn each<R: Serialize>(
+    shell: &Shell,
+    sources: Vec<&SourceConfig>,
+    mut work: impl FnMut(&SourceConfig) -> Result<(Exit, R)>,
+) -> Result<Ending> {
+    let mut worst = Exit::Done;
+    let mut reports: Vec<Value> = Vec::new();
+    let alone = sources.len() == 1;
+    for source in sources {
+        match work(source) {
+            Ok((exit, report)) => {
+                worst = worst.max(exit);
+                reports.push(serde_json::to_value(report)?);
+            }
+            Err(error) if alone => return Err(error),
+            Err(error) => {
+                let error = error.context(format!("{} failed", source.name));
+                shell.complain(&error);
+                worst = worst.max(Exit::Failed(kind_of(&error).exit_code()));
+                reports.push(json!({"source": source.name, "error": output::error_value(&error)}));
+            }
+        }
+    }
+    Ending::new(worst, json!({"sources": reports}))
+}
+
+pub fn options(config: &Config) -> Options {
+    let defaults = Options::default();
+    Options { level: config.level, baseline_every: config.baseline.unwrap_or(defaults.baseline_every), ..defaults }
+}
+
+pub fn exit(report: &BackupReport) -> Exit {
+    if report.outcome == Outcome::Partial || !report.lost_packs.is_empty() { Exit::Partial } else { Exit::Done }
+}
+
+/// Backs up one source and says how it went.
+pub fn one(
+    shell: &Shell,
+    config: &Config,
+    host: &Host,
+    source: &SourceConfig,
+    options: Options,
+) -> Result<BackupReport> {
+    shell.progress(&format!("backing up {} …", source.name));
+    let open = || config.open_source(source, &shell.clock);
+    let report = backup::backup(host, &source.name, &open, options)
+        .with_context(|| format!("back up {}", config.path_of(source).display()))?;
+    say(shell, &report);
+    Ok(report)
+}
+
+fn say(shell: &Shell, report: &BackupReport) {
+    let mode = serde_json::to_value(report.mode).ok().and_then(|m| m.as_str().map(str::to_owned)).unwrap_or_default();
+    shell.say(format!(
+        "{}: snapshot {} ({mode}) has the data of {}: {} in {} entries; {} read, {} stored, in {}",
+        report.source,
+        report.seq,
+        time(report.data_time),
+        size(report.stats.bytes),
+        report.stats.entries,
+        size(report.stats.bytes_read),
+        size(report.stats.bytes_stored),
+        span(report.seconds),
+    ));
+    for notice in &report.notices {
+        shell.warn(notice);
+    }
+    for skip in &report.skipped {
+        shell.warn(format!("{}: {}: {}", report.source, skip.path, skip.why));
+    }
+    if report.skipped_count > report.skipped.len() as u64 {
+        shell.warn(format!("{}: {} skipped in all", report.source, report.skipped_count));
+    }
+    if !report.lost_packs.is_empty() {
+        shell.warn(format!(
+            "{}: {} packs are gone from the store; they were stored again, but these older snapshots are damaged: {:?}",
+            report.source,
+            report.lost_packs.len(),
+            report.hurt
+        ));
+    }
+}

@@ -1,0 +1,139 @@
+//! `check`: try everything for real, and change nothing.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::json;
+
+use super::open::Canary;
+use super::output::{Ending, Exit, Shell, span, time};
+use super::setup::lacking;
+use crate::cli::Check;
+use crate::config::{Config, SourceConfig};
+use crate::operations::Open;
+use crate::operations::restore::{self, Pick};
+use crate::repository::keys::{KeyFile, KeyPair};
+use crate::repository::trust::Role;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Missed,
+    Failed,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    what: String,
+    state: State,
+    detail: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, what: impl Into<String>, state: State, detail: impl Into<String>) {
+        self.0.push(Finding { what: what.into(), state, detail: detail.into() });
+    }
+
+    fn result(&mut self, what: impl Into<String>, result: Result<String>) {
+        match result {
+            Ok(detail) => self.add(what, State::Ok, detail),
+            Err(error) => self.add(what, State::Failed, format!("{error:#}")),
+        }
+    }
+}
+
+pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
+    let config = shell.config()?;
+    let open = shell.open(&config)?;
+    let mut found = Findings::default();
+    found.add("configuration", State::Ok, format!("{}: {} sources", config.file.display(), config.source.len()));
+    found.add("repository", State::Ok, format!("{}, root key {}", open.store.place(), open.trust.root.id()));
+    store(&open, &mut found);
+    found.result("host key", host_key(&config, &open));
+    recovery(args, &open, &mut found)?;
+    for source in &config.source {
+        let opened =
+            config.open_source(source, &shell.clock).and_then(|mut opened| opened.next().map(|_| opened.root()));
+        found.result(format!("source {}", source.name), opened.context("open the source"));
+        age(&open, source, &mut found);
+    }
+    for finding in &found.0 {
+        let state = match finding.state {
+            State::Ok => "ok     ",
+            State::Warning => "WARNING",
+            State::Missed => "MISSED ",
+            State::Failed => "FAILED ",
+        };
+        shell.say(format!("{state}  {}: {}", finding.what, finding.detail));
+    }
+    let any = |state| found.0.iter().any(|f| f.state == state);
+    let exit = match (any(State::Failed), any(State::Missed)) {
+        (true, _) => Exit::CheckFailed,
+        (false, true) => Exit::Missed,
+        _ => Exit::Done,
+    };
+    Ending::new(exit, json!({"checks": found.0}))
+}
+
+fn store(open: &Open, found: &mut Findings) {
+    match open.store.probe() {
+        Err(error) => found.add("store", State::Failed, format!("{:#}", anyhow::Error::new(error))),
+        Ok(capabilities) => {
+            let missing = lacking(&capabilities);
+            if missing.is_empty() {
+                found.add("store", State::Ok, "conditional writes work");
+            }
+            missing.into_iter().for_each(|what| found.add("store", State::Warning, what));
+        }
+    }
+}
+
+fn host_key(config: &Config, open: &Open) -> Result<String> {
+    let public = KeyPair::read(&config.host_key())?.signing.public();
+    for source in &config.source {
+        anyhow::ensure!(
+            open.trust.may_sign(&public, Role::Host, &source.name, open.now()),
+            "{} is not certified for {}; certify it: `blackstart init --repo LOCATION --identity RECOVERY_KEY_FILE`",
+            public.id(),
+            source.name
+        );
+    }
+    Ok(format!("{}, certified", public.id()))
+}
+
+/// The canary: nothing is protected by a key that nobody has tried.
+fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
+    if let Some(path) = &args.identity {
+        let keys = KeyFile::read(path)?;
+        found.result(
+            "recovery key",
+            Canary::fly(open, &keys.identities).map(|()| "it decrypts what is sealed to it".into()),
+        );
+        return Ok(());
+    }
+    match Canary::recall(open) {
+        Some(canary) => found.add("recovery key", State::Ok, format!("last tried {}", time(canary.at))),
+        None => found.add(
+            "recovery key",
+            State::Failed,
+            "it has not been tried: nothing counts as protected before `blackstart check --identity FILE` has decrypted something",
+        ),
+    }
+    Ok(())
+}
+
+fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
+    let what = format!("newest snapshot of {}", source.name);
+    let Ok((_, snapshot)) = restore::find(open, &source.name, &Pick::Latest) else {
+        return found.add(what, State::Failed, "there is none: run `blackstart backup`");
+    };
+    let age = open.now().duration_since(snapshot.data_time);
+    let late = source.rpo.is_some_and(|rpo| age > rpo);
+    let target = source.rpo.map_or(String::new(), |rpo| format!(", RPO {}", span(rpo.as_secs_f64())));
+    let detail = format!("data of {}, {} ago{target}", time(snapshot.data_time), span(age.as_secs_f64()));
+    found.add(what, if late { State::Missed } else { State::Ok }, detail);
+}

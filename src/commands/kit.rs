@@ -1,0 +1,85 @@
+//! `kit`: the break-glass folder, for the day when this machine is gone.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::output::{Ending, Exit, Shell, time};
+use super::setup::RECOVER;
+use crate::cli::Kit;
+use crate::config::Config;
+use crate::durable;
+use crate::error::{Failure, Kind};
+use crate::operations::Open;
+use crate::repository::keys::KeyFile;
+use crate::repository::layout::Hash;
+use crate::repository::series;
+
+pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
+    let config = shell.config()?;
+    let open = shell.open(&config)?;
+    let key = match &args.identity {
+        Some(path) => {
+            let keys = KeyFile::read(path)?;
+            super::open::Canary::fly(&open, &keys.identities).context("the key does not belong to this repository")?;
+            Some(zeroize::Zeroizing::new(std::fs::read(path).with_context(|| format!("read {}", path.display()))?))
+        }
+        None => None,
+    };
+    let hash = Hash::of(RECOVER.as_bytes());
+    let page = page(&config, &open, &hash, key.is_some())?;
+    put(&args.dir, "README.txt", page.as_bytes(), 0o644)?;
+    put(&args.dir, "recover.py", RECOVER.as_bytes(), 0o755)?;
+    put(&args.dir, "recover.py.sha256", format!("{hash}  recover.py\n").as_bytes(), 0o644)?;
+    if let Some(key) = &key {
+        put(&args.dir, "recovery.key", key, 0o600)?;
+    }
+    shell.say(format!(
+        "The kit is at {}. Fill in the contacts, print README.txt, and keep it off this machine.",
+        args.dir.display()
+    ));
+    if key.is_none() {
+        shell.warn(
+            "the recovery key is NOT in the kit: add it, or note where it lies. Without it nothing can be restored.",
+        );
+    }
+    Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hash}))
+}
+
+fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let path = directory.join(name);
+    durable::publish_new(&path, bytes, mode).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => Failure::new(
+            Kind::Usage,
+            format!("{} exists already", path.display()),
+            "It was left as it is. Write the kit to a new directory.",
+        ),
+        _ => anyhow::Error::new(e).context(format!("write {}", path.display())),
+    })
+}
+
+fn page(config: &Config, open: &Open, hash: &Hash, with_key: bool) -> Result<String> {
+    let (repo, root) = (config.location()?, open.trust.root.id());
+    let names: Vec<String> = series::sources(&open.store)?.iter().map(|s| s.as_str().to_owned()).collect();
+    let key = if with_key {
+        "recovery.key in this folder"
+    } else {
+        "NOT in this folder. It lies at: ______________________________"
+    };
+    Ok(format!(
+        "BREAK GLASS: how to get the data back\n=====================================\n\nWritten {now} on {host}.\n\n\
+         Repository        {repo}\nRoot fingerprint  {root}\nRecipients        {recipients}\nRecovery key      {key}\nSources           {sources}\n\n\
+         Who can get at the store (account, console, second factor): ______________________________\n\
+         Who decides to restore, and who can be called at night:      ______________________________\n\n\
+         With blackstart, on any machine:\n\n  blackstart status --repo '{repo}' --root {root}\n  \
+         blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to /restored/SOURCE\n\n\
+         Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {hash}\n  \
+         python3 recover.py --help\n  Copy the repository to a directory; README.txt in it has every step.\n\n\
+         Nothing is overwritten by a restore. A wrong fingerprint means a wrong or replaced repository: stop, and find out which.\n",
+        now = time(open.now()),
+        host = config.host_name(),
+        recipients = open.trust.recipients.join(" "),
+        sources = names.join(", "),
+    ))
+}

@@ -1,0 +1,76 @@
+//! One short file for each verb: it reads the configuration, calls operations, and says what came of it.
+
+use clap::Parser;
+use serde_json::json;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use crate::cli::{Cli, Verb};
+use crate::clock::SystemClock;
+use crate::error::Kind;
+use output::{Ending, Shell};
+
+mod backup;
+mod check;
+mod drill;
+mod init;
+mod kit;
+mod open;
+mod output;
+mod protect;
+mod prune;
+mod restore;
+mod sample;
+mod setup;
+mod snapshots;
+mod status;
+mod verify;
+
+/// Runs a command line and gives the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, arguments.iter().any(|a| a == "--json")),
+    };
+    let shell = Shell {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        config: cli.global.config,
+        clock: Arc::new(SystemClock),
+    };
+    shell.finish(cli.verb.name(), run(&shell, &cli.verb))
+}
+
+fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
+    match verb {
+        Verb::Protect(args) => protect::run(shell, args),
+        Verb::Init(args) => init::run(shell, args),
+        Verb::Check(args) => check::run(shell, args),
+        Verb::Backup(args) => backup::run(shell, args),
+        Verb::Snapshots(args) => snapshots::run(shell, args),
+        Verb::Restore(args) => restore::run(shell, args),
+        Verb::Drill(args) => drill::run(shell, args),
+        Verb::Verify(args) => verify::run(shell, args),
+        Verb::Prune(args) => prune::run(shell, args),
+        Verb::Status(args) => status::run(shell, args),
+        Verb::Kit(args) => kit::run(shell, args),
+    }
+}
+
+/// Help and version are no errors.
+fn usage(error: &clap::Error, json: bool) -> u8 {
+    if !error.use_stderr() {
+        output::print_raw(error.to_string().trim_end(), false);
+        return 0;
+    }
+    if json {
+        let message = error.to_string();
+        let error =
+            json!({"kind": output::kind_name(Kind::Usage), "message": message.trim_end(), "help": "blackstart --help"});
+        output::print_json(&json!({"version": 1, "verb": null, "error": error}));
+    } else {
+        output::print_raw(error.to_string().trim_end(), true);
+    }
+    Kind::Usage.exit_code()
+}

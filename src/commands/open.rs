@@ -1,0 +1,122 @@
+//! From the command line to an open repository: with the configuration, or with an address and a fingerprint alone.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::output::Shell;
+use crate::bridge::Store;
+use crate::cli::Place;
+use crate::config::{Config, resolve_location};
+use crate::durable;
+use crate::error::{Failure, Kind};
+use crate::operations::{Host, Open};
+use crate::repository::agefile::Identity;
+use crate::repository::keys::{KeyFile, KeyPair};
+use crate::repository::trust::Trust;
+
+/// A repository to read, and the configuration that named it.
+pub struct Reader {
+    pub config: Option<Config>,
+    pub open: Open,
+}
+
+impl Shell {
+    pub fn config(&self) -> Result<Config> {
+        Config::load(self.config.as_deref())
+    }
+
+    /// The repository that the command line names, or the configuration's.
+    pub fn reader(&self, place: &Place) -> Result<Reader> {
+        let Some(repo) = &place.repo else {
+            let config = self.config()?;
+            let open = self.open(&config)?;
+            return Ok(Reader { config: Some(config), open });
+        };
+        let location = resolve_location(repo, &std::env::current_dir().context("find the current directory")?)?;
+        let open = self.open_at(&location, place.root.as_deref(), None)?;
+        Ok(Reader { config: None, open })
+    }
+
+    pub fn open(&self, config: &Config) -> Result<Open> {
+        self.open_at(&config.location()?, config.root.as_deref(), Some(config.state()))
+    }
+
+    fn open_at(&self, location: &str, root: Option<&str>, state: Option<PathBuf>) -> Result<Open> {
+        let store = Store::open(location)?;
+        let trust = Trust::load(&store, root)?;
+        if root.is_none() {
+            self.warn(format!(
+                "no root key is pinned, so whoever controls {} decides what you restore.\n  Compare this fingerprint with the one in your kit: {}\n  \
+                 Then give it: --root {1} (or root = … in the configuration).",
+                store.place(),
+                trust.root.id()
+            ));
+        }
+        Ok(Open { store, trust, clock: Arc::clone(&self.clock), state })
+    }
+
+    /// This host with its keys, ready to write.
+    pub fn host(&self, config: &Config) -> Result<Host> {
+        let open = self.open(config)?;
+        let keys = KeyPair::read(&config.host_key())?;
+        Ok(Host { open, keys, name: config.host_name() })
+    }
+}
+
+/// The recovery key file given, or the one that still lies beside the host key.
+pub fn recovery_key(config: Option<&Config>, given: Option<&Path>) -> Result<KeyFile> {
+    if let Some(path) = given {
+        return KeyFile::read(path);
+    }
+    let beside = config.map(Config::recovery_key).filter(|path| path.exists());
+    let Some(path) = beside else {
+        return Err(Failure::new(
+            Kind::WrongKey,
+            "the recovery key is needed for this, and it is not on this machine",
+            "Nothing was read or written. Give the recovery key file: --identity FILE. It lies with the break-glass kit.",
+        ));
+    };
+    KeyFile::read(&path)
+}
+
+/// The host's identity, for what it may read without the recovery key; none if it cannot be read.
+pub fn host_identity(config: Option<&Config>) -> Vec<Identity> {
+    let keys = config.and_then(|c| KeyPair::read(&c.host_key()).ok());
+    keys.map(|k| k.identity).into_iter().collect()
+}
+
+/// That the recovery key has once decrypted something sealed to the recipients now in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Canary {
+    repository: String,
+    epoch: u64,
+    pub at: jiff::Timestamp,
+}
+
+impl Canary {
+    /// Seals a few bytes to the recipients in force and opens them with `identities`.
+    pub fn fly(open: &Open, identities: &[Identity]) -> Result<()> {
+        let song = b"blackstart canary";
+        let mut sealed = crate::repository::agefile::seal(&open.trust.recovery_recipients()?, song)?.bytes;
+        crate::repository::agefile::open(&mut sealed, identities).context("try the recovery key")?;
+        Canary::remember(open)
+    }
+
+    /// Notes a success in the state directory.
+    pub fn remember(open: &Open) -> Result<()> {
+        let Some(state) = &open.state else { return Ok(()) };
+        let canary = Canary { repository: open.trust.id.clone(), epoch: open.trust.epoch, at: open.now() };
+        let path = state.join("canary.json");
+        durable::publish_over(&path, &serde_json::to_vec(&canary)?, 0o600)
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The last success with these recipients.
+    pub fn recall(open: &Open) -> Option<Canary> {
+        let text = std::fs::read(open.state.as_ref()?.join("canary.json")).ok()?;
+        let canary: Canary = serde_json::from_slice(&text).ok()?;
+        (canary.repository == open.trust.id && canary.epoch == open.trust.epoch).then_some(canary)
+    }
+}

@@ -1,0 +1,225 @@
+//! The only code that prints: lines for people, one JSON document for programs.
+
+use anyhow::Error;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::error::{self, Kind};
+
+/// How a verb ended, from the best to the worst. DESIGN §7 has the exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    Done,
+    NothingToDo,
+    Missed,
+    Partial,
+    CheckFailed,
+    Failed(u8),
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Partial => 3,
+            Exit::CheckFailed => 4,
+            Exit::Missed => 5,
+            Exit::NothingToDo => 6,
+            Exit::Failed(code) => code,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Partial => "partial",
+            Exit::CheckFailed => "check-failed",
+            Exit::Missed => "missed",
+            Exit::NothingToDo => "nothing-to-do",
+            Exit::Failed(_) => "failed",
+        }
+    }
+}
+
+/// What a verb hands back: the exit, and the report for `--json`.
+pub struct Ending {
+    pub exit: Exit,
+    report: Value,
+}
+
+impl Ending {
+    pub fn new(exit: Exit, report: impl Serialize) -> anyhow::Result<Ending> {
+        Ok(Ending { exit, report: serde_json::to_value(report)? })
+    }
+}
+
+/// Where the verbs speak, and the clock that they hand to operations.
+pub struct Shell {
+    pub json: bool,
+    pub quiet: bool,
+    pub config: Option<PathBuf>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Shell {
+    /// A line for people on stdout.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if !self.json && !self.quiet {
+            put(&mut std::io::stdout().lock(), text.as_ref());
+        }
+    }
+
+    /// A line on stderr, in every mode: what the person at the keyboard must not miss.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        put(&mut std::io::stderr().lock(), &format!("warning: {}", text.as_ref()));
+    }
+
+    /// An error after which the verb goes on with the next source.
+    pub fn complain(&self, error: &Error) {
+        if !self.json {
+            put(&mut std::io::stderr().lock(), &error_text(error));
+        }
+    }
+
+    /// A passing remark, shown on a terminal only.
+    pub fn progress(&self, text: &str) {
+        if !self.json && !self.quiet && std::io::stderr().is_terminal() {
+            put(&mut std::io::stderr().lock(), text);
+        }
+    }
+
+    /// Prints how `verb` ended, and gives the exit code.
+    pub fn finish(&self, verb: &str, result: anyhow::Result<Ending>) -> u8 {
+        match result {
+            Ok(ending) => {
+                if self.json {
+                    print_json(
+                        &json!({"version": 1, "verb": verb, "outcome": ending.exit.name(), "report": ending.report}),
+                    );
+                }
+                ending.exit.code()
+            }
+            Err(error) => {
+                if self.json {
+                    print_json(&json!({"version": 1, "verb": verb, "error": error_value(&error)}));
+                } else {
+                    put(&mut std::io::stderr().lock(), &error_text(&error));
+                }
+                error::kind_of(&error).exit_code()
+            }
+        }
+    }
+}
+
+/// A reader that went away (`| head`) is no failure of the backup.
+fn put(to: &mut impl Write, text: &str) {
+    drop(writeln!(to, "{text}"));
+}
+
+pub fn print_json(value: &Value) {
+    put(&mut std::io::stdout().lock(), &value.to_string());
+}
+
+/// Text as it is: help, version and usage errors come whole from clap.
+pub fn print_raw(text: &str, on_stderr: bool) {
+    if on_stderr { put(&mut std::io::stderr().lock(), text) } else { put(&mut std::io::stdout().lock(), text) }
+}
+
+fn error_text(error: &Error) -> String {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        text.push_str(&format!("\n  because: {cause}"));
+    }
+    if let Some(help) = error::help_of(error) {
+        text.push_str(&format!("\nhelp: {help}"));
+    }
+    text
+}
+
+/// An error as a part of a JSON document.
+pub fn error_value(error: &Error) -> Value {
+    json!({"kind": kind_name(error::kind_of(error)), "message": format!("{error:#}"), "help": error::help_of(error)})
+}
+
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Failed => "failed",
+        Kind::CheckFailed => "check-failed",
+        Kind::NoRepository => "no-repository",
+        Kind::Busy => "busy",
+        Kind::WrongKey => "wrong-key",
+        Kind::Usage => "usage",
+        Kind::Config => "config",
+        Kind::Interrupted => "interrupted",
+    }
+}
+
+/// Rows as aligned columns under a heading; no spaces at the ends of lines.
+pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = heading.map(|h| h.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: [&str; N]| {
+        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(heading)];
+    lines.extend(rows.iter().map(|row| line(std::array::from_fn(|i| row[i].as_str()))));
+    lines.join("\n")
+}
+
+/// RFC 3339 in local time, without sub-seconds.
+pub fn time(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+/// Bytes for people, in powers of 1000.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while value >= 999.5
+        && let Some(larger) = units.next()
+    {
+        value /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Seconds for people.
+pub fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} d", s / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([0, 999, 1000, 999_960, 16_790_112].map(size), ["0 B", "999 B", "1.0 kB", "1.0 MB", "16.8 MB"]);
+        assert_eq!([0.5, 60.0, 600.0, 7200.0, 864_000.0].map(span), ["0.50 s", "60 s", "10 min", "2.0 h", "10.0 d"]);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["orders".to_owned(), "1".to_owned()], ["a".to_owned(), String::new()]];
+        assert_eq!(table(["SOURCE", "N"], &rows), "SOURCE  N\norders  1\na");
+    }
+}

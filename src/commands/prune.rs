@@ -1,0 +1,56 @@
+//! `prune`: remove what retention no longer keeps.
+
+use anyhow::Result;
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::backup::each;
+use super::output::{Ending, Exit, Shell, size};
+use crate::cli::Prune;
+use crate::error::{Failure, Kind};
+use crate::operations::prune;
+
+/// Objects younger than this stay unless the configuration says otherwise.
+const GRACE: SignedDuration = SignedDuration::from_hours(24);
+
+pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
+    let config = shell.config()?;
+    let mut sources = config.chosen(&args.sources)?;
+    if args.sources.is_empty() {
+        sources.retain(|s| s.retention.is_some());
+    }
+    if sources.is_empty() {
+        shell.say("There is nothing to prune: no source has a [source.retention], so nothing expires.");
+        return Ending::new(Exit::NothingToDo, json!({"sources": []}));
+    }
+    let host = shell.host(&config)?;
+    each(shell, sources, |source| {
+        let Some(policy) = &source.retention else {
+            let help = "Nothing was removed. Without a [source.retention] section nothing expires.";
+            return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
+        };
+        let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+        let (go, stay) = (plan.remove.len(), plan.decisions.iter().filter(|d| !d.keep.is_empty()).count());
+        let planned = json!({"source": source.name, "plan": &plan});
+        if args.dry_run {
+            let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
+            shell.say(format!(
+                "{}: would remove {go} snapshots [{}] and {} objects ({}), and keep {stay}",
+                source.name,
+                numbers.join(", "),
+                plan.unnamed_count,
+                size(plan.unnamed_bytes)
+            ));
+            return Ok((Exit::Done, planned));
+        }
+        let report = prune::sweep(&host, plan)?;
+        shell.say(format!(
+            "{}: removed {go} snapshots and {} objects ({}), kept {stay}",
+            source.name,
+            report.objects_deleted,
+            size(report.bytes_freed)
+        ));
+        report.refused.iter().for_each(|what| shell.warn(format!("{}: not deleted: {what}", source.name)));
+        Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report})))
+    })
+}

@@ -1,0 +1,116 @@
+//! `snapshots`: what exists.
+
+use anyhow::Result;
+use jiff::SignedDuration;
+use serde::Serialize;
+use serde_json::json;
+
+use super::open::host_identity;
+use super::output::{Ending, Exit, Shell, size, table, time};
+use crate::cli::Snapshots;
+use crate::config::Config;
+use crate::operations::retention::{Point, Reason, decide};
+use crate::operations::{Open, drill};
+use crate::report::Outcome;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::SourceName;
+use crate::repository::sealed::SealedPart;
+use crate::repository::series::{self, Series};
+use crate::repository::snapshot::Mode;
+
+/// A commit whose own time differs from the store's by more is suspect (FORMAT.md §4-10).
+const SUSPECT: SignedDuration = SignedDuration::from_hours(1);
+
+#[derive(Serialize)]
+struct Row {
+    source: SourceName,
+    seq: u64,
+    data_time: jiff::Timestamp,
+    outcome: Outcome,
+    mode: Mode,
+    verified: bool,
+    /// Bytes of the source's files; absent where no key can read it.
+    bytes: Option<u64>,
+    keep: Vec<Reason>,
+}
+
+pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
+    let reader = shell.reader(&args.place)?;
+    let sources = match &args.source {
+        Some(source) => vec![source.clone()],
+        None => series::sources(&reader.open.store)?,
+    };
+    let identities = host_identity(reader.config.as_ref());
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+    for source in &sources {
+        faults.extend(list(&reader.open, reader.config.as_ref(), source, &identities, &mut rows)?);
+    }
+    for fault in &faults {
+        shell.warn(fault);
+    }
+    if rows.is_empty() {
+        shell.say("There are no snapshots here.");
+    } else {
+        let cells: Vec<[String; 7]> = rows.iter().map(cells).collect();
+        shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED, KEPT AS"], &cells));
+    }
+    let exit = if faults.is_empty() { Exit::Done } else { Exit::CheckFailed };
+    Ending::new(exit, json!({"snapshots": rows, "faults": faults}))
+}
+
+fn list(
+    open: &Open,
+    config: Option<&Config>,
+    source: &SourceName,
+    identities: &[Identity],
+    rows: &mut Vec<Row>,
+) -> Result<Vec<String>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let proofs = drill::verified(open, source)?;
+    let first = rows.len();
+    let mut points = Vec::new();
+    for (commit, snapshot) in whole.snapshots() {
+        let verified = proofs.iter().any(|p| p.commit == commit.hash);
+        let stored = whole.stored_at.get(&snapshot.seq);
+        points.push(Point {
+            seq: snapshot.seq,
+            data_time: snapshot.data_time,
+            complete: snapshot.outcome == Outcome::Complete,
+            verified,
+            suspect: stored.is_some_and(|at| at.duration_since(snapshot.finished).abs() > SUSPECT),
+        });
+        rows.push(Row {
+            source: source.clone(),
+            seq: snapshot.seq,
+            data_time: snapshot.data_time,
+            outcome: snapshot.outcome,
+            mode: snapshot.mode,
+            verified,
+            bytes: SealedPart::open(snapshot, identities).ok().map(|s| s.stats.bytes),
+            keep: Vec::new(),
+        });
+    }
+    let policy = config.and_then(|c| c.source.iter().find(|s| s.name == *source)?.retention.as_ref());
+    if let Some(policy) = policy {
+        for (row, decision) in rows[first..].iter_mut().zip(decide(&points, policy, open.now())) {
+            row.keep = decision.keep;
+        }
+    }
+    Ok(whole.faults.into_iter().map(|(seq, why)| format!("commit {seq} of {source}: {why}")).collect())
+}
+
+fn cells(row: &Row) -> [String; 7] {
+    let outcome = if row.outcome == Outcome::Complete { "complete" } else { "PARTIAL" };
+    let mode = if row.mode == Mode::Full { "full" } else { "incremental" };
+    let mut last = vec![if row.verified { "verified".to_owned() } else { "-".to_owned() }];
+    last.extend(row.keep.iter().map(Reason::to_string));
+    [
+        row.source.to_string(),
+        row.seq.to_string(),
+        time(row.data_time),
+        outcome.into(),
+        mode.into(),
+        row.bytes.map_or("?".into(), size),
+        last.join(", "),
+    ]
+}

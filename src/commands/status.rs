@@ -1,0 +1,157 @@
+//! `status`: one sentence, then one row for each source. It needs no key: commits are plain text.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+use super::output::{Ending, Exit, Shell, span, table, time};
+use crate::cli::{Place, Status};
+use crate::config::{Config, SourceConfig};
+use crate::operations::{Open, drill};
+use crate::report::Outcome;
+use crate::repository::layout::{Hash, SourceName};
+use crate::repository::series::{self, Series};
+
+#[derive(Serialize)]
+struct Row {
+    source: SourceName,
+    /// The newest complete snapshot.
+    seq: Option<u64>,
+    commit: Option<Hash>,
+    newest: Option<Timestamp>,
+    verified: Option<Timestamp>,
+    rpo_exposure_seconds: Option<f64>,
+    rpo_seconds: Option<f64>,
+    measured_rto_seconds: Option<f64>,
+    rto_seconds: Option<f64>,
+    restore: String,
+    /// What is wrong, for people.
+    attention: Vec<String>,
+    #[serde(skip)]
+    exit: Severity,
+}
+
+/// How bad it is, from the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    Well,
+    Missed,
+    Unproven,
+}
+
+pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
+    let reader = shell.reader(&args.place)?;
+    let configured = reader.config.iter().flat_map(|c| c.source.iter().map(|s| s.name.clone()));
+    let names: BTreeSet<SourceName> = configured.chain(series::sources(&reader.open.store)?).collect();
+    let rows: Vec<Row> = names
+        .into_iter()
+        .map(|name| row(&reader.open, reader.config.as_ref(), &args.place, name))
+        .collect::<Result<_>>()?;
+    let sentence = sentence(&rows);
+    shell.say(&sentence);
+    if !rows.is_empty() {
+        shell.say("");
+        let cells: Vec<[String; 6]> = rows.iter().map(|row| cells(row, reader.open.now())).collect();
+        shell.say(table(["SOURCE", "NEWEST POINT", "NEWEST VERIFIED", "RPO EXPOSURE", "RTO", "RESTORE"], &cells));
+    }
+    for row in &rows {
+        row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
+    }
+    let exit = match rows.iter().map(|r| r.exit).max() {
+        None => Exit::NothingToDo,
+        Some(Severity::Well) => Exit::Done,
+        Some(Severity::Missed) => Exit::Missed,
+        Some(Severity::Unproven) => Exit::CheckFailed,
+    };
+    Ending::new(exit, json!({"sentence": sentence, "sources": rows}))
+}
+
+fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
+    let targets: Option<&SourceConfig> = config.and_then(|c| c.source.iter().find(|s| s.name == source));
+    let whole = Series::list(&open.store, &open.trust, &source)?.whole();
+    let newest = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).last();
+    let proofs = drill::verified(open, &source)?;
+    let proven = whole.snapshots().filter(|(c, _)| proofs.iter().any(|p| p.commit == c.hash)).last();
+    let measured = proofs.iter().max_by_key(|p| p.finished).map(|p| p.seconds);
+    let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());
+    let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
+    let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
+    let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
+    let mut attention = Vec::new();
+    let mut exit = Severity::Well;
+    let mut note = |holds: bool, how: Severity, what: &str| {
+        if holds {
+            attention.push(what.to_owned());
+            exit = exit.max(how);
+        }
+    };
+    note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
+    note(
+        newest.is_some() && proven.is_none(),
+        Severity::Unproven,
+        "no drill has proven a snapshot: run `blackstart drill`",
+    );
+    note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
+    note(late(exposure, rpo), Severity::Missed, "the newest snapshot is older than the RPO allows");
+    note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
+    Ok(Row {
+        restore: restore_command(&source, place, open),
+        source,
+        seq: newest.map(|(_, s)| s.seq),
+        commit: newest.map(|(c, _)| c.hash),
+        newest: newest.map(|(_, s)| s.data_time),
+        verified: proven.map(|(_, s)| s.data_time),
+        rpo_exposure_seconds: exposure,
+        rpo_seconds: rpo,
+        measured_rto_seconds: measured,
+        rto_seconds: rto,
+        attention,
+        exit,
+    })
+}
+
+fn restore_command(source: &SourceName, place: &Place, open: &Open) -> String {
+    match &place.repo {
+        Some(repo) => {
+            let root = open.trust.root.id();
+            format!("blackstart restore {source} --repo '{repo}' --root {root} --identity KEY --to DIR")
+        }
+        None => format!("blackstart restore {source} --to DIR"),
+    }
+}
+
+fn sentence(rows: &[Row]) -> String {
+    let bad: Vec<&str> = rows.iter().filter(|r| r.exit > Severity::Well).map(|r| r.source.as_str()).collect();
+    if rows.is_empty() {
+        return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
+    }
+    if !bad.is_empty() {
+        return format!("ATTENTION: {} of {} sources: {}.", bad.len(), rows.len(), bad.join(", "));
+    }
+    let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
+    let what = match rows.len() {
+        1 => "The one source is protected".to_owned(),
+        n => format!("All {n} sources are protected"),
+    };
+    format!("{what}; a disaster now would lose at most {} of data.", span(oldest))
+}
+
+fn cells(row: &Row, now: Timestamp) -> [String; 6] {
+    let point = |at: Option<Timestamp>| {
+        at.map_or("none".into(), |at| format!("{} ({} ago)", time(at), span(now.duration_since(at).as_secs_f64())))
+    };
+    let against = |value: Option<f64>, target: Option<f64>| {
+        let value = value.map_or("not measured".into(), span);
+        target.map_or(value.clone(), |target| format!("{value} of {}", span(target)))
+    };
+    [
+        row.source.to_string(),
+        point(row.newest),
+        point(row.verified),
+        against(row.rpo_exposure_seconds, row.rpo_seconds),
+        against(row.measured_rto_seconds, row.rto_seconds),
+        row.restore.clone(),
+    ]
+}

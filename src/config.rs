@@ -1,0 +1,323 @@
+//! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
+
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::error::{Failure, Kind};
+use crate::operations::retention::Policy;
+use crate::repository::layout::SourceName;
+use crate::source::Source;
+use crate::source::files::{Files, FilesOptions};
+use crate::source::sqlite::Sqlite;
+use crate::storage::location::Location;
+
+const NAME: &str = "blackstart.toml";
+const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
+const VARIABLE: &str = "BLACKSTART_CONFIG";
+
+/// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A directory, or `s3://bucket/prefix?…`.
+    pub repository: String,
+    /// Fingerprint of the root key that this host trusts.
+    pub root: Option<String>,
+    /// Name of this host in commits.
+    pub host: Option<String>,
+    pub host_key: Option<PathBuf>,
+    /// Where the recovery key file lies while it is still on this machine.
+    pub recovery_key: Option<PathBuf>,
+    /// Memory of this host's commits, and caches.
+    pub state: Option<PathBuf>,
+    /// Where drills restore to. It needs room for a whole source.
+    pub scratch: Option<PathBuf>,
+    /// A new baseline is due after this long.
+    #[serde(default, deserialize_with = "duration")]
+    pub baseline: Option<SignedDuration>,
+    /// zstd's.
+    #[serde(default = "level")]
+    pub level: i32,
+    /// Objects younger than this are never pruned.
+    #[serde(default, deserialize_with = "duration")]
+    pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub source: Vec<SourceConfig>,
+    /// Where this was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
+}
+
+/// One `[[source]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    pub name: SourceName,
+    pub kind: SourceKind,
+    pub path: PathBuf,
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    #[serde(default)]
+    pub one_file_system: bool,
+    #[serde(default)]
+    pub tolerate_changing: Vec<String>,
+    /// Data that may be lost at most, as time.
+    #[serde(default, deserialize_with = "duration")]
+    pub rpo: Option<SignedDuration>,
+    /// Time that a restore may take.
+    #[serde(default, deserialize_with = "duration")]
+    pub rto: Option<SignedDuration>,
+    pub retention: Option<Policy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    Files,
+    Sqlite,
+}
+
+fn level() -> i32 {
+    3
+}
+
+/// `1h`, `30d`; a day has 24 hours.
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
+    let text = String::deserialize(d)?;
+    let wrong = || serde::de::Error::custom(format!("{text:?} is not a length of time such as \"90m\" or \"30d\""));
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
+}
+
+impl Config {
+    /// The configuration in force: `given`, `$BLACKSTART_CONFIG`, `./blackstart.toml`, `/etc/blackstart/blackstart.toml`.
+    pub fn find(given: Option<&Path>) -> Option<PathBuf> {
+        if let Some(named) = Config::named(given) {
+            return named.exists().then_some(named);
+        }
+        [NAME, SYSTEM].map(PathBuf::from).into_iter().find(|path| path.exists())
+    }
+
+    /// Where a new configuration goes.
+    pub fn place_for_new(given: Option<&Path>) -> PathBuf {
+        Config::named(given).unwrap_or_else(|| NAME.into())
+    }
+
+    fn named(given: Option<&Path>) -> Option<PathBuf> {
+        given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from))
+    }
+
+    /// Finds and reads the configuration. Every failure is of `Kind::Config`.
+    pub fn load(given: Option<&Path>) -> Result<Config> {
+        let Some(path) = Config::find(given) else {
+            let looked = Config::named(given).map_or(format!("./{NAME} and {SYSTEM}"), |p| p.display().to_string());
+            return Err(Failure::new(
+                Kind::Config,
+                format!("there is no configuration at {looked}"),
+                "Nothing was done. `blackstart protect PATH --repo LOCATION` writes one; --config FILE or $BLACKSTART_CONFIG names another. \
+                 To read a repository without one, give --repo LOCATION --root FINGERPRINT.",
+            ));
+        };
+        let path = std::path::absolute(&path).with_context(|| format!("resolve {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            let help = "Nothing was done. The configuration must be a text file that this user may read.";
+            Failure::new(Kind::Config, format!("read {}: {e}", path.display()), help)
+        })?;
+        Config::parse(&text, &path)
+    }
+
+    pub fn parse(text: &str, path: &Path) -> Result<Config> {
+        let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
+        config.file = path.to_owned();
+        config.validate().with_context(|| format!("read {}", path.display()))?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        for (i, source) in self.source.iter().enumerate() {
+            if self.source[..i].iter().any(|s| s.name == source.name) {
+                let help =
+                    "Nothing was done. Each source has a series of snapshots of its own: give each a name of its own.";
+                return Err(Failure::new(Kind::Config, format!("two sources are named {}", source.name), help));
+            }
+            let of_files = source.exclude.is_empty() && source.tolerate_changing.is_empty() && !source.one_file_system;
+            if source.kind == SourceKind::Sqlite && !of_files {
+                let help = "Nothing was done. exclude, one_file_system and tolerate_changing are for kind = \"files\".";
+                return Err(Failure::new(
+                    Kind::Config,
+                    format!("source {} is a database and takes no patterns", source.name),
+                    help,
+                ));
+            }
+            if let Some(policy) = &source.retention {
+                policy.validate().with_context(|| format!("retention of {}", source.name))?;
+            }
+        }
+        if !(1..=22).contains(&self.level) {
+            return Err(Failure::new(
+                Kind::Config,
+                "level is a number from 1 to 22",
+                "Nothing was done. 3 is a good one.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn directory(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn resolve(&self, path: Option<&PathBuf>, otherwise: &str) -> PathBuf {
+        self.directory().join(path.map_or(Path::new(otherwise), PathBuf::as_path))
+    }
+
+    /// The repository's address, a relative directory made absolute.
+    pub fn location(&self) -> Result<String> {
+        resolve_location(&self.repository, self.directory())
+    }
+
+    pub fn host_key(&self) -> PathBuf {
+        self.resolve(self.host_key.as_ref(), "blackstart/keys/host.key")
+    }
+
+    pub fn recovery_key(&self) -> PathBuf {
+        match &self.recovery_key {
+            Some(path) => self.directory().join(path),
+            None => self.host_key().with_file_name("recovery.key"),
+        }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.resolve(self.state.as_ref(), "blackstart/state")
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        self.scratch.as_ref().map_or_else(std::env::temp_dir, |path| self.directory().join(path))
+    }
+
+    pub fn host_name(&self) -> String {
+        let named = self.host.clone();
+        named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    }
+
+    pub fn path_of(&self, source: &SourceConfig) -> PathBuf {
+        self.directory().join(&source.path)
+    }
+
+    /// The sources named, or all.
+    pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceConfig>> {
+        if names.is_empty() {
+            return Ok(self.source.iter().collect());
+        }
+        names.iter().map(|name| self.named_source(name)).collect()
+    }
+
+    fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
+        self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
+            let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
+            Failure::new(
+                Kind::Usage,
+                format!("{} has no source {name}", self.file.display()),
+                format!("Nothing was done. There are: {}.", known.join(", ")),
+            )
+        })
+    }
+
+    /// Opens a source for one run.
+    pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
+        let path = self.path_of(source);
+        Ok(match source.kind {
+            SourceKind::Sqlite => Box::new(Sqlite::open(&path, Arc::clone(clock))?),
+            SourceKind::Files => {
+                let options = FilesOptions {
+                    exclude: source.exclude.clone(),
+                    one_file_system: source.one_file_system,
+                    tolerate_changing: source.tolerate_changing.clone(),
+                };
+                Box::new(Files::open(&path, options, &**clock)?)
+            }
+        })
+    }
+}
+
+/// An address with a relative directory made absolute against `base`.
+pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
+    Ok(match Location::parse(location)? {
+        Location::Directory(path) => {
+            let path = std::path::absolute(base.join(path)).context("resolve the repository's directory")?;
+            path.to_str().context("the path of a repository must be UTF-8")?.to_owned()
+        }
+        Location::S3(_) => location.to_owned(),
+    })
+}
+
+fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
+    let line = error
+        .span()
+        .map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
+    let message = error.message();
+    let mut help = "Nothing was done. Correct the file; `blackstart check` reads it again.".to_owned();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if message.starts_with("unknown")
+        && let Some((wrong, known)) = quoted.split_first()
+        && let Some(nearest) = known.iter().min_by_key(|k| distance(wrong, k))
+    {
+        help = format!("Did you mean `{nearest}`? {help}");
+    }
+    Failure::new(Kind::Config, format!("{}, line {line}: {}", path.display(), message.trim_end()), help)
+}
+
+/// Edits (Levenshtein) between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let error = Config::parse(text, Path::new("/etc/b.toml")).unwrap_err();
+        assert_eq!(crate::error::kind_of(&error), Kind::Config, "{error:#}");
+        format!("{error:#} {}", crate::error::help_of(&error).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_whole_configuration() {
+        let text = "repository = \"repo\"\nbaseline = \"30d\"\n[[source]]\nname = \"a\"\nkind = \"files\"\npath = \"a\"\nrpo = \"1h\"\n\
+                    [source.retention]\ndaily = 7\nwithin = \"2d\"\n";
+        let config = Config::parse(text, Path::new("/etc/b.toml")).unwrap();
+        assert_eq!(config.location().unwrap(), "/etc/repo");
+        assert_eq!(config.path_of(&config.source[0]), Path::new("/etc/a"));
+        assert_eq!(config.baseline, Some(SignedDuration::from_hours(720)));
+        assert_eq!(config.recovery_key(), Path::new("/etc/blackstart/keys/recovery.key"));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_nearest_key() {
+        let said =
+            error("repository = \"r\"\n[[source]]\nname = \"a\"\nkind = \"files\"\npath = \"a\"\nrpoo = \"1h\"\n");
+        assert!(said.contains("b.toml, line 6") && said.contains("`rpo`"), "{said}");
+        let said = error("repository = \"r\"\n\nreposiory = \"x\"\n");
+        assert!(said.contains("line 3") && said.contains("Did you mean `repository`"), "{said}");
+        assert!(error("repository = \"r\"\ngrace = \"soon\"\n").contains("length of time"));
+        let source = "[[source]]\nname = \"a\"\nkind = \"sqlite\"\npath = \"a\"\n";
+        assert!(error(&format!("repository = \"r\"\n{source}{source}")).contains("two sources"));
+    }
+}

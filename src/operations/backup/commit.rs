@@ -1,0 +1,203 @@
+//! The end of a run: everything is durable, then one create-only object makes it a snapshot (FORMAT.md §3-1, §3-3, §3-5).
+
+use anyhow::{Context, Result, anyhow};
+use std::collections::BTreeMap;
+
+use super::{BackupReport, Committed, Run};
+use crate::pipeline::{Stored, Target};
+use crate::report::{Outcome, Stats};
+use crate::repository::FORMAT;
+use crate::repository::layout::{self, Hash};
+use crate::repository::sealed::{SKIPS_LISTED, SealedPart};
+use crate::repository::series::{self, Series};
+use crate::repository::snapshot::{Line, Named, PackChange, Snapshot, write_pack_list};
+use crate::storage;
+
+/// Pack changes kept in the commit itself; more go to a pack list.
+const INLINE_PACKS: usize = 512;
+/// Pack lists of one snapshot; more are folded into one.
+const PACK_LISTS_MAX: usize = 8;
+
+impl Run<'_> {
+    pub(super) fn commit(&mut self, kind: &str, root: String, stored: Stored, target: &Target) -> Result<Committed> {
+        let stats = self.stats(&stored);
+        let skipped = &stored.finished.skipped;
+        let outcome = if skipped.is_empty() { Outcome::Complete } else { Outcome::Partial };
+        let sealed = SealedPart {
+            secrets: self.secrets.clone(),
+            root,
+            next_pack: stored.next_pack,
+            stats: stats.clone(),
+            skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
+            skipped_count: skipped.len() as u64,
+            facts: stored.finished.facts.clone(),
+        };
+        let (pack_lists, packs) = self.pack_lists(&stored.packs, target)?;
+        let seq = self.head + 1;
+        let snapshot = Snapshot {
+            format: FORMAT,
+            repository: self.host.open.trust.id.clone(),
+            source: self.name.clone(),
+            kind: kind.into(),
+            seq,
+            previous: self.previous,
+            lineage: self.lineage.clone(),
+            epoch: self.host.open.trust.epoch,
+            host: self.host.name.clone(),
+            key: self.host.keys.signing.public().id(),
+            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+            data_time: stored.finished.data_time,
+            started: self.started,
+            finished: self.host.open.now(),
+            outcome,
+            mode: self.mode,
+            basis: self.basis_of.as_ref().map(|(b, _)| b.seq),
+            baseline: self.basis_of.as_ref().map_or(seq, |(b, _)| b.baseline),
+            baseline_started: self.basis_of.as_ref().map_or(self.started, |(b, _)| b.baseline_started),
+            layers: stored.layers,
+            pack_lists,
+            packs,
+            lost: self.lost.clone(),
+            sealed: sealed.seal(&target.index_to)?,
+        };
+        let Some((snapshot, commit)) = self.create(snapshot)? else { return Ok(Committed::Overtaken(seq)) };
+        if let Err(e) = self.memory.see(snapshot.seq, commit) {
+            // The snapshot exists; what is lost is the memory of having seen it there.
+            self.notices.push(format!("{}: {e:#}", self.name));
+        }
+        let hurt = self.hurt()?;
+        Ok(Committed::Done(Box::new(BackupReport {
+            source: self.name.clone(),
+            kind: kind.into(),
+            seq: snapshot.seq,
+            commit,
+            outcome,
+            mode: self.mode,
+            why: self.why.clone(),
+            data_time: snapshot.data_time,
+            started: self.started,
+            finished: snapshot.finished,
+            seconds: self.clock.elapsed().as_secs_f64(),
+            stats,
+            skipped: sealed.skipped,
+            skipped_count: sealed.skipped_count,
+            lost_packs: self.lost.clone(),
+            hurt,
+            notices: self.notices.clone(),
+            facts: sealed.facts,
+        })))
+    }
+
+    /// Sends the commit. `None`: the number was taken by a commit that may take away what this one names.
+    fn create(&mut self, mut snapshot: Snapshot) -> Result<Option<(Snapshot, Hash)>> {
+        let open = &self.host.open;
+        for _ in 0..3 {
+            let body = self.host.keys.signing.sign_line(&Line::Snapshot(Box::new(snapshot.clone())))?;
+            let hash = Hash::of(&body);
+            self.memory.record(&self.lineage, hash)?;
+            match open.store.create(&layout::snapshot(self.name, snapshot.seq), body.into(), &hash.0) {
+                Ok(_) => return Ok(Some((snapshot, hash))),
+                Err(e) if e.kind == storage::Kind::AlreadyExists => {}
+                Err(e) => {
+                    return Err(anyhow!(e).context(
+                        "commit the snapshot: everything else of it is stored, but it does not exist yet; run again",
+                    ));
+                }
+            }
+            // Only a prune that left the basis alone may be followed at once: then every object of the basis is still named. The
+            // run's own objects are younger than any grace period.
+            let series = Series::list(&open.store, &open.trust, self.name)?;
+            for seq in snapshot.seq..=series.head() {
+                let commit = series.read(seq)?;
+                let Line::Prune(prune) = &commit.line else { return Ok(None) };
+                if prune.removed.iter().any(|r| Some(r.seq) == snapshot.basis) {
+                    return Ok(None);
+                }
+                snapshot.previous = Some(commit.hash);
+            }
+            if snapshot.baseline == snapshot.seq {
+                snapshot.baseline = series.head() + 1;
+            }
+            snapshot.seq = series.head() + 1;
+            if !self.all_there(&snapshot)? {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    fn all_there(&self, snapshot: &Snapshot) -> Result<bool> {
+        let store = &self.host.open.store;
+        let list = |area| store.list(&layout::content_prefix(area, self.name)).context("list objects");
+        let there: BTreeMap<Hash, u64> = list("packs")?
+            .into_iter()
+            .chain(list("index")?)
+            .filter_map(|o| Some((layout::content_hash(&o.key)?, o.size)))
+            .collect();
+        let packs = series::packs_of(store, snapshot)?;
+        let here = |(hash, size): (&Hash, &u64)| there.get(hash) == Some(size);
+        Ok(packs.iter().all(here) && series::index_objects(snapshot).all(|(h, s)| here((h, s))))
+    }
+
+    /// The change since the basis's last pack list, kept small by moving it into a list of its own.
+    fn pack_lists(&self, change: &PackChange, target: &Target) -> Result<(Vec<Named>, PackChange)> {
+        let Some((basis, _)) = &self.basis_of else { return self.spill(Vec::new(), change.clone(), target) };
+        let mut lists = basis.pack_lists.clone();
+        let mut inline = basis.packs.clone();
+        let dropped = |hash: &Hash| change.drop.contains(hash);
+        let here: Vec<Hash> = inline.add.iter().map(|(h, _)| *h).filter(|h| dropped(h)).collect();
+        inline.add.retain(|(hash, _)| !here.contains(hash));
+        inline.drop.extend(change.drop.iter().filter(|h| !here.contains(h)));
+        inline.add.extend(change.add.iter().copied());
+        if lists.len() >= PACK_LISTS_MAX {
+            let mut snapshot = basis.clone();
+            snapshot.packs = inline;
+            let all = series::packs_of(&self.host.open.store, &snapshot)?;
+            inline = PackChange { add: all.into_iter().collect(), drop: Vec::new() };
+            lists.clear();
+        }
+        self.spill(lists, inline, target)
+    }
+
+    fn spill(&self, mut lists: Vec<Named>, inline: PackChange, target: &Target) -> Result<(Vec<Named>, PackChange)> {
+        if inline.add.len() + inline.drop.len() <= INLINE_PACKS {
+            return Ok((lists, inline));
+        }
+        lists.push(target.index.put(write_pack_list(&inline).into_bytes())?);
+        Ok((lists, PackChange::default()))
+    }
+
+    fn stats(&self, stored: &Stored) -> Stats {
+        let mut packs: BTreeMap<Hash, u64> = self.basis.packs.values().map(|p| p.name).collect();
+        for hash in &stored.packs.drop {
+            packs.remove(hash);
+        }
+        packs.extend(stored.packs.add.iter().copied());
+        Stats {
+            entries: stored.entries,
+            bytes: stored.bytes,
+            bytes_read: stored.bytes_read,
+            bytes_new: stored.bytes_new,
+            bytes_stored: stored.bytes_stored,
+            packs: packs.len() as u64,
+            pack_bytes: packs.values().sum(),
+        }
+    }
+
+    /// Snapshots that need a lost pack.
+    fn hurt(&self) -> Result<Vec<u64>> {
+        if self.lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        let open = &self.host.open;
+        let whole = Series::list(&open.store, &open.trust, self.name)?.whole();
+        let mut hurt = Vec::new();
+        for (_, snapshot) in whole.snapshots() {
+            let packs = series::packs_of(&open.store, snapshot)?;
+            if self.lost.iter().any(|l| packs.contains_key(l)) {
+                hurt.push(snapshot.seq);
+            }
+        }
+        Ok(hurt)
+    }
+}

@@ -1,0 +1,137 @@
+//! The binary from end to end, as an operator runs it: real files, real SQLite, exit codes, JSON.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test: a panic is the report, and files need no durability"
+)]
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        let value: Value = serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {} {}", self.out, self.err));
+        assert_eq!(value["version"], 1);
+        value
+    }
+}
+
+/// Runs `blackstart` in `home`; no output may ever hold a secret.
+fn run(home: &Path, arguments: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_blackstart"))
+        .current_dir(home)
+        .env_remove("BLACKSTART_CONFIG")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let ran = Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
+    for secret in ["AGE-SECRET-KEY", "blackstart-signing-key"] {
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "a secret in the output of {arguments:?}");
+    }
+    ran
+}
+
+fn expect(home: &Path, arguments: &[&str], code: i32) -> Ran {
+    let ran = run(home, arguments);
+    assert_eq!(ran.code, code, "{arguments:?}\n{}\n{}", ran.out, ran.err);
+    ran
+}
+
+/// A home with an app in it: a tree, and a database inside the tree.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir_all(home.path().join("app/etc")).unwrap();
+    fs::write(home.path().join("app/etc/app.toml"), "port = 1\n").unwrap();
+    let database = rusqlite::Connection::open(home.path().join("app/orders.db")).unwrap();
+    database.execute_batch("create table t (n integer); insert into t values (1), (2), (3)").unwrap();
+    home
+}
+
+#[test]
+fn protect_twice_then_restore() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();
+    fs::write(at.join("blackstart.toml"), format!("# my comment\n{config}")).unwrap();
+    fs::write(at.join("app/etc/new"), "new").unwrap();
+    let second = expect(at, &["protect", "app", "--json"], 0).json();
+    assert_eq!(second["report"]["sources"][0]["backup"]["mode"], "incremental", "{second}");
+    assert_eq!(second["report"]["sources"].as_array().unwrap().len(), 2);
+    let after = fs::read_to_string(at.join("blackstart.toml")).unwrap();
+    assert_eq!(after, format!("# my comment\n{config}"));
+    assert_eq!(expect(at, &["backup", "orders", "--json"], 0).json()["report"]["sources"][0]["seq"], 3);
+    expect(at, &["restore", "app", "--to", "back"], 0);
+    assert_eq!(fs::read_to_string(at.join("back/etc/new")).unwrap(), "new");
+    fs::write(at.join("back/etc/new"), "mine").unwrap();
+    assert_ne!(run(at, &["restore", "app", "--to", "back"]).code, 0);
+    assert_eq!(fs::read_to_string(at.join("back/etc/new")).unwrap(), "mine");
+    expect(at, &["restore", "orders", "--to", "db"], 0);
+    let database = rusqlite::Connection::open(at.join("db/orders.db")).unwrap();
+    assert_eq!(database.query_row("select sum(n) from t", [], |row| row.get::<_, i64>(0)).unwrap(), 6);
+    let listed = expect(at, &["snapshots", "--json"], 0).json();
+    assert_eq!(listed["report"]["snapshots"].as_array().unwrap().len(), 5);
+    expect(at, &["check"], 0);
+    let status = run(at, &["status", "--json"]).json();
+    assert_eq!(status["report"]["sources"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_fresh_machine_needs_the_address_the_fingerprint_and_the_key() {
+    let home = home();
+    let at = home.path();
+    let made = expect(at, &["protect", "app", "--repo", "repo", "--json"], 0).json();
+    let root = made["report"]["made"]["root"].as_str().unwrap().to_owned();
+    expect(at, &["kit", "kit", "--identity", "blackstart/keys/recovery.key"], 0);
+    let fresh = tempfile::tempdir().unwrap();
+    let (repo, key) = (at.join("repo").display().to_string(), at.join("kit/recovery.key").display().to_string());
+    let arguments = ["restore", "app", "--to", "back", "--repo", &repo, "--root", &root];
+    expect(fresh.path(), &arguments, 12);
+    expect(fresh.path(), &[&arguments[..], &["--identity", &key]].concat(), 0);
+    assert!(fresh.path().join("back/etc/app.toml").exists());
+    let unpinned = run(fresh.path(), &["snapshots", "--repo", &repo]);
+    assert!(unpinned.err.contains("no root key is pinned"), "{}", unpinned.err);
+    let other = expect(fresh.path(), &["init", "--repo", "other"], 0);
+    assert!(other.out.contains("recovery.key"));
+    let wrong = [
+        &arguments[..3],
+        &["elsewhere", "--repo", &repo, "--root", &root, "--identity", "blackstart/keys/recovery.key", "--json"],
+    ]
+    .concat();
+    assert_eq!(expect(fresh.path(), &wrong, 12).json()["error"]["kind"], "wrong-key");
+    assert!(!fresh.path().join("elsewhere").exists());
+}
+
+#[test]
+fn exit_codes_tell_cases_apart() {
+    let home = home();
+    let at = home.path();
+    assert_eq!(expect(at, &["snapshots", "--repo", "nowhere", "--json"], 10).json()["error"]["kind"], "no-repository");
+    expect(at, &["backup"], 78);
+    assert_eq!(expect(at, &["frobnicate", "--json"], 64).json()["error"]["kind"], "usage");
+    expect(at, &["protect", "app"], 64);
+    expect(at, &["--help"], 0);
+    fs::write(at.join("blackstart.toml"), "repository = \"repo\"\n\nhost_kee = \"x\"\n").unwrap();
+    let bad = expect(at, &["check"], 78);
+    assert!(bad.err.contains("line 3") && bad.err.contains("`host_key`"), "{}", bad.err);
+    expect(at, &["check", "--json"], 78).json();
+}
+
+#[test]
+fn the_sample_protects_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let report = expect(home.path(), &["protect", "--json"], 0).json();
+    for source in report["report"]["sources"].as_array().unwrap() {
+        assert_eq!(source["drill"]["passed"], true, "{source}");
+    }
+    assert!(home.path().join("blackstart-repository/recover.py").exists());
+}
