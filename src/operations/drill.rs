@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
+use crate::repository::series::{self, Series};
 use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
@@ -72,6 +74,8 @@ pub fn drill(
     snapshot: &Snapshot,
     options: &Options,
 ) -> Result<DrillReport> {
+    // Without local state: a cached index object would prove nothing about the repository's.
+    let open = &Open { state: None, ..open.clone() };
     let started = open.now();
     let clock = Instant::now();
     std::fs::create_dir_all(&options.scratch).with_context(|| format!("create {}", options.scratch.display()))?;
@@ -191,5 +195,25 @@ pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
             });
         }
     }
+    unproven_by_loss(open, source, &mut proofs)?;
     Ok(proofs)
+}
+
+/// A later backup that found packs missing takes back the proof of every snapshot that needs one of them (FORMAT.md §4-7).
+fn unproven_by_loss(open: &Open, source: &SourceName, proofs: &mut Vec<Proof>) -> Result<()> {
+    if proofs.is_empty() {
+        return Ok(());
+    }
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let lost: BTreeSet<Hash> = whole.snapshots().flat_map(|(_, s)| s.lost.iter().copied()).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    for (commit, snapshot) in whole.snapshots() {
+        let packs = series::packs_of(&open.store, snapshot)?;
+        if lost.iter().any(|hash| packs.contains_key(hash)) {
+            proofs.retain(|proof| proof.commit != commit.hash);
+        }
+    }
+    Ok(())
 }

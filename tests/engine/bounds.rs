@@ -3,8 +3,7 @@
 use super::world::{World, name};
 use blackstart::bridge::Store;
 use blackstart::operations::backup::Options;
-use blackstart::operations::basis::amplification;
-use blackstart::operations::basis::survey;
+use blackstart::operations::basis::{amplification, survey};
 use blackstart::operations::restore::{self, Pick};
 use blackstart::operations::retention::Policy;
 use blackstart::operations::{prune, verify};

@@ -1,9 +1,5 @@
 //! The engine end to end, without the command line: backup, incremental, restore, drill, verify, prune, on real files and databases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "tests: a panic is the report, and what is written here need not be durable"
-)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make their sources with plain writes")]
 
 mod bounds;
 mod crash;

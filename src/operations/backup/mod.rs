@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
         let data: Arc<[_]> = open.trust.recovery_recipients()?.into();
         let index_key = parse_recipient(&self.host.keys.identity.to_public().to_string())?;
         let target = Target {
-            index: index_store(open, self.name, true),
+            index: index_store(open, self.name, self.mode == Mode::Incremental),
             index_to: data.iter().cloned().chain([index_key]).collect(),
             data,
             identities: shared(std::slice::from_ref(&self.host.keys.identity)),

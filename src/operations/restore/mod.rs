@@ -116,6 +116,16 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
         Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
     };
     let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
+    if let (Pick::Latest, Some((seq, why))) = (pick, whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq)) {
+        return Err(Failure::new(
+            Kind::CheckFailed,
+            format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}"),
+            format!(
+                "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
+                snapshot.seq, snapshot.data_time, snapshot.seq
+            ),
+        ));
+    }
     Ok(((*commit).clone(), (*snapshot).clone()))
 }
 
