@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::open::Canary;
-use super::output::{Ending, Exit, Shell, span, time};
+use super::output::{Ending, Exit, Shell, count, span, time};
 use super::setup::lacking;
 use crate::cli::Check;
 use crate::config::{Config, SourceConfig};
@@ -50,7 +50,8 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     let config = shell.config()?;
     let open = shell.open(&config)?;
     let mut found = Findings::default();
-    found.add("configuration", State::Ok, format!("{}: {} sources", config.file.display(), config.source.len()));
+    let sources = count(config.source.len() as u64, "source");
+    found.add("configuration", State::Ok, format!("{}: {sources}", config.file.display()));
     found.add("repository", State::Ok, format!("{}, root key {}", open.store.place(), open.trust.root.id()));
     store(&open, &mut found);
     found.result("host key", host_key(&config, &open));

@@ -13,6 +13,7 @@ use output::{Ending, Shell};
 mod backup;
 mod check;
 mod drill;
+mod help;
 mod init;
 mod kit;
 mod open;

@@ -10,7 +10,7 @@ use crate::bridge::Store;
 use crate::cli::Place;
 use crate::config::{Config, resolve_location};
 use crate::durable;
-use crate::error::{Failure, Kind};
+use crate::error::{self, Failure, Kind};
 use crate::operations::{Host, Open};
 use crate::repository::agefile::Identity;
 use crate::repository::keys::{KeyFile, KeyPair};
@@ -45,7 +45,10 @@ impl Shell {
 
     fn open_at(&self, location: &str, root: Option<&str>, state: Option<PathBuf>) -> Result<Open> {
         let store = Store::open(location)?;
-        let trust = Trust::load(&store, root)?;
+        let trust = Trust::load(&store, root).map_err(|e| match error::kind_of(&e) {
+            Kind::Failed => e.context(format!("open the repository {}", store.place())),
+            _ => e,
+        })?;
         if root.is_none() {
             self.warn(format!(
                 "no root key is pinned, so whoever controls {} decides what you restore.\n  Compare this fingerprint with the one in your kit: {}\n  \

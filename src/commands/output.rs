@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
 
@@ -136,7 +137,7 @@ fn error_text(error: &Error) -> String {
     for cause in error.chain().skip(1) {
         text.push_str(&format!("\n  because: {cause}"));
     }
-    if let Some(help) = error::help_of(error) {
+    if let Some(help) = help_of(error) {
         text.push_str(&format!("\nhelp: {help}"));
     }
     text
@@ -144,7 +145,7 @@ fn error_text(error: &Error) -> String {
 
 /// An error as a part of a JSON document.
 pub fn error_value(error: &Error) -> Value {
-    json!({"kind": kind_name(error::kind_of(error)), "message": format!("{error:#}"), "help": error::help_of(error)})
+    json!({"kind": kind_name(error::kind_of(error)), "message": format!("{error:#}"), "help": help_of(error)})
 }
 
 pub fn kind_name(kind: Kind) -> &'static str {
@@ -194,6 +195,11 @@ pub fn size(bytes: u64) -> String {
         unit = larger;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// `1 snapshot`, `2 snapshots`.
+pub fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// Seconds for people.

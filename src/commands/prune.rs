@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::backup::each;
-use super::output::{Ending, Exit, Shell, size};
+use super::output::{Ending, Exit, Shell, count, size};
 use crate::cli::Prune;
 use crate::error::{Failure, Kind};
 use crate::operations::prune;
@@ -30,25 +30,38 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
             return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
         };
         let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
-        let (go, stay) = (plan.remove.len(), plan.decisions.iter().filter(|d| !d.keep.is_empty()).count());
+        let go = plan.remove.len() as u64;
+        let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
         let planned = json!({"source": source.name, "plan": &plan});
+        if plan.young_count > 0 {
+            let young = count(plan.young_count, "object");
+            shell.say(format!(
+                "{}: {young} that no snapshot needs will go once older than the grace period",
+                source.name
+            ));
+        }
         if args.dry_run {
             let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
             shell.say(format!(
-                "{}: would remove {go} snapshots [{}] and {} objects ({}), and keep {stay}",
+                "{}: would remove {} [{}] and {} ({}), and keep {}",
                 source.name,
+                count(go, "snapshot"),
                 numbers.join(", "),
-                plan.unnamed_count,
-                size(plan.unnamed_bytes)
+                count(plan.unnamed_count, "object"),
+                size(plan.unnamed_bytes),
+                count(stay, "snapshot")
             ));
             return Ok((Exit::Done, planned));
         }
         let report = prune::sweep(&host, plan)?;
+        let objects = report.objects_deleted.saturating_sub(go);
         shell.say(format!(
-            "{}: removed {go} snapshots and {} objects ({}), kept {stay}",
+            "{}: removed {} and {} that no snapshot needs ({}), kept {}",
             source.name,
-            report.objects_deleted,
-            size(report.bytes_freed)
+            count(go, "snapshot"),
+            count(objects, "object"),
+            size(report.bytes_freed),
+            count(stay, "snapshot")
         ));
         report.refused.iter().for_each(|what| shell.warn(format!("{}: not deleted: {what}", source.name)));
         Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report})))

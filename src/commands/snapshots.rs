@@ -51,8 +51,8 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     if rows.is_empty() {
         shell.say("There are no snapshots here.");
     } else {
-        let cells: Vec<[String; 7]> = rows.iter().map(cells).collect();
-        shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED, KEPT AS"], &cells));
+        let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
+        shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED", "KEPT AS"], &cells));
     }
     let exit = if faults.is_empty() { Exit::Done } else { Exit::CheckFailed };
     Ending::new(exit, json!({"snapshots": rows, "faults": faults}))
@@ -99,11 +99,10 @@ fn list(
     Ok(whole.faults.into_iter().map(|(seq, why)| format!("commit {seq} of {source}: {why}")).collect())
 }
 
-fn cells(row: &Row) -> [String; 7] {
+fn cells(row: &Row) -> [String; 8] {
     let outcome = if row.outcome == Outcome::Complete { "complete" } else { "PARTIAL" };
     let mode = if row.mode == Mode::Full { "full" } else { "incremental" };
-    let mut last = vec![if row.verified { "verified".to_owned() } else { "-".to_owned() }];
-    last.extend(row.keep.iter().map(Reason::to_string));
+    let kept: Vec<String> = row.keep.iter().map(Reason::to_string).collect();
     [
         row.source.to_string(),
         row.seq.to_string(),
@@ -111,6 +110,7 @@ fn cells(row: &Row) -> [String; 7] {
         outcome.into(),
         mode.into(),
         row.bytes.map_or("?".into(), size),
-        last.join(", "),
+        if row.verified { "verified".into() } else { "no".into() },
+        kept.join(", "),
     ]
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
-use super::output::{Ending, Exit, Shell, span, table, time};
+use super::output::{Ending, Exit, Shell, count, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
 use crate::operations::{Open, drill};
@@ -123,12 +123,15 @@ fn restore_command(source: &SourceName, place: &Place, open: &Open) -> String {
 }
 
 fn sentence(rows: &[Row]) -> String {
-    let bad: Vec<&str> = rows.iter().filter(|r| r.exit > Severity::Well).map(|r| r.source.as_str()).collect();
+    let bad: Vec<&Row> = rows.iter().filter(|r| r.exit > Severity::Well).collect();
     if rows.is_empty() {
         return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
     }
     if !bad.is_empty() {
-        return format!("ATTENTION: {} of {} sources: {}.", bad.len(), rows.len(), bad.join(", "));
+        // Each with what is worst about it; the rest stands below the table.
+        let what = |row: &&Row| format!("{}: {}", row.source, row.attention.first().map_or("", String::as_str));
+        let all: Vec<String> = bad.iter().map(what).collect();
+        return format!("ATTENTION: {} of {}: {}.", bad.len(), count(rows.len() as u64, "source"), all.join("; "));
     }
     let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
     let what = match rows.len() {

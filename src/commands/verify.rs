@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, size};
+use super::output::{Ending, Exit, Shell, count, size};
 use crate::cli::Verify;
 use crate::operations::verify;
 
@@ -19,10 +19,10 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
     for source in &report.sources {
         let verdict = if source.faults.is_empty() { "whole" } else { "DAMAGED" };
         shell.say(format!(
-            "{}: {verdict}: {} snapshots, {} objects, {} read",
+            "{}: {verdict}: {}, {}, {} read",
             source.source,
-            source.snapshots,
-            source.objects,
+            count(source.snapshots, "snapshot"),
+            count(source.objects, "object"),
             size(source.bytes_read)
         ));
         for fault in &source.faults {

@@ -1,0 +1,29 @@
+//! What to do next, where an error comes from the store and no operation knew better.
+
+use crate::error;
+use crate::storage::{self, Kind};
+
+/// The help of the error itself, or what one can say from how the store failed.
+pub fn help_of(error: &anyhow::Error) -> Option<&str> {
+    error::help_of(error).or_else(|| {
+        let failed = error.chain().find_map(|e| e.downcast_ref::<storage::Error>())?;
+        match failed.kind {
+            Kind::Denied => Some(
+                "Snapshots that exist are as they were. Check who is asking: for S3 the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                 or the profile of this user) and what they may do in the bucket, for a directory its owner and mode. Then run the command again.",
+            ),
+            Kind::Full => Some(
+                "Snapshots that exist are as they were, and restore. Make room where the repository lies, then run the command again. \
+                 What this run has stored already goes with the next `prune` after the grace period.",
+            ),
+            Kind::Transient => Some(
+                "Snapshots that exist are as they were. Check that the store is up and can be reached from here (the endpoint in its address, the network, \
+                 and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or another source of credentials). Then run the command again.",
+            ),
+            Kind::NotFound | Kind::Truncated => {
+                Some("`blackstart verify` says what is missing and which snapshots it hurts; the others restore.")
+            }
+            _ => None,
+        }
+    })
+}
