@@ -73,7 +73,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let whole = Series::list(&open.store, &open.trust, &source)?.whole();
     let newest = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).last();
     let drills = drill::reports(open, &source)?;
-    let proofs = drill::proofs(&drills);
+    let proofs = drill::proofs(open, &source, &drills)?;
     let proven = whole.snapshots().filter(|(c, _)| proofs.iter().any(|p| p.commit == c.hash)).last();
     let measured = proofs.iter().max_by_key(|p| p.finished).map(|p| p.seconds);
     let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());

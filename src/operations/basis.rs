@@ -10,6 +10,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::index::{IndexStore, LayerReader, PackLine, read_pack_lines};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
+use crate::repository::series;
 use crate::repository::snapshot::Snapshot;
 
 /// Packs with less than this share of live bytes are worth emptying.
@@ -26,6 +27,20 @@ pub struct Survey {
     pub basis: Basis,
     /// Packs that the store no longer has at the recorded size.
     pub lost: Vec<Hash>,
+}
+
+/// The index objects of `snapshot` that the store no longer has at the recorded size. A snapshot that names them again, from a local
+/// copy, could not be restored.
+pub fn lost_index(open: &Open, snapshot: &Snapshot) -> Result<Vec<Hash>> {
+    let there = listed(open, "index", &snapshot.source)?;
+    let lost = series::index_objects(snapshot).filter(|(hash, size)| there.get(hash) != Some(size));
+    Ok(lost.map(|(hash, _)| *hash).collect())
+}
+
+/// The packs or index objects of `source` that exist, with their sizes in bytes.
+fn listed(open: &Open, area: &str, source: &SourceName) -> Result<HashMap<Hash, u64>> {
+    let objects = open.store.list(&layout::content_prefix(area, source)).with_context(|| format!("list {area}"))?;
+    Ok(objects.iter().filter_map(|o| Some((layout::content_hash(&o.key)?, o.size))).collect())
 }
 
 pub fn index_store(open: &Open, source: &SourceName, cached: bool) -> IndexStore {
@@ -69,10 +84,7 @@ pub fn survey(
         }
         Ok(())
     })?;
-    let prefix = layout::content_prefix("packs", &snapshot.source);
-    let listed = open.store.list(&prefix).context("list packs")?;
-    let there: HashMap<Hash, u64> =
-        listed.iter().filter_map(|o| Some((layout::content_hash(&o.key)?, o.size))).collect();
+    let there = listed(open, "packs", &snapshot.source)?;
     let mut avoid = HashSet::new();
     let mut lost = Vec::new();
     for (number, pack) in &packs {

@@ -1,21 +1,23 @@
 //! A drill: a restore into scratch, the engine's own checks, a stopwatch, a signed report. It is the same restore as at 3 a.m.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::restore::{self, Phases, Request};
 use super::{Open, contents};
 use crate::report::Check;
-use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
+use crate::repository::series::{self, Series};
 use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
+use crate::repository::{FORMAT, check_format};
 use crate::source::sqlite;
 
 #[derive(Debug, Clone)]
@@ -72,6 +74,8 @@ pub fn drill(
     snapshot: &Snapshot,
     options: &Options,
 ) -> Result<DrillReport> {
+    // Without local state: a cached index object would prove nothing about the repository's.
+    let open = &Open { state: None, ..open.clone() };
     let started = open.now();
     let clock = Instant::now();
     std::fs::create_dir_all(&options.scratch).with_context(|| format!("create {}", options.scratch.display()))?;
@@ -162,13 +166,26 @@ pub struct Proof {
     pub seconds: f64,
 }
 
-/// The drills of `source` that passed, the oldest first.
-pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
-    Ok(proofs(&reports(open, source)?))
+/// Reads and verifies the stored bytes of a drill report of `source`.
+pub fn read_report(open: &Open, source: &SourceName, object: &[u8]) -> Result<DrillReport> {
+    let signed = SignedLine::parse(object)?;
+    check_format(signed.format()?, "the drill report")?;
+    let report: DrillReport = signed.decode()?;
+    let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
+    ensure!(ours, "the drill report belongs elsewhere");
+    let trusted =
+        signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
+    ensure!(trusted, "signed by {}, which may not sign drill reports of this source", signed.key.id());
+    Ok(report)
 }
 
-/// The drills that passed.
-pub fn proofs(reports: &[DrillReport]) -> Vec<Proof> {
+/// The drills of `source` that passed, the oldest first.
+pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
+    proofs(open, source, &reports(open, source)?)
+}
+
+/// What `reports` of `source` prove.
+pub fn proofs(open: &Open, source: &SourceName, reports: &[DrillReport]) -> Result<Vec<Proof>> {
     let proof = |report: &DrillReport| Proof {
         seq: report.seq,
         commit: report.commit,
@@ -176,7 +193,9 @@ pub fn proofs(reports: &[DrillReport]) -> Vec<Proof> {
         bytes: report.bytes,
         seconds: report.achieved_rto_seconds,
     };
-    reports.iter().filter(|r| r.passed).map(proof).collect()
+    let mut proofs = reports.iter().filter(|r| r.passed).map(proof).collect();
+    unproven_by_loss(open, source, &mut proofs)?;
+    Ok(proofs)
 }
 
 /// The drills of `source`, passed or failed, the oldest first. A report counts if the root or a certified drill key signed it.
@@ -184,14 +203,28 @@ pub fn reports(open: &Open, source: &SourceName) -> Result<Vec<DrillReport>> {
     let mut reports = Vec::new();
     for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
         let body = open.store.get(&object.key).context("read a drill report")?;
-        let Ok(signed) = SignedLine::parse(&body) else { continue };
-        let Ok(report) = signed.decode::<DrillReport>() else { continue };
-        let trusted =
-            signed.key == open.trust.root || open.trust.may_sign(&signed.key, Role::Drill, source, report.started);
-        let ours = report.r#type == "drill" && report.repository == open.trust.id && report.source == *source;
-        if trusted && ours {
+        if let Ok(report) = read_report(open, source, &body) {
             reports.push(report);
         }
     }
     Ok(reports)
+}
+
+/// A later backup that found packs missing takes back the proof of every snapshot that needs one of them (FORMAT.md §4-7).
+fn unproven_by_loss(open: &Open, source: &SourceName, proofs: &mut Vec<Proof>) -> Result<()> {
+    if proofs.is_empty() {
+        return Ok(());
+    }
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let lost: BTreeSet<Hash> = whole.snapshots().flat_map(|(_, s)| s.lost.iter().copied()).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    for (commit, snapshot) in whole.snapshots() {
+        let packs = series::packs_of(&open.store, snapshot)?;
+        if lost.iter().any(|hash| packs.contains_key(hash)) {
+            proofs.retain(|proof| proof.commit != commit.hash);
+        }
+    }
+    Ok(())
 }

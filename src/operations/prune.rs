@@ -134,7 +134,8 @@ pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
     if head != plan.head {
         return Err(overtaken(&plan, head));
     }
-    if !plan.remove.is_empty() {
+    // Also where no commit goes: a writer that has stalled for longer than the grace period may be about to name one of the objects.
+    if !plan.remove.is_empty() || !plan.unnamed.is_empty() {
         commit(host, &plan, now)?;
     }
     let mut report = PruneReport {

@@ -5,9 +5,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
-use super::Open;
 use super::basis::{index_store, pack_table};
 use super::restore::{OpenPack, PackWork};
+use super::{Open, drill};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::index::PackLine;
@@ -99,6 +99,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         let listed = open.store.list(&layout::content_prefix(area, source)).context("list objects")?;
         there.extend(listed.into_iter().map(|o| (o.key, o.size)));
     }
+    faults.extend(drill_faults(open, source)?);
     let mut bytes_read = 0;
     for (key, (hash, size, seqs)) in &needed {
         let what = match there.get(key) {
@@ -124,6 +125,18 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         bytes_read,
         faults,
     })
+}
+
+/// Drill reports that prove nothing, because they do not verify.
+fn drill_faults(open: &Open, source: &SourceName) -> Result<Vec<Fault>> {
+    let mut faults = Vec::new();
+    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
+        let body = open.store.get(&object.key).context("read a drill report")?;
+        if let Err(e) = drill::read_report(open, source, &body) {
+            faults.push(Fault { object: object.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() });
+        }
+    }
+    Ok(faults)
 }
 
 fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {

@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,8 +28,33 @@ struct Holder {
     expires: Timestamp,
 }
 
+/// The holders of this very process whose runs are under way. A lease of this process that is not among them was left behind by a run
+/// that could not release it, or by an earlier process of the same number (in a container every agent is process 1).
+static RUNNING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn running() -> MutexGuard<'static, BTreeSet<String>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Among the running of this process until dropped.
+struct Running(String);
+
+impl Running {
+    fn begin(holder: &str) -> Running {
+        running().insert(holder.to_owned());
+        Running(holder.to_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        running().remove(&self.0);
+    }
+}
+
 /// Held until dropped; renewed meanwhile by a thread of its own.
 pub struct Lease {
+    _running: Running,
     stop: Option<Sender<()>>,
     renewal: Option<JoinHandle<()>>,
 }
@@ -46,8 +72,9 @@ impl Lease {
             pid: std::process::id(),
             expires: clock.now() + TTL,
         };
+        let _running = Running::begin(&mine.holder);
         let version = take(store, source, &mine, clock.now())?;
-        let Some(version) = version else { return Ok(Lease { stop: None, renewal: None }) };
+        let Some(version) = version else { return Ok(Lease { _running, stop: None, renewal: None }) };
         let (stop, stopped) = channel();
         let (store, source) = (store.clone(), source.clone());
         let renewal = std::thread::Builder::new()
@@ -69,7 +96,7 @@ impl Lease {
                 write(clock.now());
             })
             .context("start the lease's thread")?;
-        Ok(Lease { stop: Some(stop), renewal: Some(renewal) })
+        Ok(Lease { _running, stop: Some(stop), renewal: Some(renewal) })
     }
 }
 
@@ -125,7 +152,13 @@ fn take(store: &Store, source: &SourceName, mine: &Holder, now: Timestamp) -> Re
 impl Holder {
     fn is_over(&self, mine: &Holder, now: Timestamp) -> bool {
         let same_host = self.key == mine.key && self.host == mine.host;
-        let dead = self.boot != mine.boot || !std::path::Path::new(&format!("/proc/{}", self.pid)).exists();
+        let dead = if self.boot != mine.boot {
+            true
+        } else if self.pid == mine.pid {
+            !running().contains(&self.holder)
+        } else {
+            !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        };
         now >= self.expires || (same_host && dead)
     }
 }

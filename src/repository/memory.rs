@@ -15,6 +15,9 @@ struct Content {
     lineage: Option<String>,
     /// Hashes of commits that this host has sent or was about to send, newest last.
     sent: Vec<Hash>,
+    /// The newest commit known to lie in the repository, whoever wrote it: its number and hash.
+    #[serde(default)]
+    seen: Option<(u64, Hash)>,
 }
 
 pub struct Memory {
@@ -39,13 +42,31 @@ impl Memory {
         self.content.sent.contains(commit)
     }
 
+    /// The newest commit that this host knows to have been in the repository. An older head is a rollback.
+    pub fn seen(&self) -> Option<(u64, Hash)> {
+        self.content.seen
+    }
+
+    /// Notes the head as found in, or accepted by, the store.
+    pub fn see(&mut self, seq: u64, commit: Hash) -> Result<()> {
+        if self.content.seen == Some((seq, commit)) {
+            return Ok(());
+        }
+        self.content.seen = Some((seq, commit));
+        self.save()
+    }
+
     /// Durable when this returns; must come before the commit is sent.
     pub fn record(&mut self, lineage: &str, commit: Hash) -> Result<()> {
         self.content.lineage = Some(lineage.to_owned());
         self.content.sent.push(commit);
         let excess = self.content.sent.len().saturating_sub(REMEMBERED);
         self.content.sent.drain(..excess);
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
         durable::publish_over(&self.path, &serde_json::to_vec_pretty(&self.content)?, 0o600)
-            .with_context(|| format!("record the commit in {}", self.path.display()))
+            .with_context(|| format!("record what was committed in {}", self.path.display()))
     }
 }

@@ -26,7 +26,7 @@ pub fn check_format(found: u32, what: &str) -> Result<()> {
     }
     Err(Failure::new(
         Kind::Failed,
-        format!("{what} has format {found}; this program reads up to {FORMAT}"),
-        "It was written by a newer version. Nothing was changed. Use that version or a newer one.",
+        format!("{what} was written by a newer version: it has format {found}, and this program reads up to {FORMAT}"),
+        "Nothing was changed. Use that version or a newer one.",
     ))
 }

@@ -57,6 +57,21 @@ impl<'a> Series<'a> {
         read().with_context(|| format!("verify commit {seq} of {}", self.source))
     }
 
+    /// Whether the commit `hash` is, or was, number `seq` of this series as it now stands: it is there, or a prune record names it.
+    pub fn has(&self, seq: u64, hash: Hash) -> Result<bool> {
+        if self.listed.contains_key(&seq) {
+            return Ok(self.read(seq)?.hash == hash);
+        }
+        for commit in self.newest_first() {
+            if let Line::Prune(prune) = &commit?.line
+                && let Some(removed) = prune.removed.iter().find(|r| r.seq == seq)
+            {
+                return Ok(removed.hash == hash);
+            }
+        }
+        Ok(false)
+    }
+
     /// From the newest to the oldest, those that prune has listed as removed left out.
     pub fn newest_first(&self) -> impl Iterator<Item = Result<Commit>> {
         let mut removed = BTreeSet::new();
@@ -108,6 +123,8 @@ impl<'a> Series<'a> {
             let before = hashes.get(&(seq - 1));
             if seq == 1 && commit.previous().is_some() {
                 whole.faults.push((seq, "is the first, but names one before it".into()));
+            } else if seq > 1 && before.is_none() && self.listed.contains_key(&(seq - 1)) {
+                // It is there and does not verify, which was said above.
             } else if seq > 1 && before.is_none() {
                 // One that is there and does not verify has been named already.
                 if !self.listed.contains_key(&(seq - 1)) {

@@ -145,6 +145,15 @@ impl<'a> SignedLine<'a> {
         Ok(SignedLine { line, key })
     }
 
+    /// The format of the line: to be looked at before the rest, which a newer version may have changed.
+    pub fn format(&self) -> Result<u32> {
+        #[derive(serde::Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        Ok(self.decode::<Version>()?.format)
+    }
+
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(self.line).context("read a signed line")
     }

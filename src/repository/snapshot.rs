@@ -100,8 +100,7 @@ impl Commit {
     /// Reads and verifies the commit that lies at (`source`, `seq`).
     pub fn verify(trust: &Trust, source: &SourceName, seq: u64, object: &[u8]) -> Result<Commit> {
         let signed = SignedLine::parse(object)?;
-        let version: Version = signed.decode()?;
-        check_format(version.format, "the commit")?;
+        check_format(signed.format()?, "the commit")?;
         let line: Line = signed.decode()?;
         let commit = Commit { hash: Hash::of(object), signer: signed.key, line };
         let (repository, named, number, key, started) = match &commit.line {
@@ -138,11 +137,6 @@ impl Commit {
             Line::Prune(_) => None,
         }
     }
-}
-
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
 }
 
 /// Text of a pack list: `+<sha256> <size>` and `-<sha256>` lines.

@@ -144,8 +144,8 @@ impl Trust {
             _ => anyhow::Error::new(e).context("read repository.json"),
         })?;
         let signed = SignedLine::parse(&body).context("verify repository.json")?;
+        check_format(signed.format()?, "repository.json")?;
         let line: RepositoryLine = signed.decode().context("read repository.json")?;
-        check_format(line.format, "repository.json")?;
         ensure!(
             line.r#type == "repository" && line.root == signed.key,
             "repository.json is not signed by its own root key"
@@ -180,8 +180,8 @@ impl Trust {
         let body = store.get(&layout::trust(n))?;
         let signed = SignedLine::parse(&body)?;
         ensure!(signed.key == self.root, "not signed by the root key");
+        check_format(signed.format()?, "the trust record")?;
         let record: TrustRecord = signed.decode()?;
-        check_format(record.format, "the trust record")?;
         ensure!(record.r#type == "trust" && record.repository == self.id && record.n == n, "belongs elsewhere");
         ensure!(record.previous == self.head.1.to_string(), "does not follow the record before it");
         self.apply(record, Hash::of(&body));

@@ -1,5 +1,12 @@
 //! The engine end to end, without the command line: backup, incremental, restore, drill, verify, prune, on real files and databases.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make their sources with plain writes")]
 
+mod bounds;
+mod crash;
+mod damage;
+mod faults;
+mod histories;
+mod keys;
 mod roundtrip;
 mod world;
+mod writers;

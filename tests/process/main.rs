@@ -1,6 +1,10 @@
 //! The real process, and what can happen to one: it is killed, its network breaks, its disk is full, its memory is measured.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test: a panic is the report")]
-#![allow(clippy::print_stdout, reason = "what was measured, for whoever runs them with --nocapture")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test: a panic is the report, and figures are shown"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

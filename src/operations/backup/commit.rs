@@ -61,6 +61,10 @@ impl Run<'_> {
             sealed: sealed.seal(&target.index_to)?,
         };
         let Some((snapshot, commit)) = self.create(snapshot)? else { return Ok(Committed::Overtaken(seq)) };
+        if let Err(e) = self.memory.see(snapshot.seq, commit) {
+            // The snapshot exists; what is lost is the memory of having seen it there.
+            self.notices.push(format!("{}: {e:#}", self.name));
+        }
         let hurt = self.hurt()?;
         Ok(Committed::Done(Box::new(BackupReport {
             source: self.name.clone(),

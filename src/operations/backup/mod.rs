@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::basis::{index_store, survey};
+use super::basis::{index_store, lost_index, survey};
 use super::{Host, shared};
 use crate::error::{Failure, Kind};
 use crate::pipeline::{self, Basis, Target};
@@ -134,6 +134,8 @@ struct Run<'a> {
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
+    /// The repository no longer has a commit that this host has seen in it.
+    rolled_back: bool,
     notices: Vec<String>,
 }
 
@@ -159,6 +161,7 @@ impl<'a> Run<'a> {
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
+            rolled_back: false,
             notices: Vec::new(),
         };
         let mut newest = None;
@@ -172,45 +175,82 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        run.look_back(&series)?;
         run.choose(newest)?;
         Ok(run)
     }
 
+    /// Compares the series with what this host has seen of it: a store that shows an older state is an alarm (FORMAT.md §6).
+    fn look_back(&mut self, series: &Series) -> Result<()> {
+        if let Some((seq, hash)) = self.memory.seen()
+            && !series.has(seq, hash).unwrap_or(false)
+        {
+            self.rolled_back = true;
+            self.notices.push(format!(
+                "{}: ALARM: this host has seen commit {seq} ({hash}) in the repository, and it is not there any more; the head is now {}. \
+                 Somebody deleted it, or the store shows an older state. This run is a full. Find out before you trust the repository",
+                self.name, self.head
+            ));
+        } else if let Some(head) = self.previous {
+            self.memory.see(self.head, head)?;
+        }
+        Ok(())
+    }
+
     /// Decides between incremental, full and baseline, and surveys the basis.
     fn choose(&mut self, newest: Option<Commit>) -> Result<()> {
+        self.lineage = new_lineage()?;
         let Some((commit, snapshot)) = newest.as_ref().and_then(|c| Some((c, c.snapshot()?))) else {
-            return self.begin_baseline("first run");
+            self.begin_baseline("first run");
+            return Ok(());
         };
-        let continues = self.memory.has_sent(&commit.hash);
-        if !continues && commit.signer != self.host.keys.signing.public() && !self.options.adopt {
+        let remembered = self.memory.has_sent(&commit.hash);
+        let continues = remembered && !self.rolled_back;
+        if !remembered && commit.signer != self.host.keys.signing.public() && !self.options.adopt {
             return Err(Failure::new(
                 Kind::Busy,
                 format!("{} was last written by another key ({} on {})", self.name, commit.signer.id(), snapshot.host),
                 "Nothing was written. If this host takes over from that one, say so once with --adopt; if both run, give one of them another source name.",
             ));
         }
-        if snapshot.epoch != self.host.open.trust.epoch {
-            return self.begin_baseline("the recipients have changed");
+        let epoch = self.host.open.trust.epoch;
+        if snapshot.epoch > epoch {
+            return Err(Failure::new(
+                Kind::CheckFailed,
+                format!(
+                    "the last snapshot of {} is of epoch {}, and the trust records end with epoch {epoch}",
+                    self.name, snapshot.epoch
+                ),
+                "Nothing was written: it would be encrypted to recipients that are no longer in force. A trust record is missing from the repository; put it back, or have the owner of the root key issue it again.",
+            ));
         }
-        if self.options.baseline {
-            return self.begin_baseline("asked for");
+        match self.memory.lineage() {
+            Some(lineage) if continues => self.lineage = lineage.to_owned(),
+            _ if self.rolled_back => self.why = "the repository is not what this host has seen: a new lineage".into(),
+            _ => {
+                self.why = "this host does not remember writing the last snapshot: a new lineage".into();
+                self.notices.push(format!("{}: {}", self.name, self.why));
+            }
         }
         let identities = [self.host.keys.identity.clone()];
-        let Ok(sealed) = SealedPart::open(snapshot, &identities) else {
-            return self.begin_baseline("this host's index key cannot read the last snapshot");
-        };
+        let sealed = SealedPart::open(snapshot, &identities);
         let since = self.started.duration_since(snapshot.baseline_started);
-        if since > self.options.baseline_every {
-            return self.begin_baseline("the last baseline is too old");
-        }
-        self.lineage = match self.memory.lineage() {
-            Some(lineage) if continues => lineage.to_owned(),
-            _ => new_lineage()?,
+        let index_lost = self.index_lost(snapshot)?;
+        let baseline = match &sealed {
+            _ if snapshot.epoch != epoch => Some("the recipients have changed"),
+            _ if self.options.baseline => Some("asked for"),
+            Err(_) => Some("this host's index key cannot read the last snapshot"),
+            _ if index_lost => Some("index objects of the last snapshot are missing"),
+            _ if since > self.options.baseline_every => Some("the last baseline is too old"),
+            Ok(_) => None,
         };
+        if let Some(why) = baseline {
+            self.begin_baseline(why);
+            return Ok(());
+        }
+        let sealed = sealed?;
         if !continues {
             self.mode = Mode::Full;
-            self.why = "this host does not remember writing the last snapshot: a new lineage".into();
-            self.notices.push(format!("{}: {}", self.name, self.why));
         } else if self.options.full {
             self.mode = Mode::Full;
             self.why = "asked for".into();
@@ -225,14 +265,22 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn begin_baseline(&mut self, why: &str) -> Result<()> {
+    /// Whether index objects of `snapshot` are gone; a notice says which.
+    fn index_lost(&mut self, snapshot: &Snapshot) -> Result<bool> {
+        let lost = lost_index(&self.host.open, snapshot)?;
+        if !lost.is_empty() {
+            self.notices.push(format!(
+                "{}: index objects of snapshot {} are missing from the store or have another size, so that it cannot be restored: {lost:?}. \
+                 This run is a baseline. Find out who deleted them; `verify` lists the snapshots hurt",
+                self.name, snapshot.seq
+            ));
+        }
+        Ok(!lost.is_empty())
+    }
+
+    fn begin_baseline(&mut self, why: &str) {
         self.mode = Mode::Full;
         self.why = format!("baseline: {why}");
-        self.lineage = match self.memory.lineage() {
-            Some(lineage) => lineage.to_owned(),
-            None => new_lineage()?,
-        };
-        Ok(())
     }
 
     fn go(&mut self, source: &mut dyn Source) -> Result<Committed> {
@@ -250,7 +298,7 @@ impl<'a> Run<'a> {
         let data: Arc<[_]> = open.trust.recovery_recipients()?.into();
         let index_key = parse_recipient(&self.host.keys.identity.to_public().to_string())?;
         let target = Target {
-            index: index_store(open, self.name, true),
+            index: index_store(open, self.name, self.mode == Mode::Incremental),
             index_to: data.iter().cloned().chain([index_key]).collect(),
             data,
             identities: shared(std::slice::from_ref(&self.host.keys.identity)),

@@ -1,0 +1,119 @@
+//! A memory store that breaks where a test wants it to: at the n-th call, for good; or with the answer of the n-th write lost; or
+//! that runs something of the test's in the middle of another's work.
+
+use async_trait::async_trait;
+use blackstart::bridge::Store;
+use blackstart::storage::memory::Memory;
+use blackstart::storage::{Error, Key, Kind, Object, Result, Storage, Version};
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The n-th call of any kind, and all after it, fail. The first is 1.
+    Call(usize),
+    /// The n-th write (create, replace, delete) is carried out, but its answer is lost; all calls after it fail.
+    Unanswered(usize),
+    Never,
+}
+
+/// Called before each operation with its name and key.
+pub type Hook = Box<dyn Fn(&str, &str) + Send + Sync>;
+
+pub struct Faulty {
+    inner: Memory,
+    fault: Fault,
+    calls: AtomicUsize,
+    writes: AtomicUsize,
+    dead: AtomicBool,
+    hook: Hook,
+}
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+impl Faulty {
+    pub fn new(inner: Memory, fault: Fault) -> Arc<Faulty> {
+        Faulty::build(inner, fault, Box::new(|_, _| ()))
+    }
+
+    fn build(inner: Memory, fault: Fault, hook: Hook) -> Arc<Faulty> {
+        let (calls, writes, dead) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Faulty { inner, fault, calls, writes, dead, hook })
+    }
+
+    /// Whether the fault has struck.
+    pub fn struck(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    fn gone(operation: &'static str, key: &str) -> Error {
+        Error::new(Kind::Transient, operation, key).because("the connection is gone")
+    }
+
+    fn enter(&self, operation: &'static str, key: &str) -> Result<()> {
+        (self.hook)(operation, key);
+        let n = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.fault == Fault::Call(n) {
+            self.dead.store(true, Ordering::SeqCst);
+        }
+        if self.struck() { Err(Faulty::gone(operation, key)) } else { Ok(()) }
+    }
+
+    fn leave<T>(&self, operation: &'static str, key: &str, result: Result<T>) -> Result<T> {
+        let n = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.fault == Fault::Unanswered(n) {
+            self.dead.store(true, Ordering::SeqCst);
+            return Err(Faulty::gone(operation, key));
+        }
+        result
+    }
+}
+
+/// A store over `memory` that calls `hook` before each operation.
+pub fn hooked(memory: &Memory, hook: impl Fn(&str, &str) + Send + Sync + 'static) -> Store {
+    Store::new(Faulty::build(memory.clone(), Fault::Never, Box::new(hook))).unwrap()
+}
+
+#[async_trait]
+impl Storage for Faulty {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    async fn get(&self, key: &Key) -> Result<(Bytes, Version)> {
+        self.enter("get", key.as_str())?;
+        self.inner.get(key).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.enter("get", key.as_str())?;
+        self.inner.get_range(key, range).await
+    }
+
+    async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        self.enter("create", key.as_str())?;
+        self.leave("create", key.as_str(), self.inner.create(key, body, sha256).await)
+    }
+
+    async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
+        self.enter("replace", key.as_str())?;
+        self.leave("replace", key.as_str(), self.inner.replace(key, seen, body).await)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        self.enter("list", prefix)?;
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.enter("delete", key.as_str())?;
+        self.leave("delete", key.as_str(), self.inner.delete(key).await)
+    }
+}
