@@ -16,13 +16,14 @@ use std::time::Instant;
 use super::Open;
 use super::basis::index_store;
 use crate::entry::Name;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, help_of};
 use crate::report::Outcome;
 use crate::report::Skip;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::storage;
 use crate::target::StagingTree;
 pub use fetch::OpenPack;
 pub use plan::PackWork;
@@ -121,7 +122,7 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
             Kind::CheckFailed,
             format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}"),
             format!(
-                "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
+                "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
                 snapshot.seq, snapshot.data_time, snapshot.seq
             ),
         ));
@@ -203,12 +204,7 @@ pub fn restore(
         tree: &tree,
         journal: work::Journal::open(&journal)?,
     };
-    let bytes_fetched = work::write_all(&stage, request.workers).with_context(|| {
-        format!(
-            "the restore is not finished and nothing is at {} yet; the same command again resumes it",
-            request.to.display()
-        )
-    })?;
+    let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
     plan.each_entry(
         |entry, open| {
@@ -242,6 +238,19 @@ pub fn restore(
         notes_count: notes.count,
         kept,
     })
+}
+
+fn unfinished(error: anyhow::Error, snapshot: &Snapshot, request: &Request) -> anyhow::Error {
+    let what = format!("the restore is not finished, and nothing is at {} yet", request.to.display());
+    if help_of(&error).is_some() || error.chain().any(|cause| cause.is::<storage::Error>()) {
+        return error.context(format!("{what}; the same command again resumes it"));
+    }
+    let help = format!(
+        "What is written already waits beside it, and the same command again goes on from there. Where stored bytes are damaged that does not help: \
+         `blackstart verify {} --hashes` names the snapshots that are hurt; --snapshot N restores another, --path P what is whole in this one.",
+        snapshot.source
+    );
+    Failure::new(Kind::Failed, format!("{what}: {error:#}"), help)
 }
 
 /// What is to be written, once it is certain that it is there and has room.
