@@ -61,7 +61,11 @@ pub fn options(config: &Config) -> Options {
 }
 
 pub fn exit(report: &BackupReport) -> Exit {
-    if report.outcome == Outcome::Partial || !report.lost_packs.is_empty() { Exit::Partial } else { Exit::Done }
+    if report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty() {
+        Exit::Partial
+    } else {
+        Exit::Done
+    }
 }
 
 /// Backs up one source and says how it went.

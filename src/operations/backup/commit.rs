@@ -83,6 +83,7 @@ impl Run<'_> {
             skipped_count: sealed.skipped_count,
             lost_packs: self.lost.clone(),
             hurt,
+            alarm: self.rolled_back,
             notices: self.notices.clone(),
             facts: sealed.facts,
         })))

@@ -74,6 +74,8 @@ pub struct BackupReport {
     /// Packs that were missing and the snapshots that they hurt.
     pub lost_packs: Vec<Hash>,
     pub hurt: Vec<u64>,
+    /// The repository no longer shows what this host has seen in it.
+    pub alarm: bool,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
 }
