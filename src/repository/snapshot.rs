@@ -8,6 +8,7 @@ use super::check_format;
 use super::layout::{Hash, SourceName};
 use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
+use crate::limits::LAYERS_MAX;
 use crate::report::Outcome;
 
 /// An object by name and size in bytes.
@@ -108,6 +109,8 @@ impl Commit {
             Line::Prune(p) => (&p.repository, &p.source, p.seq, &p.key, p.started),
         };
         ensure!(*repository == trust.id && named == source && number == seq, "the commit belongs elsewhere");
+        let layers = commit.snapshot().map_or(0, |s| s.layers.len());
+        ensure!(layers <= LAYERS_MAX, "the commit names {layers} index layers; at most {LAYERS_MAX} are allowed");
         ensure!(*key == commit.signer.id(), "the commit names another key than the one that signed it");
         let keeper =
             matches!(commit.line, Line::Prune(_)) && trust.may_sign(&commit.signer, Role::Keeper, source, started);

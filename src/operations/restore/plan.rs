@@ -161,7 +161,7 @@ fn read_entries(db: &Connection, mut merge: Merge, paths: &[Name], totals: &mut 
             continue;
         }
         wanted.remove(&entry.path);
-        let (mut extents, mut pack) = (0u64, None);
+        let (mut extents, mut covered, mut pack) = (0u64, 0u64, None);
         while let Some(segment) = merge.next_segment().context("read the index")? {
             ensure!(entry.kind == EntryKind::File, "the index is damaged: {} has data and is no file", entry.path);
             for e in segment.extents {
@@ -175,10 +175,14 @@ fn read_entries(db: &Connection, mut merge: Merge, paths: &[Name], totals: &mut 
                     .execute(params![e.pack, e.frame, e.from, id, e.at, e.len])
                     .context("the index is damaged: an extent twice")?;
                 extents += 1;
+                covered += e.len;
                 let here = i64::try_from(e.pack)?;
                 pack = Some(pack.map_or(here, |p: i64| if p == here { here } else { SEVERAL }));
             }
         }
+        // A paged file has no holes: a page that the index lost must not come back as zeros.
+        let whole = entry.page.is_none() || covered == entry.size;
+        ensure!(whole, "the index is damaged: it has {covered} of {} bytes of {}", entry.size, entry.path);
         add_entry.execute(params![id, serde_json::to_vec(&entry)?, extents, pack.unwrap_or(SEVERAL)])?;
         totals.entries += 1;
         totals.bytes += entry.size;

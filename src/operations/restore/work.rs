@@ -14,7 +14,7 @@ use zstd::bulk::Decompressor;
 use super::fetch::{OpenPack, range_needed};
 use super::plan::{FileWork, PackWork, Plan};
 use crate::durable;
-use crate::limits::{FRAME_RAW_MAX, PACKS_IN_MEMORY};
+use crate::limits::FRAME_RAW_MAX;
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, SourceName};
@@ -29,9 +29,11 @@ type Fetched = (u64, Option<storage::Result<Bytes>>);
 
 /// Writes the contents of all files of the plan into the tree. Returns the stored bytes fetched.
 pub fn write_all(stage: &Stage<'_>, workers: usize) -> Result<u64> {
-    let (fetched_in, fetched) = async_channel::bounded::<Fetched>(PACKS_IN_MEMORY);
-    // A token is the permission to have a pack in memory, from its fetch until it is written.
-    let tokens = async_channel::bounded::<()>(workers + 2);
+    let in_memory = workers + 2;
+    // A token is the permission to have a pack in memory, from its fetch until it is written. The other queue has room for as many
+    // packs, so that one that arrives is never turned away.
+    let tokens = async_channel::bounded::<()>(in_memory);
+    let (fetched_in, fetched) = async_channel::bounded::<Fetched>(in_memory);
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..workers)
             .map(|_| {
@@ -53,6 +55,7 @@ pub fn write_all(stage: &Stage<'_>, workers: usize) -> Result<u64> {
         }
         failed.map_or(Ok(total), Err)
     })
+    .and_then(|total| stage.all_written().map(|()| total))
 }
 
 /// What the threads of a restore look at.
@@ -85,6 +88,14 @@ impl Stage<'_> {
             let done = move |result| drop(to.try_send((number, Some(result))));
             self.open.store.get_later(layout::pack(self.source, &pack.name), None, done);
         }
+        Ok(())
+    }
+
+    /// A pack that nobody wrote would leave zeros in files that look whole.
+    fn all_written(&self) -> Result<()> {
+        let written = self.journal.written();
+        let left = self.plan.pack_numbers()?.into_iter().filter(|n| !written.contains(n)).count();
+        anyhow::ensure!(left == 0, "{left} packs were not written; this is a bug, please report it");
         Ok(())
     }
 
@@ -155,7 +166,10 @@ impl Stage<'_> {
 /// left of the page cache, nobody knows.
 pub struct Journal {
     file: Mutex<File>,
+    /// Written before this run.
     done: HashSet<u64>,
+    /// Written by this run.
+    noted: Mutex<HashSet<u64>>,
 }
 
 impl Journal {
@@ -179,10 +193,17 @@ impl Journal {
         if !same_boot {
             writeln!(file, "{}", boot.trim()).context("begin the journal")?;
         }
-        Ok(Journal { file: Mutex::new(file), done })
+        Ok(Journal { file: Mutex::new(file), done, noted: Mutex::default() })
+    }
+
+    /// Packs written in this run and in those that it resumes.
+    fn written(&self) -> HashSet<u64> {
+        let noted = self.noted.lock().unwrap_or_else(|e| e.into_inner());
+        self.done.union(&noted).copied().collect()
     }
 
     fn note(&self, pack: u64) -> Result<()> {
+        self.noted.lock().unwrap_or_else(|e| e.into_inner()).insert(pack);
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
         file.write_all(format!("{pack}\n").as_bytes()).context("write the journal")
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::layer::LayerReader;
 use super::line::{EntriesLine, Extent, PackLine, Segment, id_bytes};
 use crate::entry::{Entry, Name};
-use crate::limits::SEGMENT_PAGES;
+use crate::limits::{LAYERS_MAX, SEGMENT_PAGES};
 use crate::repository::snapshot::Layer;
 
 /// An entry as the layers together tell it.
@@ -159,6 +159,10 @@ pub fn layers_to_fold(layers: &[Layer]) -> usize {
     let bytes = |l: &Layer| l.entries.iter().chain(&l.packs).map(|(_, size)| *size).sum::<u64>();
     let mut sizes = layers.iter().rev().map(bytes);
     let Some(mut together) = sizes.next() else { return 0 };
+    // The run adds its own layer, and one more where files were lost while read.
+    if layers.len() + 2 > LAYERS_MAX {
+        return layers.len();
+    }
     let mut fold = 1;
     for size in sizes {
         if size >= 2 * together {
@@ -198,4 +202,25 @@ pub fn read_pack_lines(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::layout::Hash;
+
+    fn layers(sizes: &[u64]) -> Vec<Layer> {
+        let layer = |size: &u64| Layer { packs: Vec::new(), entries: vec![(Hash([0; 32]), *size)] };
+        sizes.iter().map(layer).collect()
+    }
+
+    #[test]
+    fn layers_stay_geometric_and_few() {
+        assert_eq!(layers_to_fold(&layers(&[])), 0);
+        assert_eq!(layers_to_fold(&layers(&[1000, 100, 10])), 1);
+        assert_eq!(layers_to_fold(&layers(&[1000, 15, 10])), 2);
+        assert_eq!(layers_to_fold(&layers(&[20, 15, 10])), 3);
+        let steep: Vec<u64> = (0..15).rev().map(|n| 4u64.pow(n)).collect();
+        assert_eq!(layers_to_fold(&layers(&steep)), 15);
+    }
 }
