@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
+use crate::secret::{Secret, Text};
 use crate::source::Source;
 use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
@@ -58,7 +59,11 @@ pub struct Config {
 pub struct SourceConfig {
     pub name: SourceName,
     pub kind: SourceKind,
-    pub path: PathBuf,
+    /// Of what lies on this machine: `files`, `sqlite`.
+    pub path: Option<PathBuf>,
+    /// Of what a server holds. A password does not belong into it in plain text.
+    pub url: Option<Text>,
+    pub password: Option<Secret>,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -79,6 +84,45 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+}
+
+impl SourceKind {
+    /// As it is written in the configuration and in commits.
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceKind::Files => "files",
+            SourceKind::Sqlite => "sqlite",
+        }
+    }
+}
+
+impl SourceConfig {
+    /// That each key given is one of this kind's, and each that the kind needs is given.
+    fn validate(&self) -> Result<()> {
+        let (name, kind) = (&self.name, self.kind.name());
+        let by_path = match self.kind {
+            SourceKind::Files | SourceKind::Sqlite => true,
+        };
+        let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
+        let wrong = [
+            (by_path && self.path.is_none(), "needs a path"),
+            (
+                by_path && (self.url.is_some() || self.password.is_some()),
+                "is read from a path: it takes no url and no password",
+            ),
+            (
+                self.kind != SourceKind::Files && of_files,
+                "takes no patterns: exclude, one_file_system and tolerate_changing are for kind = \"files\"",
+            ),
+        ];
+        match wrong.iter().find(|(wrong, _)| *wrong) {
+            Some((_, what)) => {
+                let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
+                Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 fn level() -> i32 {
@@ -145,15 +189,7 @@ impl Config {
                     "Nothing was done. Each source has a series of snapshots of its own: give each a name of its own.";
                 return Err(Failure::new(Kind::Config, format!("two sources are named {}", source.name), help));
             }
-            let of_files = source.exclude.is_empty() && source.tolerate_changing.is_empty() && !source.one_file_system;
-            if source.kind == SourceKind::Sqlite && !of_files {
-                let help = "Nothing was done. exclude, one_file_system and tolerate_changing are for kind = \"files\".";
-                return Err(Failure::new(
-                    Kind::Config,
-                    format!("source {} is a database and takes no patterns", source.name),
-                    help,
-                ));
-            }
+            source.validate()?;
             if let Some(policy) = &source.retention {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
@@ -205,8 +241,25 @@ impl Config {
         named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
     }
 
-    pub fn path_of(&self, source: &SourceConfig) -> PathBuf {
-        self.directory().join(&source.path)
+    /// Where a source of a kind with `path` lies.
+    pub fn path_of(&self, source: &SourceConfig) -> Result<PathBuf> {
+        let path = source.path.as_ref().with_context(|| format!("source {} has no path", source.name))?;
+        Ok(self.directory().join(path))
+    }
+
+    /// What a source reads, for people: its path, or its address as it is written in the configuration.
+    pub fn place_of(&self, source: &SourceConfig) -> String {
+        match (&source.path, &source.url) {
+            (Some(path), _) => self.directory().join(path).display().to_string(),
+            (None, Some(Text::Plain(url))) => url.clone(),
+            (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
+            (None, None) => source.name.to_string(),
+        }
+    }
+
+    /// The directory that relative paths in the configuration start from.
+    pub fn base(&self) -> &Path {
+        self.directory()
     }
 
     /// The sources named, or all.
@@ -230,16 +283,15 @@ impl Config {
 
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
-        let path = self.path_of(source);
         Ok(match source.kind {
-            SourceKind::Sqlite => Box::new(Sqlite::open(&path, Arc::clone(clock))?),
+            SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {
                     exclude: source.exclude.clone(),
                     one_file_system: source.one_file_system,
                     tolerate_changing: source.tolerate_changing.clone(),
                 };
-                Box::new(Files::open(&path, options, &**clock)?)
+                Box::new(Files::open(&self.path_of(source)?, options, &**clock)?)
             }
         })
     }
@@ -304,7 +356,7 @@ mod tests {
                     [source.retention]\ndaily = 7\nwithin = \"2d\"\n";
         let config = Config::parse(text, Path::new("/etc/b.toml")).unwrap();
         assert_eq!(config.location().unwrap(), "/etc/repo");
-        assert_eq!(config.path_of(&config.source[0]), Path::new("/etc/a"));
+        assert_eq!(config.path_of(&config.source[0]).unwrap(), Path::new("/etc/a"));
         assert_eq!(config.baseline, Some(SignedDuration::from_hours(720)));
         assert_eq!(config.recovery_key(), Path::new("/etc/blackstart/keys/recovery.key"));
     }

@@ -11,6 +11,8 @@ pub enum Kind {
     Failed,
     /// A check or drill found something wrong with the data: exit 4.
     CheckFailed,
+    /// A drill could not be carried out here, and says nothing of the backup: no server program, no room, a port that is taken: exit 1.
+    Environment,
     /// No repository at that place: exit 10.
     NoRepository,
     /// Another writer holds the series: exit 11.
@@ -28,7 +30,7 @@ pub enum Kind {
 impl Kind {
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Failed => 1,
+            Kind::Failed | Kind::Environment => 1,
             Kind::CheckFailed => 4,
             Kind::NoRepository => 10,
             Kind::Busy => 11,

@@ -12,7 +12,10 @@ pub mod report;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;
+pub mod child;
 pub mod durable;
+pub mod net;
+pub mod secret;
 pub mod source;
 pub mod storage;
 pub mod target;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rows of the crate, lowest first. A file imports only from its own row or a lower one.
 const ROWS: [(&str, &[&str]); 6] = [
     ("words", &["entry", "error", "report", "clock", "limits", "id", "time"]),
-    ("edges", &["storage", "source", "target", "bridge", "durable", "accounts"]),
+    ("edges", &["storage", "source", "target", "bridge", "durable", "accounts", "child", "net", "secret"]),
     (
         "repository",
         &["age", "keys", "ssh", "layout", "snapshot", "index", "lease", "pipeline", "repository", "trust", "signed"],

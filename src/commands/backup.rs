@@ -79,7 +79,7 @@ pub fn one(
     let busy = shell.busy(format!("backing up {}", source.name));
     let open = || config.open_source(source, &shell.clock);
     let report = backup::backup(host, &source.name, &open, options)
-        .with_context(|| format!("back up {}", config.path_of(source).display()))?;
+        .with_context(|| format!("back up {}", config.place_of(source)))?;
     drop(busy);
     say(shell, &report);
     Ok(report)

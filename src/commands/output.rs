@@ -170,6 +170,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Failed => "failed",
         Kind::CheckFailed => "check-failed",
+        Kind::Environment => "environment",
         Kind::NoRepository => "no-repository",
         Kind::Busy => "busy",
         Kind::WrongKey => "wrong-key",

@@ -9,11 +9,12 @@ use super::output::{self, Ending, Exit, Shell};
 use super::setup::{self, Keys, Made};
 use super::{backup, drill, sample};
 use crate::cli::Protect;
-use crate::config::{Config, SourceConfig, SourceKind, resolve_location};
+use crate::config::{Config, SourceConfig, resolve_location};
 use crate::error::{Failure, Kind, kind_of};
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
-use crate::source::detect::{self, Found};
+use crate::secret::Text;
+use crate::source::detect::{self, Found, Place};
 
 const SAMPLE_REPOSITORY: &str = "./blackstart-repository";
 
@@ -89,7 +90,11 @@ fn add(shell: &Shell, config: Config, found: Vec<Found>) -> Result<(Config, Vec<
             shell.warn(note);
         }
         let same = |s: &&SourceConfig| {
-            (s.kind == SourceKind::Sqlite) == (found.kind == "sqlite") && config.path_of(s) == found.path
+            s.kind.name() == found.kind
+                && match &found.place {
+                    Place::Path(path) => config.path_of(s).is_ok_and(|p| p == *path),
+                    Place::Url(url) => s.url.as_ref().is_some_and(|u| *u == Text::Plain(url.clone())),
+                }
         };
         if let Some(known) = config.source.iter().find(same) {
             names.push(known.name.clone());
@@ -99,7 +104,7 @@ fn add(shell: &Shell, config: Config, found: Vec<Found>) -> Result<(Config, Vec<
         taken.push(name.clone());
         names.push(SourceName::new(&name)?);
         blocks.push_str(&block(&config, &name, &found)?);
-        shell.say(format!("Found {} ({}): source {name}", found.path.display(), found.kind));
+        shell.say(format!("Found {} ({}): source {name}", found.place, found.kind));
     }
     let config = if blocks.is_empty() { config } else { setup::append_sources(&config, &blocks)? };
     Ok((config, names))
@@ -112,16 +117,18 @@ fn free_name(wish: &str, taken: &[String]) -> String {
 }
 
 fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
-    let path = found.path.to_str().with_context(|| format!("{} is not UTF-8", found.path.display()))?;
-    let mut text = format!(
-        "\n[[source]]\nname = {}\nkind = {}\npath = {}\n",
-        setup::quoted(name),
-        setup::quoted(found.kind),
-        setup::quoted(path)
-    );
+    let place = match &found.place {
+        Place::Path(path) => {
+            let path = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+            format!("path = {}", setup::quoted(path))
+        }
+        Place::Url(url) => format!("url = {}", setup::quoted(url)),
+    };
+    let (name, kind) = (setup::quoted(name), setup::quoted(found.kind));
+    let mut text = format!("\n[[source]]\nname = {name}\nkind = {kind}\n{place}\n");
     let mut exclude = found.exclude.clone();
-    if found.kind == "files" {
-        exclude.extend(own_places(config)?.iter().filter_map(|own| below(own, &found.path)));
+    if let ("files", Place::Path(path)) = (found.kind, &found.place) {
+        exclude.extend(own_places(config)?.iter().filter_map(|own| below(own, path)));
     }
     if !exclude.is_empty() {
         let lines: Vec<String> = exclude.iter().map(|p| format!("  {},\n", setup::quoted(p))).collect();

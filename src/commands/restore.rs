@@ -31,7 +31,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let paths = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let request = Request { to, in_place: args.in_place, paths, workers };
+    let request = Request { to, in_place: args.in_place, paths, workers, finish: None };
     if args.dry_run {
         if !args.in_place {
             target::must_be_free(&request.to)?;

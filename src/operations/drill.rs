@@ -4,21 +4,21 @@ use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use super::Open;
+use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
-use super::{Open, contents};
+use crate::error::{Kind, kind_of};
 use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, Hash, SourceName};
-use crate::repository::sealed::SealedPart;
 use crate::repository::series::{self, Series};
 use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
 use crate::repository::{FORMAT, check_format};
-use crate::source::sqlite;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -84,22 +84,15 @@ pub fn drill(
         .tempdir_in(&options.scratch)
         .with_context(|| format!("make a scratch directory in {}", options.scratch.display()))?;
     let scratch_path = std::path::absolute(scratch.path())?;
-    let request =
-        Request { to: scratch_path.join("restored"), in_place: false, paths: Vec::new(), workers: options.workers };
-    let restored = restore::restore(open, identities, commit, snapshot, &request);
-    let restored_at = clock.elapsed();
-    let (mut checks, mut bytes, mut bytes_fetched, mut phases) = (Vec::new(), 0, 0, Phases::default());
-    match restored {
-        Ok(report) => {
-            (bytes, bytes_fetched, phases) = (report.bytes, report.bytes_fetched, report.phases);
-            checks.push(Check::compare("restore", "done", "done"));
-            match prove(open, identities, snapshot, &request.to) {
-                Ok(found) => checks.extend(found),
-                Err(e) => checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
-            }
-        }
-        Err(e) => checks.push(Check::compare("restore", "done", format!("{e:#}"))),
-    }
+    let request = Request {
+        to: scratch_path.join("restored"),
+        in_place: false,
+        paths: Vec::new(),
+        workers: options.workers,
+        finish: None,
+    };
+    let trial = try_out(open, identities, commit, snapshot, &request, clock)?;
+    let Trial { checks, bytes, bytes_fetched, phases, restored_at } = trial;
     let total = clock.elapsed();
     let scratch_removed = if options.keep {
         drop(scratch.keep());
@@ -144,15 +137,43 @@ pub fn drill(
     Ok(report)
 }
 
-/// The checks of a restored copy by its kind.
-fn prove(open: &Open, identities: &[Identity], snapshot: &Snapshot, dir: &Path) -> Result<Vec<Check>> {
-    let sealed = SealedPart::open(snapshot, identities)?;
-    let mut checks = contents::compare(open, identities, snapshot, &sealed.secrets, dir)?;
-    if snapshot.kind == "sqlite" {
-        let file = std::fs::read_dir(dir)?.next().context("nothing was restored")??.path();
-        checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+/// What a restore into scratch brought, and what its checks found.
+struct Trial {
+    checks: Vec<Check>,
+    bytes: u64,
+    bytes_fetched: u64,
+    phases: Phases,
+    /// Since the start of the drill.
+    restored_at: Duration,
+}
+
+fn try_out(
+    open: &Open,
+    identities: &[Identity],
+    commit: &Commit,
+    snapshot: &Snapshot,
+    request: &Request,
+    clock: Instant,
+) -> Result<Trial> {
+    let restored = restore::restore(open, identities, commit, snapshot, request);
+    let restored_at = clock.elapsed();
+    let mut trial = Trial { checks: Vec::new(), bytes: 0, bytes_fetched: 0, phases: Phases::default(), restored_at };
+    match restored {
+        Ok(report) => {
+            (trial.bytes, trial.bytes_fetched, trial.phases) = (report.bytes, report.bytes_fetched, report.phases);
+            trial.checks.push(Check::compare("restore", "done", "done"));
+            let scratch = request.to.parent().context("a drill needs a directory for scratch")?;
+            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch }) {
+                Ok(found) => trial.checks.extend(found),
+                Err(e) if kind_of(&e) == Kind::Environment => {
+                    return Err(e.context("the copy was restored, but could not be proven here"));
+                }
+                Err(e) => trial.checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
+            }
+        }
+        Err(e) => trial.checks.push(Check::compare("restore", "done", format!("{e:#}"))),
     }
-    Ok(checks)
+    Ok(trial)
 }
 
 /// A drill that passed.

@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const NAME_MAX: usize = 63;
 pub struct Found {
     /// `sqlite` or `files`.
     pub kind: &'static str,
-    pub path: PathBuf,
+    pub place: Place,
     /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
     pub exclude: Vec<String>,
     /// A name for the source (`[a-z0-9][a-z0-9_-]{0,62}`), unique in the list.
@@ -32,9 +33,39 @@ pub struct Found {
     pub notes: Vec<String>,
 }
 
-/// Finds out what `path` is: a database, or a tree with databases in it, each a source of its own. The tree comes first, the databases in order of
-/// their paths. Fails if `path` cannot be read, or is neither.
-pub fn detect(path: &Path) -> Result<Vec<Found>> {
+/// Where a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Path(PathBuf),
+    /// A server's address, without a password.
+    Url(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Path(path) => path.display().fmt(f),
+            Place::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Finds out what a path or address is: a database, or a tree with databases in it, each a source of its own. The tree comes first, the databases
+/// in order of their paths. Fails if it cannot be read, or is none of what can be protected.
+pub fn detect(what: &Path) -> Result<Vec<Found>> {
+    match what.to_str().and_then(|text| Some((text, text.split_once("://")?.0))) {
+        Some((url, scheme)) => at_url(url, scheme),
+        None => at_path(what),
+    }
+}
+
+/// What is behind the address of a server.
+fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
+    let _ = url;
+    bail!("{scheme}:// is no kind of address that blackstart can protect; give a path")
+}
+
+fn at_path(path: &Path) -> Result<Vec<Found>> {
     let path = std::path::absolute(path).with_context(|| format!("resolve {}", path.display()))?;
     let metadata = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
     let mut names = BTreeSet::new();
@@ -55,7 +86,7 @@ pub fn detect(path: &Path) -> Result<Vec<Found>> {
     let mut tree = Found {
         kind: "files",
         suggested_name: unique_name(path.file_name(), &mut names),
-        path: path.clone(),
+        place: Place::Path(path.clone()),
         exclude: Vec::new(),
         notes: Vec::new(),
     };
@@ -83,7 +114,7 @@ fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
         _ => path.file_name(),
     };
     let suggested_name = unique_name(stem, names);
-    Found { kind: "sqlite", path, exclude: Vec::new(), suggested_name, notes: Vec::new() }
+    Found { kind: "sqlite", place: Place::Path(path), exclude: Vec::new(), suggested_name, notes: Vec::new() }
 }
 
 /// Databases below `root`, in order of their paths. Symlinks are not followed.

@@ -74,7 +74,7 @@ impl World {
     pub fn restore(&self, source: &str, pick: &Pick, to: &str) -> anyhow::Result<RestoreReport> {
         let open = &self.host.open;
         let (commit, snapshot) = restore::find(open, &name(source), pick)?;
-        let request = Request { to: self.path(to), in_place: false, paths: Vec::new(), workers: 2 };
+        let request = Request { to: self.path(to), in_place: false, paths: Vec::new(), workers: 2, finish: None };
         restore::restore(open, std::slice::from_ref(&self.recovery.identity), &commit, &snapshot, &request)
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Open;
@@ -41,7 +42,7 @@ pub enum Pick {
     Seq(u64),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// A directory that does not exist yet; it receives the entries.
     pub to: PathBuf,
@@ -50,7 +51,12 @@ pub struct Request {
     /// These entries and what is below them; empty for all.
     pub paths: Vec<Name>,
     pub workers: usize,
+    /// What a kind adds to the staged copy before it becomes visible: recovery settings, …
+    pub finish: Option<Finish>,
 }
+
+/// Called with the path of the staged copy, after everything else has been written.
+pub type Finish = Arc<dyn Fn(&Path) -> Result<()> + Send + Sync>;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoreReport {
@@ -211,6 +217,9 @@ pub fn restore(
             if open { tree.set_metadata(&tree.open_file(&entry.path)?, entry) } else { tree.link(entry) }
         },
     )?;
+    if let Some(finish) = &request.finish {
+        finish(&tree.path()).context("finish the restored copy")?;
+    }
     plan.each_entry(|entry, _| tree.seal(entry))?;
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
     work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;

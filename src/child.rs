@@ -1,0 +1,287 @@
+//! Child processes: dump tools, restore tools, engines started for a drill. Each runs in a process group of its own, which ends with its owner.
+//!
+//! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Lines of stderr that are kept, and bytes of one line.
+const TAIL_LINES: usize = 40;
+const LINE_MAX: u64 = 4096;
+/// How long a child may take to end by itself once it is asked to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// Program and arguments; no shell. Arguments are visible to every user of the machine: no secret belongs here.
+    pub argv: Vec<OsString>,
+    /// Variables to set.
+    pub set: Vec<(OsString, OsString)>,
+    /// Variables to pass on beside [`PASSED_ON`]; everything else of our environment is withheld.
+    pub pass: Vec<OsString>,
+    pub directory: Option<PathBuf>,
+    /// User and group to become, from root.
+    pub user: Option<(u32, u32)>,
+    pub input: bool,
+    pub output: Output,
+}
+
+/// Variables that every child gets.
+pub const PASSED_ON: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Thrown away.
+    #[default]
+    Null,
+    /// For [`Child::output`].
+    Piped,
+}
+
+impl Spec {
+    pub fn new<S: AsRef<OsStr>>(argv: impl IntoIterator<Item = S>) -> Spec {
+        Spec { argv: argv.into_iter().map(|a| a.as_ref().to_owned()).collect(), ..Spec::default() }
+    }
+
+    /// The program's name, for people.
+    pub fn name(&self) -> String {
+        self.argv.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned())
+    }
+}
+
+/// A running child. Dropping it kills its whole process group.
+pub struct Child {
+    name: String,
+    child: std::process::Child,
+    stderr: Option<JoinHandle<()>>,
+    tail: Arc<Mutex<VecDeque<String>>>,
+    ended: Option<ExitStatus>,
+}
+
+impl Child {
+    pub fn spawn(spec: &Spec) -> Result<Child> {
+        let Some((program, arguments)) = spec.argv.split_first() else { bail!("there is no program to run") };
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().process_group(0).stderr(Stdio::piped());
+        for name in PASSED_ON.iter().map(OsStr::new).chain(spec.pass.iter().map(OsString::as_os_str)) {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs(spec.set.iter().map(|(name, value)| (name, value)));
+        command.stdin(if spec.input { Stdio::piped() } else { Stdio::null() });
+        command.stdout(if spec.output == Output::Piped { Stdio::piped() } else { Stdio::null() });
+        if let Some(directory) = &spec.directory {
+            command.current_dir(directory);
+        }
+        if let Some((user, group)) = spec.user {
+            command.uid(user).gid(group);
+        }
+        let name = spec.name();
+        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = child.stderr.take().map(|pipe| {
+            let tail = Arc::clone(&tail);
+            std::thread::spawn(move || keep_tail(pipe, &tail))
+        });
+        Ok(Child { name, child, stderr, tail, ended: None })
+    }
+
+    /// The pipe to the child's stdin; once.
+    pub fn input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// The pipe from the child's stdout; once.
+    pub fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the child ends, at most for `wait`; then it is killed and the result is an error.
+    pub fn wait(&mut self, wait: Duration) -> Result<Ended> {
+        let until = Instant::now() + wait;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(status) = self.poll()? {
+                if let Some(reader) = self.stderr.take() {
+                    // A grandchild may hold the pipe open: its words do not matter any more.
+                    let grace = Instant::now() + Duration::from_secs(1);
+                    while !reader.is_finished() && Instant::now() < grace {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                return Ok(Ended { name: self.name.clone(), status, stderr: self.tail() });
+            }
+            if Instant::now() >= until {
+                self.kill();
+                bail!("{} did not end within {} s and was killed{}", self.name, wait.as_secs(), said(&self.tail()));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether the child has ended, without waiting.
+    pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().with_context(|| format!("look after {}", self.name))?;
+        }
+        Ok(self.ended)
+    }
+
+    /// The last lines of stderr so far.
+    pub fn tail(&self) -> Vec<String> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Sends `signal` to the child alone.
+    pub fn signal(&self, signal: Signal) {
+        if self.ended.is_none()
+            && let Some(pid) = Pid::from_raw(self.child.id().cast_signed())
+        {
+            let _gone = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Asks the child to end by `signal`, and kills it after some patience.
+    pub fn stop(mut self, signal: Signal) -> Result<Ended> {
+        self.signal(signal);
+        self.wait(PATIENCE)
+    }
+
+    fn kill(&mut self) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _gone = kill_process_group(pid, Signal::KILL);
+        }
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            self.kill();
+        }
+    }
+}
+
+/// A child that has ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub name: String,
+    pub status: ExitStatus,
+    /// The last lines that it wrote there.
+    pub stderr: Vec<String>,
+}
+
+impl Ended {
+    /// An error unless the child exited with 0. It quotes what the child said last.
+    pub fn success(&self) -> Result<()> {
+        ensure!(self.status.success(), "{} {}{}", self.name, how(self.status), said(&self.stderr));
+        Ok(())
+    }
+}
+
+/// Runs a child to its end and gives its output, at most `output_max` bytes. An exit other than 0 is an error.
+pub fn run(spec: &Spec, wait: Duration, output_max: u64) -> Result<Vec<u8>> {
+    let mut child = Child::spawn(&Spec { output: Output::Piped, input: false, ..spec.clone() })?;
+    let mut bytes = Vec::new();
+    let reader = child.output().map(|pipe| std::thread::spawn(move || read_all(pipe, output_max)));
+    let ended = child.wait(wait)?;
+    if let Some(reader) = reader {
+        bytes = reader.join().ok().context("read what the child wrote")??;
+    }
+    ended.success()?;
+    Ok(bytes)
+}
+
+fn read_all(pipe: ChildStdout, output_max: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut pipe = pipe.take(output_max + 1);
+    pipe.read_to_end(&mut bytes).context("read what the child wrote")?;
+    ensure!(bytes.len() as u64 <= output_max, "the output is longer than {output_max} bytes");
+    Ok(bytes)
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+fn said(tail: &[String]) -> String {
+    if tail.is_empty() { String::new() } else { format!(":\n  {}", tail.join("\n  ")) }
+}
+
+fn keep_tail(pipe: ChildStderr, tail: &Mutex<VecDeque<String>>) {
+    let mut pipe = BufReader::new(pipe);
+    loop {
+        let mut line = Vec::new();
+        match pipe.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == TAIL_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_counts_only_with_the_exit_code() {
+        let spec = Spec::new(["sh", "-c", "echo data; echo broken >&2; exit 3"]);
+        let error = run(&spec, Duration::from_secs(10), 100).unwrap_err().to_string();
+        assert!(error.contains("exited with 3") && error.contains("broken"), "{error}");
+        assert_eq!(run(&Spec::new(["echo", "data"]), Duration::from_secs(10), 100).unwrap(), b"data\n");
+        assert!(run(&Spec::new(["echo", "too long"]), Duration::from_secs(10), 3).is_err());
+    }
+
+    #[test]
+    fn a_slow_child_is_killed_with_its_children() {
+        let mut spec = Spec::new(["sh", "-c", "sleep 1000 & echo $!; wait"]);
+        spec.output = Output::Piped;
+        let mut child = Child::spawn(&spec).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.output().unwrap()).read_line(&mut line).unwrap();
+        assert!(child.wait(Duration::from_millis(100)).unwrap_err().to_string().contains("did not end within"));
+        let grandchild = PathBuf::from("/proc").join(line.trim()).join("stat");
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            std::fs::read_to_string(&grandchild).map_or(true, |stat| stat.contains(") Z "))
+        });
+        assert!(gone, "the grandchild lives on");
+    }
+
+    #[test]
+    fn the_environment_is_withheld() {
+        let out = run(&Spec::new(["env"]), Duration::from_secs(10), 1 << 20).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.lines().all(|l| PASSED_ON.iter().any(|p| l.starts_with(&format!("{p}="))) || l.starts_with("_=")),
+            "{out}"
+        );
+    }
+}

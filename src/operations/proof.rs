@@ -1,0 +1,33 @@
+//! The proof of a restored copy: the checks of its kind, with the real engine where there is one.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+use super::{Open, contents};
+use crate::report::Check;
+use crate::repository::agefile::Identity;
+use crate::repository::sealed::SealedPart;
+use crate::repository::snapshot::Snapshot;
+use crate::source::sqlite;
+
+/// A restored copy to be proven.
+pub struct Case<'a> {
+    pub open: &'a Open,
+    pub identities: &'a [Identity],
+    pub snapshot: &'a Snapshot,
+    /// What was restored. Checked against the snapshot before any engine may touch it.
+    pub copy: &'a Path,
+    /// A directory for sockets, logs and further copies; it is removed with the copy.
+    pub scratch: &'a Path,
+}
+
+/// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …
+pub fn prove(case: &Case) -> Result<Vec<Check>> {
+    let sealed = SealedPart::open(case.snapshot, case.identities)?;
+    let mut checks = contents::compare(case.open, case.identities, case.snapshot, &sealed.secrets, case.copy)?;
+    if case.snapshot.kind == "sqlite" {
+        let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
+        checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+    }
+    Ok(checks)
+}
