@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the io runtime. They only wait for sockets; hashing and encryption happen on the callers' threads.
 const IO_THREADS: usize = 2;
@@ -33,6 +34,33 @@ pub struct Panicked;
 #[expect(clippy::disallowed_methods, reason = "the one crossing from async code to blocking work")]
 pub async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> std::result::Result<T, Panicked> {
     tokio::task::spawn_blocking(f).await.map_err(|_| Panicked)
+}
+
+/// Calls `on_signal` for each SIGINT and SIGTERM that the process gets from now on, on a thread of its own.
+#[expect(clippy::disallowed_methods, reason = "the one crossing from async code to blocking work")]
+pub fn on_signals(mut on_signal: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("set up for signals")?;
+    let listen = |kind| {
+        let _inside = runtime.enter();
+        signal(kind).context("listen for signals")
+    };
+    let (mut interrupts, mut terminations) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (heard_in, heard) = async_channel::bounded(1);
+    let serve = move || {
+        let sender = heard_in.clone();
+        drop(runtime.spawn(async move { while interrupts.recv().await.is_some() && sender.send(()).await.is_ok() {} }));
+        drop(
+            runtime
+                .spawn(async move { while terminations.recv().await.is_some() && heard_in.send(()).await.is_ok() {} }),
+        );
+        runtime.block_on(async {
+            while heard.recv().await.is_ok() {
+                on_signal();
+            }
+        });
+    };
+    thread::Builder::new().name("signals".into()).spawn(serve).context("start the thread that listens for signals")?;
+    Ok(())
 }
 
 /// A synchronous handle on a storage, cheap to clone. Dropping the last one ends the io runtime and cancels what is still

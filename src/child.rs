@@ -2,15 +2,16 @@
 //!
 //! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
 
+use crate::interrupt;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,20 @@ impl Spec {
     }
 }
 
+/// Process groups of the children that run. A number leaves the set before it can belong to another process.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every child of this process, and theirs: for a process that ends without dropping them. They would outlive it.
+pub fn kill_all() {
+    for group in running().iter().filter_map(|id| Pid::from_raw(id.cast_signed())) {
+        let _gone = kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// A running child. Dropping it kills its whole process group.
 pub struct Child {
     name: String,
@@ -89,6 +104,7 @@ impl Child {
         }
         let name = spec.name();
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        running().insert(child.id());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| {
             let tail = Arc::clone(&tail);
@@ -111,7 +127,7 @@ impl Child {
         self.child.id()
     }
 
-    /// Waits until the child ends, at most for `wait`; then it is killed and the result is an error.
+    /// Waits until the child ends, at most for `wait` and until a signal asks this process to stop; then it is killed and the result is an error.
     pub fn wait(&mut self, wait: Duration) -> Result<Ended> {
         let until = Instant::now() + wait;
         let mut pause = Duration::from_millis(1);
@@ -130,6 +146,12 @@ impl Child {
                 self.kill();
                 bail!("{} did not end within {} s and was killed{}", self.name, wait.as_secs(), said(&self.tail()));
             }
+            if interrupt::is_wished() {
+                self.kill();
+                interrupt::check(
+                    "The program that was running for it was ended. The same command again starts it anew.",
+                )?;
+            }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
@@ -138,7 +160,11 @@ impl Child {
     /// Whether the child has ended, without waiting.
     pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
+            let mut running = running();
             self.ended = self.child.try_wait().with_context(|| format!("look after {}", self.name))?;
+            if self.ended.is_some() {
+                running.remove(&self.child.id());
+            }
         }
         Ok(self.ended)
     }
@@ -167,6 +193,7 @@ impl Child {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
             let _gone = kill_process_group(pid, Signal::KILL);
         }
+        running().remove(&self.child.id());
         let _reaped = self.child.wait();
     }
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
+use crate::pipeline::SpoolPlace;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
+use crate::size;
 use crate::source::Source;
 use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
@@ -19,6 +21,8 @@ use crate::storage::location::Location;
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
+/// The spool's size in bytes where the configuration says nothing. A tenth of the disk stays free in any case.
+const SPOOL: u64 = 4 << 30;
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +39,9 @@ pub struct Config {
     pub recovery_key: Option<PathBuf>,
     /// Memory of this host's commits, and caches.
     pub state: Option<PathBuf>,
+    /// How much may wait on the disk of `state` while the store is slower than a source is read.
+    #[serde(default, deserialize_with = "bytes")]
+    pub spool: Option<u64>,
     /// Where drills restore to. It needs room for a whole source.
     pub scratch: Option<PathBuf>,
     /// A new baseline is due after this long.
@@ -138,6 +145,13 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D
     if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
 }
 
+/// `4GiB`, `500 MB`.
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(d)?;
+    let wrong = || serde::de::Error::custom(format!("{text:?} is not a size such as \"500MB\" or \"4GiB\""));
+    size::parse(&text).map(Some).ok_or_else(wrong)
+}
+
 impl Config {
     /// The configuration in force: `given`, `$BLACKSTART_CONFIG`, `./blackstart.toml`, `/etc/blackstart/blackstart.toml`.
     pub fn find(given: Option<&Path>) -> Option<PathBuf> {
@@ -230,6 +244,13 @@ impl Config {
 
     pub fn state(&self) -> PathBuf {
         self.resolve(self.state.as_ref(), "blackstart/state")
+    }
+
+    /// Where packs wait for a slow store. A directory takes them as fast as the spool's disk would, so it has a spool only if one is asked for.
+    pub fn spool(&self) -> Result<Option<SpoolPlace>> {
+        let remote = matches!(Location::parse(&self.repository)?, Location::S3(_));
+        let limit = self.spool.unwrap_or(if remote { SPOOL } else { 0 });
+        Ok((limit > 0).then(|| SpoolPlace { directory: self.state().join("spool"), limit }))
     }
 
     pub fn scratch(&self) -> PathBuf {
@@ -358,6 +379,16 @@ mod tests {
         assert_eq!(config.location().unwrap(), "/etc/repo");
         assert_eq!(config.path_of(&config.source[0]).unwrap(), Path::new("/etc/a"));
         assert_eq!(config.baseline, Some(SignedDuration::from_hours(720)));
+        assert_eq!(config.spool().unwrap(), None);
+        let config = Config::parse("repository = \"s3://bucket\"\n", Path::new("/etc/b.toml")).unwrap();
+        assert_eq!(config.spool().unwrap().unwrap().directory, Path::new("/etc/blackstart/state/spool"));
+        let config = Config::parse("repository = \"s3://bucket\"\nspool = \"0\"\n", Path::new("/etc/b.toml")).unwrap();
+        assert_eq!(config.spool().unwrap(), None);
+    }
+
+    #[test]
+    fn where_the_recovery_key_lies() {
+        let config = Config::parse("repository = \"repo\"\n", Path::new("/etc/b.toml")).unwrap();
         assert_eq!(config.recovery_key(), Path::new("/etc/blackstart/keys/recovery.key"));
     }
 
@@ -369,6 +400,7 @@ mod tests {
         let said = error("repository = \"r\"\n\nreposiory = \"x\"\n");
         assert!(said.contains("line 3") && said.contains("Did you mean `repository`"), "{said}");
         assert!(error("repository = \"r\"\ngrace = \"soon\"\n").contains("length of time"));
+        assert!(error("repository = \"r\"\nspool = \"much\"\n").contains("is not a size"));
         let source = "[[source]]\nname = \"a\"\nkind = \"sqlite\"\npath = \"a\"\n";
         assert!(error(&format!("repository = \"r\"\n{source}{source}")).contains("two sources"));
     }

@@ -7,8 +7,11 @@
 pub mod clock;
 pub mod entry;
 pub mod error;
+pub mod interrupt;
 pub mod limits;
+pub mod progress;
 pub mod report;
+pub mod size;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;

@@ -1,5 +1,7 @@
 //! Every bound in one place, with the relations between them. FORMAT.md §4-9 states those that readers enforce.
 
+use std::time::Duration;
+
 pub const MIB: usize = 1 << 20;
 
 /// Raw bytes of one frame: what is compressed together.
@@ -26,6 +28,8 @@ pub const SEGMENT_PAGES: usize = 4096;
 pub const STREAMS_MAX: usize = 10_000;
 /// Extents in one data line of a streamed file.
 pub const EXTENTS_PER_LINE: usize = 512;
+/// An interrupted run stores again at most what it read in this time.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// No object is larger than this; storage implementations refuse more, so that bodies fit in memory.
 pub const OBJECT_MAX: usize = 64 * MIB;
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::output::{self, Ending, Exit, Shell, numbers, size, span, time};
 use crate::cli::Backup;
 use crate::config::{Config, SourceConfig};
-use crate::error::kind_of;
+use crate::error::{Kind, kind_of};
 use crate::operations::Host;
 use crate::operations::backup::{self, BackupReport, Options};
 use crate::report::Outcome;
@@ -26,10 +26,10 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
         adopt: args.adopt,
         heal: args.heal,
         accept_change: args.accept_change,
-        ..options(&config)
+        ..options(&config)?
     };
     each(shell, sources, |source| {
-        let report = one(shell, &config, &host, source, wanted)?;
+        let report = one(shell, &config, &host, source, wanted.clone())?;
         Ok((exit(&report), report))
     })
 }
@@ -49,7 +49,7 @@ pub fn each<R: Serialize>(
                 worst = worst.max(exit);
                 reports.push(serde_json::to_value(report)?);
             }
-            Err(error) if alone => return Err(error),
+            Err(error) if alone || kind_of(&error) == Kind::Interrupted => return Err(error),
             Err(error) => {
                 let error = error.context(format!("{} failed", source.name));
                 shell.complain(&error);
@@ -61,9 +61,15 @@ pub fn each<R: Serialize>(
     Ending::new(worst, json!({"sources": reports}))
 }
 
-pub fn options(config: &Config) -> Options {
+pub fn options(config: &Config) -> Result<Options> {
     let defaults = Options::default();
-    Options { level: config.level, baseline_every: config.baseline.unwrap_or(defaults.baseline_every), ..defaults }
+    Ok(Options {
+        level: config.level,
+        baseline_every: config.baseline.unwrap_or(defaults.baseline_every),
+        grace: config.grace.unwrap_or(defaults.grace),
+        spool: config.spool()?,
+        ..defaults
+    })
 }
 
 pub fn exit(report: &BackupReport) -> Exit {
@@ -82,7 +88,7 @@ pub fn one(
     source: &SourceConfig,
     options: Options,
 ) -> Result<BackupReport> {
-    let busy = shell.busy(format!("backing up {}", source.name));
+    let busy = shell.busy(format!("backing up {}", source.name), &options.progress);
     let open = || config.open_source(source, &shell.clock);
     let report = backup::backup(host, &source.name, &open, options)
         .with_context(|| format!("back up {}", config.place_of(source)))?;
@@ -104,6 +110,10 @@ fn say(shell: &Shell, report: &BackupReport) {
         size(report.stats.bytes_stored),
         span(report.seconds),
     ));
+    if report.taken_over > 0 {
+        let had = size(report.taken_over);
+        shell.say(format!("{}: {had} of it were in the store already, from a run that was interrupted", report.source));
+    }
     for notice in &report.notices {
         shell.warn(notice);
     }

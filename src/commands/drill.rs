@@ -13,6 +13,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::drill::{self, DrillReport};
 use crate::operations::restore::{self, Pick};
 use crate::operations::{Open, backup};
+use crate::progress::Progress;
 use crate::repository::keys::KeyFile;
 
 pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
@@ -40,7 +41,7 @@ pub fn exit(report: &DrillReport) -> Exit {
 
 /// Drills one source and says how it went.
 pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: &SourceConfig) -> Result<DrillReport> {
-    let busy = shell.busy(format!("restoring {} into scratch", source.name));
+    let busy = shell.busy(format!("restoring {} into scratch", source.name), &Progress::default());
     let signer = keys.signing.as_ref().ok_or_else(|| {
         let help =
             "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";

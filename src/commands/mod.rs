@@ -23,6 +23,7 @@ mod prune;
 mod restore;
 mod sample;
 mod setup;
+mod signals;
 mod snapshots;
 mod status;
 mod verify;
@@ -40,6 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         config: cli.global.config,
         clock: Arc::new(SystemClock),
     };
+    signals::listen(cli.verb.name(), shell.json);
     shell.finish(cli.verb.name(), run(&shell, &cli.verb))
 }
 

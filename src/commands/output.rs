@@ -9,11 +9,17 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
+use crate::progress::Progress;
+
+/// Between two looks at how far an operation has come.
+const TICK: Duration = Duration::from_millis(120);
 
 /// How a verb ended, from the best to the worst. DESIGN §7 has the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,11 +77,49 @@ pub struct Shell {
 }
 
 /// Ends when it is dropped, and leaves nothing on the screen.
-pub struct Busy(ProgressBar);
+pub struct Busy {
+    bar: ProgressBar,
+    stop: Option<Sender<()>>,
+    drawer: Option<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn hidden() -> Busy {
+        Busy { bar: ProgressBar::hidden(), stop: None, drawer: None }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        drop(self.stop.take());
+        if let Some(drawer) = self.drawer.take() {
+            // It only draws.
+            drop(drawer.join());
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar once it is known how much there is to do; the bytes done until then.
+fn draw(bar: &ProgressBar, progress: &Progress) {
+    let done = progress.done();
+    match progress.expected() {
+        // It was a guess: there is more than it said.
+        Some(expected) if done <= expected => {
+            if bar.length() != Some(expected) {
+                bar.set_length(expected);
+                set_style(bar, "{spinner} {msg} [{bar:24}] {bytes} of {total_bytes} {binary_bytes_per_sec} {elapsed}");
+            }
+        }
+        _ if done > 0 => set_style(bar, "{spinner} {msg} {bytes} {binary_bytes_per_sec} {elapsed}"),
+        _ => {}
+    }
+    bar.set_position(done);
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 
@@ -99,18 +143,28 @@ impl Shell {
         }
     }
 
-    /// Shows on a terminal that something goes on, and for how long, until the result is dropped.
-    pub fn busy(&self, text: String) -> Busy {
+    /// Shows on a terminal that something goes on, how far it is and for how long, until the result is dropped.
+    pub fn busy(&self, text: String, progress: &Progress) -> Busy {
         if self.json || self.quiet {
-            return Busy(ProgressBar::hidden());
+            return Busy::hidden();
         }
         // On stderr; indicatif draws nothing where that is no terminal.
         let bar = ProgressBar::new_spinner().with_message(text);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-            bar.set_style(style);
+        if bar.is_hidden() {
+            return Busy::hidden();
         }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Busy(bar)
+        set_style(&bar, "{spinner} {msg} {elapsed}");
+        bar.enable_steady_tick(TICK);
+        let (stop, stopped) = channel::<()>();
+        let (drawn, progress) = (bar.clone(), progress.clone());
+        let draw = move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                draw(&drawn, &progress);
+            }
+        };
+        // Without the thread there is a spinner only.
+        let drawer = std::thread::Builder::new().name("progress".into()).spawn(draw).ok();
+        Busy { bar, stop: Some(stop), drawer }
     }
 
     /// Prints how `verb` ended, and gives the exit code.

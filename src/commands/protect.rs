@@ -11,6 +11,7 @@ use super::{backup, drill, sample};
 use crate::cli::Protect;
 use crate::config::{Config, SourceConfig, resolve_location};
 use crate::error::{Failure, Kind, kind_of};
+use crate::interrupt;
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
 use crate::secret::Text;
@@ -160,7 +161,7 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
     for source in sources {
         let mut report = json!({"source": source.name});
         let mut go = || -> Result<Exit> {
-            let backup = backup::one(shell, config, host, source, backup::options(config))?;
+            let backup = backup::one(shell, config, host, source, backup::options(config)?)?;
             report["backup"] = serde_json::to_value(&backup)?;
             let Some(keys) = &keys else { return Ok(backup::exit(&backup)) };
             let drill = drill::one(shell, config, &host.open, keys, source)?;
@@ -177,6 +178,9 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
             }
         }
         reports.push(report);
+        if interrupt::is_wished() {
+            break;
+        }
     }
     (worst, reports)
 }

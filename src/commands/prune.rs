@@ -1,7 +1,6 @@
 //! `prune`: remove what retention no longer keeps.
 
 use anyhow::Result;
-use jiff::SignedDuration;
 use serde_json::json;
 
 use super::backup::each;
@@ -9,9 +8,6 @@ use super::output::{Ending, Exit, Shell, count, size};
 use crate::cli::Prune;
 use crate::error::{Failure, Kind};
 use crate::operations::prune;
-
-/// Objects younger than this stay unless the configuration says otherwise.
-const GRACE: SignedDuration = SignedDuration::from_hours(24);
 
 pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
     let config = shell.config()?;
@@ -29,7 +25,7 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
             let help = "Nothing was removed. Without a [source.retention] section nothing expires.";
             return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
         };
-        let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+        let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(prune::GRACE))?;
         let go = plan.remove.len() as u64;
         let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
         let planned = json!({"source": source.name, "plan": &plan});

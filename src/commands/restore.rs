@@ -31,7 +31,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let paths = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let request = Request { to, in_place: args.in_place, paths, workers, finish: None };
+    let request = Request { in_place: args.in_place, paths, ..Request::new(to, workers) };
     if args.dry_run {
         if !args.in_place {
             target::must_be_free(&request.to)?;
@@ -56,7 +56,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         ));
         return Ending::new(Exit::Done, forecast);
     }
-    let busy = shell.busy(format!("restoring {}", args.source));
+    let busy = shell.busy(format!("restoring {}", args.source), &request.progress);
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);

@@ -108,7 +108,8 @@ pub fn survey(
         ));
     }
     avoid.extend(worst_packs(&packs, &avoid, sealed.stats.bytes_new.max(COMPACTION_BUDGET)));
-    let basis = Basis { layers: snapshot.layers.clone(), packs, next_pack: sealed.next_pack, shortcuts: None, avoid };
+    let (layers, next_pack) = (snapshot.layers.clone(), sealed.next_pack);
+    let basis = Basis { layers, packs, next_pack, avoid, ..Basis::default() };
     Ok(Survey { basis, lost })
 }
 

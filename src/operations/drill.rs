@@ -84,13 +84,7 @@ pub fn drill(
         .tempdir_in(&options.scratch)
         .with_context(|| format!("make a scratch directory in {}", options.scratch.display()))?;
     let scratch_path = std::path::absolute(scratch.path())?;
-    let request = Request {
-        to: scratch_path.join("restored"),
-        in_place: false,
-        paths: Vec::new(),
-        workers: options.workers,
-        finish: None,
-    };
+    let request = Request::new(scratch_path.join("restored"), options.workers);
     let trial = try_out(open, identities, commit, snapshot, &request, clock)?;
     let Trial { checks, bytes, bytes_fetched, phases, restored_at } = trial;
     let total = clock.elapsed();
@@ -168,9 +162,12 @@ fn try_out(
                 Err(e) if kind_of(&e) == Kind::Environment => {
                     return Err(e.context("the copy was restored, but could not be proven here"));
                 }
+                Err(e) if kind_of(&e) == Kind::Interrupted => return Err(e),
                 Err(e) => trial.checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
             }
         }
+        // A signal says nothing of the snapshot.
+        Err(e) if kind_of(&e) == Kind::Interrupted => return Err(e),
         Err(e) => trial.checks.push(Check::compare("restore", "done", format!("{e:#}"))),
     }
     Ok(trial)

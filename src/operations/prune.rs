@@ -18,6 +18,8 @@ use crate::repository::snapshot::{Commit, Line, Prune, Removed};
 use crate::repository::trust::Role;
 use crate::storage::{self, Key};
 
+/// Objects that no snapshot names stay for this long, unless the operator says otherwise.
+pub const GRACE: SignedDuration = SignedDuration::from_hours(24);
 /// A commit whose time the store contradicts by more than this is suspect.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 

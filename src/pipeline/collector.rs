@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use async_channel::Receiver;
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use super::batch::{Findings, Row};
 use crate::entry::Name;
@@ -18,12 +19,14 @@ pub struct Collected {
     pub reused: u64,
 }
 
-/// Works until the findings end.
-pub fn run(writer: LayerWriter, findings: &Receiver<Findings>) -> Result<Collected> {
+/// Works until the findings end. Every `checkpoint` of time the index object under construction is finished, so that an interrupted run
+/// loses no more than that.
+pub fn run(writer: LayerWriter, findings: &Receiver<Findings>, checkpoint: Duration) -> Result<Collected> {
     let mut collector = Collector { writer, path: Name::default(), page: None, segment: Segment::default() };
     let mut sum = Collected::default();
     let mut early: BTreeMap<u64, Findings> = BTreeMap::new();
     let mut next = 0;
+    let mut flushed = Instant::now();
     while let Ok(found) = findings.recv_blocking() {
         early.insert(found.seq, found);
         while let Some(found) = early.remove(&next) {
@@ -35,6 +38,10 @@ pub fn run(writer: LayerWriter, findings: &Receiver<Findings>) -> Result<Collect
             for row in found.rows {
                 collector.row(row)?;
             }
+        }
+        if flushed.elapsed() >= checkpoint {
+            collector.writer.flush()?;
+            flushed = Instant::now();
         }
     }
     collector.flush()?;

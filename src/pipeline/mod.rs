@@ -5,9 +5,14 @@ mod batch;
 mod chunks;
 mod collector;
 mod cut;
+mod layers;
 mod pack;
 mod reader;
+mod spool;
 mod store;
+mod table;
+mod uploads;
 mod worker;
 
+pub use spool::SpoolPlace;
 pub use store::{Basis, BasisPack, Options, Stored, Target, store};

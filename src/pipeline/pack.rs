@@ -2,17 +2,18 @@
 //! full packs go to the store. One [`PackWriter`] a worker; a place is known as soon as bytes are appended.
 
 use anyhow::{Context, Result};
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, compress_bound};
 
-use crate::bridge::Store;
-use crate::limits::{FRAME_RAW_MAX, PACK_FRAMES_MAX, PACK_MAX, PACK_TARGET};
+use super::store::Target;
+use super::table::Done;
+use super::uploads::{Object, Uploads};
+use crate::limits::{FRAME_RAW_MAX, PACK_FRAMES_MAX, PACK_TARGET};
 use crate::repository::agefile::{Recipient, Sealed, Sealer};
 use crate::repository::index::PackLine;
 use crate::repository::layout::{self, Hash, SourceName};
@@ -26,38 +27,21 @@ pub struct Place {
     pub from: u64,
 }
 
-/// What all workers of one run share: the store, the numbers, and a bounded pool of pack buffers.
+/// What all workers of one run share: the uploads and the numbers.
 pub struct Packs {
-    store: Store,
+    uploads: Arc<Uploads>,
     source: SourceName,
     recipients: Arc<[Recipient]>,
     level: i32,
-    next: AtomicU64,
-    /// Holding a buffer is the permission to have a pack in memory.
-    free: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    next: Arc<AtomicU64>,
     done: Sender<Done>,
 }
 
-/// What became of a pack that was sent: its line for the pack table once it is durable.
-pub type Done = (u64, storage::Result<PackLine>);
-
 impl Packs {
-    pub fn new(
-        store: Store,
-        source: SourceName,
-        recipients: Arc<[Recipient]>,
-        level: i32,
-        in_memory: usize,
-        next: u64,
-    ) -> (Packs, Receiver<Done>) {
-        let free = async_channel::bounded(in_memory);
-        for _ in 0..in_memory {
-            // The channel has room for exactly these.
-            drop(free.0.try_send(Vec::new()));
-        }
-        // Unbounded but small: a pack line is a few KiB, and packs are bounded by the pool.
-        let (done, lines) = async_channel::unbounded();
-        (Packs { store, source, recipients, level, next: AtomicU64::new(next), free, done }, lines)
+    /// `next`: the number of the first pack. What becomes of packs is told to `done`.
+    pub fn new(target: &Target, level: i32, uploads: Arc<Uploads>, next: u64, done: Sender<Done>) -> Packs {
+        let (source, recipients) = (target.index.source.clone(), target.data.clone());
+        Packs { uploads, source, recipients, level, next: Arc::new(AtomicU64::new(next)), done }
     }
 
     /// The number that the next pack will get.
@@ -65,11 +49,13 @@ impl Packs {
         self.next.load(Ordering::SeqCst)
     }
 
+    /// As [`Packs::next_number`], to be asked later.
+    pub fn numbers(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.next)
+    }
+
     fn open(&self) -> Result<Open> {
-        let mut buffer = self.free.1.recv_blocking().context("wait for a pack buffer")?;
-        if buffer.capacity() == 0 {
-            buffer = Vec::with_capacity(PACK_MAX);
-        }
+        let buffer = self.uploads.buffer()?;
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         Ok(Open { number, sealer: Sealer::new(&self.recipients, buffer)?, frames: Vec::new() })
     }
@@ -77,18 +63,14 @@ impl Packs {
     fn send(&self, number: u64, sealed: Sealed, frames: Vec<(u64, u64, String)>) {
         let name = Hash(sealed.sha256);
         let size = sealed.bytes.len() as u64;
-        let (free, done) = (self.free.0.clone(), self.done.clone());
-        self.store.create_later(
-            layout::pack(&self.source, &name),
-            Bytes::from(sealed.bytes),
-            name.0,
-            move |result, body| {
-                let line = result.map(|_| PackLine::Pack { pack: number, name, size, frames });
-                // Either end may be gone when the run has failed already.
-                drop(done.try_send((number, line)));
-                drop(free.try_send(body.try_into_mut().map(Vec::from).unwrap_or_default()));
-            },
-        );
+        let done = self.done.clone();
+        let told = move |result: storage::Result<()>| {
+            let line = result.map(|()| PackLine::Pack { pack: number, name, size, frames });
+            // Nobody listens any more when the run has failed.
+            drop(done.try_send(Done::Pack(number, line)));
+        };
+        let key = layout::pack(&self.source, &name);
+        self.uploads.send(Object { key, name, bytes: sealed.bytes, pooled: true }, Box::new(told));
     }
 }
 

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use super::batch::{BasisPages, Batch, Part};
 use super::cut::Cutter;
 use crate::entry::{Entry, EntryKind, Name};
+use crate::interrupt;
 use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES, STREAMS_MAX};
+use crate::progress::Progress;
 use crate::repository::index::{Extent, Merge, MergedEntry, Segment};
-use crate::source::{Piece, Source};
+use crate::source::{Finished, Piece, Source};
 
 /// Parts of one batch, for sources of many entries and few bytes.
 const PARTS_MAX: usize = 4096;
@@ -46,6 +48,7 @@ pub struct Reader<'a> {
     pub batches: Sender<Batch>,
     pub buffers: Receiver<Vec<u8>>,
     pub tally: Tally,
+    pub progress: Progress,
     batch: Batch,
     used: usize,
     chunks_loaded: bool,
@@ -65,6 +68,7 @@ impl<'a> Reader<'a> {
             batches,
             buffers,
             tally: Tally::default(),
+            progress: Progress::default(),
             batch,
             used: 0,
             chunks_loaded: false,
@@ -72,8 +76,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the source to its end.
-    pub fn run(&mut self, source: &mut dyn Source) -> Result<()> {
+    /// Reads the source to its end, and ends it: it holds nothing up any longer, whatever the workers and the store have still to do.
+    pub fn run(&mut self, source: &mut dyn Source) -> Result<Finished> {
         self.advance_basis()?;
         while let Some(entry) = source.next().context("read the source")? {
             self.pass_gone(Some(&entry.path))?;
@@ -92,8 +96,10 @@ impl<'a> Reader<'a> {
                 self.advance_basis()?;
             }
         }
+        let finished = source.finish().context("finish reading the source")?;
         self.pass_gone(None)?;
-        self.flush()
+        self.flush()?;
+        Ok(finished)
     }
 
     fn advance_basis(&mut self) -> Result<()> {
@@ -120,6 +126,7 @@ impl<'a> Reader<'a> {
         if let Some(before) = &before
             && self.is_unchanged(&entry, before)
         {
+            self.progress.add(entry.size);
             while let Some(segment) = self.basis_segment()? {
                 for extent in segment.extents {
                     *self.tally.live.entry(extent.pack).or_default() += extent.len;
@@ -190,7 +197,7 @@ impl<'a> Reader<'a> {
                     );
                     let from = self.used;
                     self.used += len;
-                    self.tally.bytes_read += len as u64;
+                    self.count(len);
                     self.part(Part::Pages { at, from, len, page, basis: basis.clone() })?;
                     at += len as u64;
                 }
@@ -219,7 +226,7 @@ impl<'a> Reader<'a> {
             match source.read(&mut self.batch.bytes[self.used..])? {
                 Piece::Data(len) => {
                     self.used += len;
-                    self.tally.bytes_read += len as u64;
+                    self.count(len);
                     self.cut(&mut at, &mut from, CHUNK_MAX)?;
                 }
                 Piece::Hole(len) => {
@@ -245,6 +252,11 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.tally.bytes_read += bytes as u64;
+        self.progress.add(bytes as u64);
     }
 
     /// Cuts chunks off while at least `least` bytes are there.
@@ -297,6 +309,9 @@ impl<'a> Reader<'a> {
         let seq = self.batch.seq;
         let next = Batch { seq: seq + 1, bytes: fresh, parts: Vec::new() };
         let batch = std::mem::replace(&mut self.batch, next);
+        interrupt::check(
+            "No snapshot was made, and the earlier ones stand. What was stored already is taken up by the next run.",
+        )?;
         self.batches.send_blocking(batch).map_err(|_| anyhow!("the workers have stopped"))?;
         (self.on_batch)()
     }

@@ -4,17 +4,25 @@ use anyhow::{Context, Result, anyhow};
 use async_channel::Receiver;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chunks::ChunkTable;
 use super::collector::{self, Collected};
 use super::cut::Cutter;
-use super::pack::{Done, Packs, Place};
+use super::layers;
+use super::pack::Packs;
 use super::reader::{Reader, Tally};
+use super::spool::SpoolPlace;
+use super::table::{Done, PackTable, sender};
+use super::uploads::Uploads;
 use super::worker::{self, Shared};
-use crate::entry::{Entry, Name};
+use crate::limits::CHECKPOINT_EVERY;
+use crate::progress::Progress;
 use crate::repository::agefile::{Identity, Recipient};
-use crate::repository::index::{IndexStore, LayerReader, LayerWriter, Merge, ObjectWriter, PackLine, layers_to_fold};
+use crate::repository::checkpoint::{Beginning, Circumstances, Journal};
+use crate::repository::index::{IndexStore, LayerWriter, ObjectWriter, PackLine};
 use crate::repository::sealed::Secrets;
 use crate::repository::snapshot::{Layer, Named, PackChange};
 use crate::source::{Finished, Source};
@@ -31,11 +39,25 @@ pub struct Target {
     pub identities: Arc<[Identity]>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// zstd's.
     pub level: i32,
     pub workers: usize,
+    /// Where objects wait that the store does not take as fast as the source is read; without, the source waits.
+    pub spool: Option<SpoolPlace>,
+    /// Where the run notes what it has stored, and under which circumstances another may go on from that.
+    pub checkpoint: Option<(PathBuf, Circumstances)>,
+    pub checkpoint_every: Duration,
+    /// Counts the bytes read.
+    pub progress: Progress,
+}
+
+impl Options {
+    pub fn new(level: i32, workers: usize) -> Options {
+        let (spool, checkpoint) = (None, None);
+        Options { level, workers, spool, checkpoint, checkpoint_every: CHECKPOINT_EVERY, progress: Progress::default() }
+    }
 }
 
 /// A pack of the basis.
@@ -56,6 +78,25 @@ pub struct Basis {
     pub shortcuts: Option<Timestamp>,
     /// Packs not to refer to: lost ones, and those that forward compaction empties.
     pub avoid: HashSet<u64>,
+    /// Entries of interrupted runs, which lie above the layers; see [`crate::repository::checkpoint`].
+    pub unfinished: Vec<Vec<Named>>,
+    /// Packs of interrupted runs that are there.
+    pub taken_over: BTreeMap<u64, PackLine>,
+}
+
+impl Basis {
+    /// Whether this run may refer to a pack: to its own, and to those of the basis that are there and are not to be avoided. An interrupted
+    /// run also names packs that it never sent.
+    pub fn usable(&self, pack: u64) -> bool {
+        pack >= self.next_pack
+            || ((self.packs.contains_key(&pack) || self.taken_over.contains_key(&pack)) && !self.avoid.contains(&pack))
+    }
+
+    /// All layers that a run compares with.
+    pub(super) fn all_layers(&self) -> Vec<Layer> {
+        let unfinished = self.unfinished.iter().cloned().map(layers::only_entries);
+        self.layers.iter().cloned().chain(unfinished).collect()
+    }
 }
 
 /// Everything a commit needs to name; every object of it is durable. Only [`store`] makes one, and only from a source that was
@@ -71,6 +112,8 @@ pub struct Stored {
     pub bytes_read: u64,
     pub bytes_new: u64,
     pub bytes_stored: u64,
+    /// Bytes that waited in the spool, and why it could not be used, if something was wrong with it.
+    pub spooled: (u64, Option<String>),
 }
 
 /// Reads `source` to its end and stores what `basis` does not have.
@@ -79,37 +122,46 @@ pub fn store(
     basis: &Basis,
     secrets: &Secrets,
     target: &Target,
-    options: Options,
+    options: &Options,
 ) -> Result<Stored> {
-    let mut layers = fold(&basis.layers, target).context("merge index layers")?;
-    let in_memory = options.workers + 2;
-    let (packs, done) = Packs::new(
-        target.index.store.clone(),
-        target.index.source.clone(),
-        target.data.clone(),
-        options.level,
-        in_memory,
-        basis.next_pack,
-    );
+    let (mut layers, unfinished) = layers::ground(basis, target).context("merge index layers")?;
+    let journal = begin_journal(basis, &unfinished, secrets, target, options)?;
+    let place = options.spool.as_ref().filter(|_| source.holds_others_up());
+    let uploads = Arc::new(Uploads::start(target.index.store.clone(), options.workers, place)?);
+    // Unbounded but small: a line is a few KiB, and what is under way is bounded by the uploads.
+    let (told, done) = async_channel::unbounded();
+    let packs = Packs::new(target, options.level, Arc::clone(&uploads), basis.next_pack, told.clone());
     let chunks = ChunkTable::new()?;
-    let shared = Shared { packs: &packs, chunks: &chunks, secrets, avoid: &basis.avoid };
-    let mut table = PackTable::new(target, basis.next_pack);
-    let run = Run { shared: &shared, basis, target, options };
-    let (tally, mut collected, appended) = run.threads(source, &mut table, &done)?;
-    let finished = source.finish().context("finish reading the source")?;
-    table.wait(&packs, &done)?;
+    let shared = Shared { packs: &packs, chunks: &chunks, secrets, basis };
+    let mut table = PackTable::new(basis, sender(target, &uploads, &told, None), target, journal)?;
+    let entries = sender(target, &uploads, &told, Some(packs.numbers()));
+    let writer = LayerWriter::new(ObjectWriter::sending(target.index_to.clone(), entries));
+    let run = Run { shared: &shared, target, options };
+    let read = run.threads(source, &mut table, &done, writer).and_then(|read| {
+        table.wait(packs.next_number(), &done)?;
+        Ok(read)
+    });
+    if read.is_err() {
+        // The next run goes on from what has become durable.
+        uploads.settle();
+        drop(table.note(&done));
+    }
+    let (tally, finished, mut collected, appended) = read?;
 
     for (pack, bytes) in &tally.live {
         *collected.live.entry(*pack).or_default() += bytes;
     }
     let (lines, change, stored) = table.finish(basis, &collected.live)?;
+    uploads.finish();
+    table.note(&done)?;
     let layer = Layer { packs: lines, entries: collected.entries };
     let index_bytes = layer.packs.iter().chain(&layer.entries).map(|(_, size)| size).sum::<u64>();
+    layers.extend(unfinished.into_iter().map(layers::only_entries));
     if !layer.packs.is_empty() || !layer.entries.is_empty() {
         layers.push(layer);
     }
     if !tally.lost.is_empty() || !tally.streams.is_empty() {
-        layers.push(amend(&tally.lost, &tally.streams, target)?);
+        layers.push(layers::amend(&tally.lost, &tally.streams, target)?);
     }
     Ok(Stored {
         layers,
@@ -121,14 +173,36 @@ pub fn store(
         bytes_read: tally.bytes_read,
         bytes_new: appended,
         bytes_stored: stored + index_bytes,
+        spooled: uploads.spooled(),
     })
+}
+
+/// Before the source is read, and after the index objects that it names are durable.
+fn begin_journal(
+    basis: &Basis,
+    unfinished: &[Vec<Named>],
+    secrets: &Secrets,
+    target: &Target,
+    options: &Options,
+) -> Result<Journal> {
+    let Some((path, circumstances)) = &options.checkpoint else { return Ok(Journal::none()) };
+    Journal::begin(
+        path,
+        &Beginning {
+            circumstances,
+            unfinished,
+            secrets,
+            recipients: &target.index_to,
+            packs: &basis.taken_over,
+            next_pack: basis.next_pack,
+        },
+    )
 }
 
 struct Run<'a> {
     shared: &'a Shared<'a>,
-    basis: &'a Basis,
     target: &'a Target,
-    options: Options,
+    options: &'a Options,
 }
 
 impl Run<'_> {
@@ -139,12 +213,13 @@ impl Run<'_> {
         source: &mut dyn Source,
         table: &mut PackTable,
         done: &Receiver<Done>,
-    ) -> Result<(Tally, Collected, u64)> {
+        writer: LayerWriter,
+    ) -> Result<(Tally, Finished, Collected, u64)> {
         let workers = self.options.workers;
         let (to_workers, batches) = async_channel::bounded(workers);
         let (findings_in, findings) = async_channel::bounded(workers);
         let (buffers_in, buffers) = async_channel::bounded(2 * workers + 2);
-        let writer = LayerWriter::new(ObjectWriter::new(self.target.index.clone(), self.target.index_to.clone()));
+        let every = self.options.checkpoint_every;
         std::thread::scope(|scope| {
             let handles: Vec<_> = (0..workers)
                 .map(|_| {
@@ -153,7 +228,7 @@ impl Run<'_> {
                 })
                 .collect();
             drop((batches, findings_in, buffers_in));
-            let collector = scope.spawn(move || collector::run(writer, &findings));
+            let collector = scope.spawn(move || collector::run(writer, &findings, every));
             let read = self.read(source, table, done, to_workers, buffers);
             let mut appended = 0;
             let mut failed = None;
@@ -170,7 +245,7 @@ impl Run<'_> {
                 .flatten();
             match (failed, collected, read) {
                 (Some(e), _, _) | (None, Err(e), _) | (None, Ok(_), Err(e)) => Err(e),
-                (None, Ok(collected), Ok(tally)) => Ok((tally, collected, appended)),
+                (None, Ok(collected), Ok((tally, finished))) => Ok((tally, finished, collected, appended)),
             }
         })
     }
@@ -182,198 +257,19 @@ impl Run<'_> {
         done: &Receiver<Done>,
         to_workers: async_channel::Sender<super::batch::Batch>,
         buffers: Receiver<Vec<u8>>,
-    ) -> Result<Tally> {
-        let layers = &self.basis.layers;
-        let merge = (!layers.is_empty()).then(|| merge(layers, self.target));
+    ) -> Result<(Tally, Finished)> {
+        let (basis, target) = (self.shared.basis, self.target);
+        let all = basis.all_layers();
+        let merge = (!all.is_empty()).then(|| layers::merge(&all, target));
         let mut reader = Reader::new(merge, Cutter::new(self.shared.secrets.gear()?), to_workers, buffers);
-        reader.shortcuts = self.basis.shortcuts;
-        if !self.basis.avoid.is_empty() && reader.shortcuts.is_some() {
-            reader.reread = paths_in(&self.basis.avoid, layers, self.target)?;
+        reader.progress = self.options.progress.clone();
+        reader.shortcuts = basis.shortcuts;
+        if reader.shortcuts.is_some() {
+            reader.reread = layers::to_read_again(basis, target)?;
         }
-        reader.load_chunks = Box::new(|| load_chunks(self.shared.chunks, layers, self.target));
+        reader.load_chunks = Box::new(|| layers::load_chunks(self.shared.chunks, basis, target));
         reader.on_batch = Box::new(|| table.note(done));
-        reader.run(source)?;
-        Ok(std::mem::take(&mut reader.tally))
-    }
-}
-
-fn readers(layers: &[Layer], target: &Target, list: impl Fn(&Layer) -> &[Named]) -> Vec<LayerReader> {
-    layers.iter().map(|l| LayerReader::new(target.index.clone(), target.identities.clone(), list(l))).collect()
-}
-
-fn merge(layers: &[Layer], target: &Target) -> Merge {
-    Merge::new(readers(layers, target, |l| &l.entries))
-}
-
-/// Notes where the chunks of the basis lie.
-fn load_chunks(chunks: &ChunkTable, layers: &[Layer], target: &Target) -> Result<()> {
-    let mut merge = merge(layers, target);
-    while let Some(merged) = merge.next_entry().context("read the basis's index")? {
-        if merged.entry.is_none_or(|e| e.page.is_some()) {
-            continue;
-        }
-        while let Some(segment) = merge.next_segment().context("read the basis's index")? {
-            for (extent, id) in segment.extents.iter().zip(segment.ids.chunks_exact(32)) {
-                chunks.insert(id, Place { pack: extent.pack, frame: extent.frame, from: extent.from })?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Files of the basis with bytes in one of `packs`.
-fn paths_in(packs: &HashSet<u64>, layers: &[Layer], target: &Target) -> Result<HashSet<Name>> {
-    let mut found = HashSet::new();
-    let mut merge = merge(layers, target);
-    while let Some(merged) = merge.next_entry()? {
-        while let Some(segment) = merge.next_segment()? {
-            if segment.extents.iter().any(|e| packs.contains(&e.pack)) {
-                found.insert(merged.path.clone());
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// A layer above all others with what the run's own layer could not know yet: it takes `lost` out of the snapshot, and gives `streams`
-/// their sizes. Both are in path order.
-fn amend(lost: &[Name], streams: &[Entry], target: &Target) -> Result<Layer> {
-    let mut writer = LayerWriter::new(ObjectWriter::new(target.index.clone(), target.index_to.clone()));
-    let mut lost = lost.iter().peekable();
-    for entry in streams {
-        while let Some(path) = lost.next_if(|path| **path < entry.path) {
-            writer.gone(path)?;
-        }
-        writer.entry(entry, entry.size)?;
-    }
-    for path in lost {
-        writer.gone(path)?;
-    }
-    Ok(Layer { packs: Vec::new(), entries: writer.finish()? })
-}
-
-/// Merges the newest layers into one, as many as keep their sizes geometric.
-fn fold(layers: &[Layer], target: &Target) -> Result<Vec<Layer>> {
-    let count = layers_to_fold(layers);
-    if count < 2 {
-        return Ok(layers.to_vec());
-    }
-    let (kept, folded) = layers.split_at(layers.len() - count);
-    let whole = kept.is_empty();
-    let mut writer = LayerWriter::new(ObjectWriter::new(target.index.clone(), target.index_to.clone()));
-    let mut merge = merge(folded, target);
-    while let Some(merged) = merge.next_entry()? {
-        match &merged.entry {
-            None if whole => continue,
-            None => {
-                writer.gone(&merged.path)?;
-                continue;
-            }
-            Some(entry) => writer.entry(entry, if whole { 0 } else { merged.inherit })?,
-        }
-        while let Some(segment) = merge.next_segment()? {
-            writer.data(&merged.path, &segment)?;
-        }
-    }
-    let packs = fold_packs(folded, target, whole)?;
-    let mut layers = kept.to_vec();
-    layers.push(Layer { packs, entries: writer.finish()? });
-    Ok(layers)
-}
-
-fn fold_packs(folded: &[Layer], target: &Target, whole: bool) -> Result<Vec<Named>> {
-    let mut live: BTreeMap<u64, u64> = BTreeMap::new();
-    for mut layer in readers(folded, target, |l| &l.packs) {
-        while let Some(line) = layer.line()? {
-            if let PackLine::Live { pack, live: bytes } = serde_json::from_slice(line).context("read a pack line")? {
-                live.insert(pack, bytes);
-            }
-        }
-    }
-    let mut writer = ObjectWriter::new(target.index.clone(), target.index_to.clone());
-    for mut layer in readers(folded, target, |l| &l.packs) {
-        while let Some(line) = layer.line()? {
-            let pack: PackLine = serde_json::from_slice(line).context("read a pack line")?;
-            if matches!(pack, PackLine::Pack { .. }) && (!whole || live.get(&pack.number()).is_none_or(|l| *l > 0)) {
-                writer.pack_line(&pack)?;
-            }
-        }
-    }
-    for (pack, live) in live.into_iter().filter(|(_, live)| !whole || *live > 0) {
-        writer.pack_line(&PackLine::Live { pack, live })?;
-    }
-    writer.finish()
-}
-
-/// The pack table of the new layer. Lines are written in order of their numbers, each once its pack is durable.
-struct PackTable {
-    writer: ObjectWriter,
-    early: BTreeMap<u64, PackLine>,
-    next: u64,
-    add: BTreeMap<u64, Named>,
-}
-
-impl PackTable {
-    fn new(target: &Target, first: u64) -> PackTable {
-        let writer = ObjectWriter::new(target.index.clone(), target.index_to.clone());
-        PackTable { writer, early: BTreeMap::new(), next: first, add: BTreeMap::new() }
-    }
-
-    fn accept(&mut self, (number, result): Done) -> Result<()> {
-        let line = result.context("store a pack")?;
-        self.early.insert(number, line);
-        while let Some(line) = self.early.remove(&self.next) {
-            if let PackLine::Pack { name, size, .. } = &line {
-                self.add.insert(self.next, (*name, *size));
-            }
-            self.writer.pack_line(&line)?;
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    /// Takes what has become durable, without waiting.
-    fn note(&mut self, done: &Receiver<Done>) -> Result<()> {
-        while let Ok(done) = done.try_recv() {
-            self.accept(done)?;
-        }
-        Ok(())
-    }
-
-    /// Waits for all packs that were begun.
-    fn wait(&mut self, packs: &Packs, done: &Receiver<Done>) -> Result<()> {
-        while self.next < packs.next_number() {
-            self.accept(done.recv_blocking().context("wait for packs")?)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the counts of live bytes that have changed. Returns the objects, the packs added and dropped, and the bytes added.
-    fn finish(mut self, basis: &Basis, live: &HashMap<u64, u64>) -> Result<(Vec<Named>, PackChange, u64)> {
-        let mut change = PackChange::default();
-        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        for (number, pack) in &basis.packs {
-            let now = live.get(number).copied().unwrap_or(0);
-            if now != pack.live {
-                counts.insert(*number, now);
-            }
-            if now == 0 {
-                change.drop.push(pack.name.0);
-            }
-        }
-        let mut stored = 0;
-        for (number, name) in &self.add {
-            let now = live.get(number).copied().unwrap_or(0);
-            counts.insert(*number, now);
-            stored += name.1;
-            if now > 0 {
-                change.add.push(*name);
-            }
-        }
-        change.drop.sort();
-        for (pack, live) in counts {
-            self.writer.pack_line(&PackLine::Live { pack, live })?;
-        }
-        Ok((self.writer.finish()?, change, stored))
+        let finished = reader.run(source)?;
+        Ok((std::mem::take(&mut reader.tally), finished))
     }
 }

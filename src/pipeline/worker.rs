@@ -3,11 +3,12 @@
 use anyhow::Result;
 use async_channel::{Receiver, Sender};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::batch::{BasisPages, Batch, Findings, Part, Row};
 use super::chunks::ChunkTable;
 use super::pack::{PackWriter, Packs, Place};
+use super::store::Basis;
 use crate::repository::index::Extent;
 use crate::repository::sealed::Secrets;
 
@@ -16,8 +17,7 @@ pub struct Shared<'a> {
     pub packs: &'a Packs,
     pub chunks: &'a ChunkTable,
     pub secrets: &'a Secrets,
-    /// Packs of the basis that must not be referred to: lost, or to be emptied (forward compaction).
-    pub avoid: &'a HashSet<u64>,
+    pub basis: &'a Basis,
 }
 
 /// Works until the batches end; returns the raw bytes stored.
@@ -75,7 +75,7 @@ impl Worker<'_> {
 
     fn chunk(&mut self, at: u64, chunk: &[u8], found: &mut Findings) -> Result<()> {
         let id: [u8; 32] = self.chunk_hash.clone().chain_update(chunk).finalize().into();
-        let known = self.shared.chunks.get(&id)?.filter(|place| !self.shared.avoid.contains(&place.pack));
+        let known = self.shared.chunks.get(&id)?.filter(|place| self.shared.basis.usable(place.pack));
         let place = match known {
             Some(place) => {
                 found.reused += chunk.len() as u64;
@@ -108,7 +108,7 @@ impl Worker<'_> {
             let before = basis.and_then(|b| b.pages.get(((at - b.at) / page as u64) as usize)?.as_ref());
             if let Some((old, id)) = before
                 && id[..] == hash[..8]
-                && !self.shared.avoid.contains(&old.pack)
+                && self.shared.basis.usable(old.pack)
             {
                 *found.live.entry(old.pack).or_default() += page as u64;
                 found.reused += page as u64;

@@ -42,7 +42,14 @@ pub trait Source: Send {
     /// found unchanged. An `Err` ends the run; a file that alone cannot be read is [`Piece::Lost`].
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece>;
 
-    /// Called after the last `next`. `Ok` means that the source is known to be complete but for the skips.
+    /// Whether something waits or piles up while this is read: a transaction, a lock, a buffer of a server. Then what the store does not take
+    /// at once waits in the spool, so that the reading ends soon.
+    fn holds_others_up(&self) -> bool {
+        true
+    }
+
+    /// Called once, right after `next` has given `None`, while what was read may still be on its way to the store: the place to let go of
+    /// transactions and locks. `Ok` means that the source is known to be complete but for the skips.
     fn finish(&mut self) -> Result<Finished>;
 }
 

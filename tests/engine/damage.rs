@@ -115,7 +115,7 @@ fn damaged(
 /// Restores a snapshot without any local copy of an index.
 fn restore_from(world: &World, open: &Open, source: &str, seq: u64, to: &Path) -> anyhow::Result<()> {
     let (commit, snapshot) = restore::find(open, &name(source), &Pick::Seq(seq))?;
-    let request = Request { to: to.to_owned(), in_place: false, paths: Vec::new(), workers: 1, finish: None };
+    let request = Request::new(to.to_owned(), 1);
     restore::restore(open, std::slice::from_ref(&world.recovery.identity), &commit, &snapshot, &request)?;
     Ok(())
 }

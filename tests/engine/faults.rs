@@ -30,6 +30,38 @@ pub struct Faulty {
     writes: AtomicUsize,
     dead: AtomicBool,
     hook: Hook,
+    /// What passes before objects below a prefix are created.
+    gate: Option<(&'static str, Gate)>,
+}
+
+/// Lets uploads through when the test wants it to: a store that is as slow as need be, without a clock.
+#[derive(Clone)]
+pub struct Gate {
+    sender: async_channel::Sender<()>,
+    passes: async_channel::Receiver<()>,
+}
+
+impl Gate {
+    /// Shut.
+    pub fn new() -> Gate {
+        let (sender, passes) = async_channel::unbounded();
+        Gate { sender, passes }
+    }
+
+    /// Lets one more upload through.
+    pub fn let_one_through(&self) {
+        self.sender.try_send(()).unwrap();
+    }
+
+    /// For good.
+    pub fn open(&self) {
+        self.sender.close();
+    }
+
+    async fn pass(&self) {
+        // Closed and empty: open.
+        let _closed = self.passes.recv().await.is_err();
+    }
 }
 
 impl fmt::Debug for Faulty {
@@ -40,12 +72,12 @@ impl fmt::Debug for Faulty {
 
 impl Faulty {
     pub fn new(inner: Memory, fault: Fault) -> Arc<Faulty> {
-        Faulty::build(inner, fault, Box::new(|_, _| ()))
+        Faulty::build(inner, fault, Box::new(|_, _| ()), None)
     }
 
-    fn build(inner: Memory, fault: Fault, hook: Hook) -> Arc<Faulty> {
+    fn build(inner: Memory, fault: Fault, hook: Hook, gate: Option<(&'static str, Gate)>) -> Arc<Faulty> {
         let (calls, writes, dead) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Faulty { inner, fault, calls, writes, dead, hook })
+        Arc::new(Faulty { inner, fault, calls, writes, dead, hook, gate })
     }
 
     /// Whether the fault has struck.
@@ -78,7 +110,12 @@ impl Faulty {
 
 /// A store over `memory` that calls `hook` before each operation.
 pub fn hooked(memory: &Memory, hook: impl Fn(&str, &str) + Send + Sync + 'static) -> Store {
-    Store::new(Faulty::build(memory.clone(), Fault::Never, Box::new(hook))).unwrap()
+    Store::new(Faulty::build(memory.clone(), Fault::Never, Box::new(hook), None)).unwrap()
+}
+
+/// A store over `memory` in which objects below `area` are created only as `gate` lets them through.
+pub fn gated(memory: &Memory, area: &'static str, gate: &Gate) -> Store {
+    Store::new(Faulty::build(memory.clone(), Fault::Never, Box::new(|_, _| ()), Some((area, gate.clone())))).unwrap()
 }
 
 #[async_trait]
@@ -98,6 +135,11 @@ impl Storage for Faulty {
     }
 
     async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        if let Some((area, gate)) = &self.gate
+            && key.as_str().starts_with(area)
+        {
+            gate.pass().await;
+        }
         self.enter("create", key.as_str())?;
         self.leave("create", key.as_str(), self.inner.create(key, body, sha256).await)
     }

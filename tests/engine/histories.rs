@@ -1,6 +1,6 @@
 //! Random histories of one source against a naive copy of it for each snapshot.
 
-use super::world::{World, assert_same_tree, name};
+use super::world::{World, assert_same_tree, name, noise};
 use blackstart::bridge::Store;
 use blackstart::operations::backup::Options;
 use blackstart::operations::restore::Pick;
@@ -43,17 +43,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::LoseState),
         2 => any::<prop::sample::Index>().prop_map(Step::Restore),
     ]
-}
-
-fn noise(seed: u64, n: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    let mut step = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 24) as u8
-    };
-    (0..n).map(|_| step()).collect()
 }
 
 struct History {

@@ -58,7 +58,7 @@ fn the_host_cannot_read_its_past() {
 fn another_recovery_key_is_a_wrong_key() {
     let world = world();
     let (commit, snapshot) = restore::find(&world.host.open, &name("tree"), &Pick::Latest).unwrap();
-    let request = Request { to: world.path("out"), in_place: false, paths: Vec::new(), workers: 2, finish: None };
+    let request = Request::new(world.path("out"), 2);
     // The host's own key opens the index, and must fail at the first pack.
     for identity in [KeyPair::generate().unwrap().identity, world.host.keys.identity.clone()] {
         let error = restore::restore(&world.host.open, &[identity], &commit, &snapshot, &request).unwrap_err();
@@ -87,7 +87,7 @@ fn new_recipients_get_a_baseline_that_refers_to_nothing_older() {
     for hash in names {
         assert!(!older.iter().any(|key| key.as_str().ends_with(&hash.to_string())), "{hash} is from before");
     }
-    let request = Request { to: world.path("new"), in_place: false, paths: Vec::new(), workers: 2, finish: None };
+    let request = Request::new(world.path("new"), 2);
     restore::restore(&world.host.open, &[next.identity], &commit, &snapshot, &request).unwrap();
     assert_same_tree(&world.path("data"), &world.path("new"));
     assert_eq!(kind_of(&world.restore("tree", &Pick::Latest, "old-key").unwrap_err()), Kind::WrongKey);

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make their sources with plain writes")]
 
 mod bounds;
+mod checkpoint;
 mod crash;
 mod damage;
 mod faults;
 mod histories;
 mod keys;
 mod roundtrip;
+mod spool;
 mod streams;
 mod world;
 mod writers;

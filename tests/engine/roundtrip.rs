@@ -1,6 +1,6 @@
 //! What goes in comes out, again and again.
 
-use super::world::{World, assert_same_tree, name};
+use super::world::{World, assert_same_tree, name, noise};
 use blackstart::operations::backup::Options;
 use blackstart::operations::restore::Pick;
 use blackstart::operations::verify;
@@ -10,17 +10,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-
-pub fn noise(seed: u64, n: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    let mut step = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 24) as u8
-    };
-    (0..n).map(|_| step()).collect()
-}
 
 fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("etc/deep/er")).unwrap();

@@ -1,7 +1,7 @@
 //! Streams whose lengths only their ends tell, and what a source learns of its newest snapshot.
 
-use super::roundtrip::{break_glass, noise};
-use super::world::{World, name};
+use super::roundtrip::break_glass;
+use super::world::{World, name, noise};
 use anyhow::Result;
 use blackstart::entry::{Entry, EntryKind, Name};
 use blackstart::operations::backup::{self, BackupReport, Options};

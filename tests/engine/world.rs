@@ -74,7 +74,7 @@ impl World {
     pub fn restore(&self, source: &str, pick: &Pick, to: &str) -> anyhow::Result<RestoreReport> {
         let open = &self.host.open;
         let (commit, snapshot) = restore::find(open, &name(source), pick)?;
-        let request = Request { to: self.path(to), in_place: false, paths: Vec::new(), workers: 2, finish: None };
+        let request = Request::new(self.path(to), 2);
         restore::restore(open, std::slice::from_ref(&self.recovery.identity), &commit, &snapshot, &request)
     }
 
@@ -91,6 +91,20 @@ impl World {
             &options,
         )
     }
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bytes.extend(x.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
 }
 
 /// Fails with both trees' differences unless they are equal: names, types, modes, times, targets, contents.

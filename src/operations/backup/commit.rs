@@ -32,6 +32,7 @@ impl Run<'_> {
             skipped_count: skipped.len() as u64,
             facts: stored.finished.facts.clone(),
         };
+        let spooled = stored.spooled.0;
         let (pack_lists, packs) = self.pack_lists(&stored.packs, target)?;
         let seq = self.head + 1;
         let snapshot = Snapshot {
@@ -79,6 +80,8 @@ impl Run<'_> {
             finished: snapshot.finished,
             seconds: self.clock.elapsed().as_secs_f64(),
             stats,
+            taken_over: self.taken_over(),
+            spooled,
             skipped: sealed.skipped,
             skipped_count: sealed.skipped_count,
             lost_packs: self.lost.clone(),
@@ -105,8 +108,8 @@ impl Run<'_> {
                     ));
                 }
             }
-            // Only a prune that left the basis alone may be followed at once: then every object of the basis is still named. The
-            // run's own objects are younger than any grace period.
+            // Only a prune that left the basis alone may be followed at once: then every object of the basis is still named. Whether the
+            // run's own objects, and those that it took over, are still there is looked up below.
             let series = Series::list(&open.store, &open.trust, self.name)?;
             for seq in snapshot.seq..=series.head() {
                 let commit = series.read(seq)?;

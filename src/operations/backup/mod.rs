@@ -1,18 +1,23 @@
 //! One backup, top to bottom: lease, basis, read and store, commit.
 
 mod commit;
+mod resume;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::basis::{index_store, lost_index, survey};
+use super::prune::GRACE;
 use super::{Host, shared};
 use crate::error::{Failure, Kind};
-use crate::pipeline::{self, Basis, Target};
+use crate::limits::{CHECKPOINT_EVERY, WORKERS_MAX};
+use crate::pipeline::{self, Basis, SpoolPlace, Target};
+use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stats};
+use crate::repository::checkpoint;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::memory::Memory;
@@ -22,7 +27,7 @@ use crate::repository::snapshot::{Commit, Line, Mode, Snapshot};
 use crate::repository::trust::{Role, parse_recipient};
 use crate::source::{Before, Source};
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Read every byte.
     pub full: bool,
@@ -39,6 +44,14 @@ pub struct Options {
     /// zstd's.
     pub level: i32,
     pub workers: usize,
+    /// Where packs wait that the store does not take as fast as the source is read. Without, the source waits.
+    pub spool: Option<SpoolPlace>,
+    /// An interrupted run stores again at most what it read in this time.
+    pub checkpoint_every: Duration,
+    /// Prune's: what an interrupted run has left is taken over only while it is younger than half of it.
+    pub grace: SignedDuration,
+    /// Counts the bytes read or passed over.
+    pub progress: Progress,
 }
 
 impl Default for Options {
@@ -52,7 +65,11 @@ impl Default for Options {
             heal: false,
             accept_change: false,
             level: 3,
-            workers: cores.clamp(1, crate::limits::WORKERS_MAX),
+            workers: cores.clamp(1, WORKERS_MAX),
+            spool: None,
+            checkpoint_every: CHECKPOINT_EVERY,
+            grace: GRACE,
+            progress: Progress::default(),
         }
     }
 }
@@ -72,6 +89,10 @@ pub struct BackupReport {
     pub finished: Timestamp,
     pub seconds: f64,
     pub stats: Stats,
+    /// Stored bytes that were there already from an interrupted run.
+    pub taken_over: u64,
+    /// Stored bytes that waited in the spool.
+    pub spooled: u64,
     pub skipped: Vec<Skip>,
     pub skipped_count: u64,
     /// Packs that were missing and the snapshots that they hurt.
@@ -103,7 +124,7 @@ pub fn backup(
     let _lease = Lease::acquire(&open.store, name, &key.id(), &host.name, Arc::clone(&open.clock))?;
     let mut lost_once = None;
     for _ in 0..2 {
-        let mut run = Run::prepare(host, name, options)?;
+        let mut run = Run::prepare(host, name, options.clone())?;
         match run.go(&mut *open_source()?)? {
             Committed::Done(report) => return Ok(*report),
             Committed::Overtaken(by) => lost_once = Some(by),
@@ -132,6 +153,8 @@ struct Run<'a> {
     clock: Instant,
     head: u64,
     previous: Option<Hash>,
+    /// The newest snapshot of the series.
+    newest: Option<Hash>,
     lineage: String,
     mode: Mode,
     why: String,
@@ -161,6 +184,7 @@ impl<'a> Run<'a> {
             clock: Instant::now(),
             head: series.head(),
             previous: None,
+            newest: None,
             lineage: String::new(),
             mode: Mode::Incremental,
             why: String::new(),
@@ -183,6 +207,7 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        run.newest = newest.as_ref().map(|commit| commit.hash);
         run.look_back(&series)?;
         run.choose(newest)?;
         Ok(run)
@@ -315,10 +340,28 @@ impl<'a> Run<'a> {
             data,
             identities: shared(std::slice::from_ref(&self.host.keys.identity)),
         };
-        let options = pipeline::Options { level: self.options.level, workers: self.options.workers };
+        let (path, circumstances) = self.resume(kind)?;
+        // What the source holds now, as far as one can tell before it has been read.
+        self.options.progress.expect(self.basis_of.as_ref().map_or(0, |(_, sealed)| sealed.stats.bytes));
+        let options = pipeline::Options {
+            spool: self.options.spool.clone(),
+            checkpoint: Some((path.clone(), circumstances)),
+            checkpoint_every: self.options.checkpoint_every,
+            progress: self.options.progress.clone(),
+            ..pipeline::Options::new(self.options.level, self.options.workers)
+        };
         let root = source.root();
-        let stored = pipeline::store(source, &self.basis, &self.secrets, &target, options)?;
-        self.commit(kind, root, stored, &target)
+        let stored = pipeline::store(source, &self.basis, &self.secrets, &target, &options)?;
+        if let (_, Some(why)) = &stored.spooled {
+            let slow = "the source was read no faster than the store took it";
+            self.notices.push(format!("{}: the spool could not be used, so that {slow}: {why}", self.name));
+        }
+        let committed = self.commit(kind, root, stored, &target)?;
+        if matches!(committed, Committed::Done(_)) {
+            // One that stays is not believed, since the newest snapshot is another one now.
+            checkpoint::forget(&path).ok();
+        }
+        Ok(committed)
     }
 }
 

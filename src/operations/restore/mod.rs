@@ -18,6 +18,7 @@ use super::Open;
 use super::basis::index_store;
 use crate::entry::Name;
 use crate::error::{Failure, Kind, help_of};
+use crate::progress::Progress;
 use crate::report::Outcome;
 use crate::report::Skip;
 use crate::repository::agefile::Identity;
@@ -53,6 +54,15 @@ pub struct Request {
     pub workers: usize,
     /// What a kind adds to the staged copy before it becomes visible: recovery settings, …
     pub finish: Option<Finish>,
+    /// Counts the stored bytes of the packs that are written.
+    pub progress: Progress,
+}
+
+impl Request {
+    /// Everything, to a place where nothing is yet.
+    pub fn new(to: PathBuf, workers: usize) -> Request {
+        Request { to, in_place: false, paths: Vec::new(), workers, finish: None, progress: Progress::default() }
+    }
 }
 
 /// Called with the path of the staged copy, after everything else has been written.
@@ -209,7 +219,9 @@ pub fn restore(
         plan: &plan,
         tree: &tree,
         journal: work::Journal::open(&journal)?,
+        progress: &request.progress,
     };
+    request.progress.expect(plan.totals.pack_bytes);
     let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
     plan.each_entry(

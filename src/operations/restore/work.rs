@@ -14,8 +14,10 @@ use zstd::bulk::Decompressor;
 use super::fetch::{OpenPack, range_needed};
 use super::plan::{FileWork, PackWork, Plan};
 use crate::durable;
+use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
 use crate::operations::Open;
+use crate::progress::Progress;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, SourceName};
 use crate::storage;
@@ -66,6 +68,7 @@ pub struct Stage<'a> {
     pub plan: &'a Plan,
     pub tree: &'a StagingTree,
     pub journal: Journal,
+    pub progress: &'a Progress,
 }
 
 impl Stage<'_> {
@@ -73,8 +76,10 @@ impl Stage<'_> {
     fn fetch(&self, to: &Sender<Fetched>, tokens: &Sender<()>) -> Result<()> {
         for number in self.plan.pack_numbers()? {
             if self.journal.done.contains(&number) {
+                self.progress.add(self.plan.pack(number)?.size);
                 continue;
             }
+            interrupt::check("Nothing is at the target yet. The same command again goes on from here.")?;
             if tokens.send_blocking(()).is_err() {
                 return Err(anyhow!("the workers have stopped"));
             }
@@ -111,6 +116,7 @@ impl Stage<'_> {
                 .with_context(|| format!("read pack {} of {}", pack.name, self.source))?;
             total += bytes;
             self.journal.note(number)?;
+            self.progress.add(pack.size);
             tokens.try_recv().context("a pack that was fetched without a token")?;
         }
         Ok(total)

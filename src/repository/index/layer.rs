@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::line::{self, EntriesLine, PackLine, Segment};
+use super::line::{self, EntriesLine, Extent, PackLine, Segment};
 use crate::bridge::Store;
 use crate::durable;
 use crate::entry::{Entry, Name};
@@ -59,8 +59,8 @@ impl IndexStore {
         Some(self.cache.as_ref()?.join(hash.to_string()))
     }
 
-    /// The cache only saves time: a failure to write it is no failure of the run.
-    fn keep(&self, hash: &Hash, bytes: &[u8]) {
+    /// Keeps a copy for the next run. The cache only saves time: a failure to write it is no failure of the run.
+    pub fn keep(&self, hash: &Hash, bytes: &[u8]) {
         if let Some(path) = self.cached(hash)
             && !path.exists()
         {
@@ -69,17 +69,26 @@ impl IndexStore {
     }
 }
 
+/// Takes the stored bytes of a finished index object: stores them before it returns, or later.
+pub type Put = Box<dyn FnMut(Vec<u8>) -> Result<Named> + Send>;
+
 /// Cuts lines into index objects.
 pub struct ObjectWriter {
-    index: IndexStore,
+    put: Put,
     recipients: Arc<[Recipient]>,
     raw: Vec<u8>,
     objects: Vec<Named>,
 }
 
 impl ObjectWriter {
+    /// Every object is durable as soon as it is finished.
     pub fn new(index: IndexStore, recipients: Arc<[Recipient]>) -> ObjectWriter {
-        ObjectWriter { index, recipients, raw: Vec::new(), objects: Vec::new() }
+        ObjectWriter::sending(recipients, Box::new(move |bytes| index.put(bytes)))
+    }
+
+    /// Objects go to `put`.
+    pub fn sending(recipients: Arc<[Recipient]>, put: Put) -> ObjectWriter {
+        ObjectWriter { put, recipients, raw: Vec::new(), objects: Vec::new() }
     }
 
     pub fn line(&mut self, line: &[u8]) -> Result<()> {
@@ -97,17 +106,23 @@ impl ObjectWriter {
     }
 
     pub fn finish(mut self) -> Result<Vec<Named>> {
-        self.flush()?;
-        Ok(self.objects)
+        self.take()
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Finishes the list and begins another.
+    pub fn take(&mut self) -> Result<Vec<Named>> {
+        self.flush()?;
+        Ok(std::mem::take(&mut self.objects))
+    }
+
+    /// Finishes the object that is being gathered, so that what was written so far can be found again.
+    pub fn flush(&mut self) -> Result<()> {
         if self.raw.is_empty() {
             return Ok(());
         }
         let frame = zstd::bulk::compress(&self.raw, 3).context("compress an index object")?;
         self.raw.clear();
-        self.objects.push(self.index.put(agefile::seal(&self.recipients, &frame)?.bytes)?);
+        self.objects.push((self.put)(agefile::seal(&self.recipients, &frame)?.bytes)?);
         Ok(())
     }
 }
@@ -137,6 +152,10 @@ impl LayerWriter {
     pub fn data(&mut self, path: &Name, segment: &Segment) -> Result<()> {
         debug_assert_eq!(self.last.as_ref(), Some(path));
         self.objects.line(&line::data_line(path, segment)?)
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        self.objects.flush()
     }
 
     pub fn finish(self) -> Result<Vec<Named>> {
@@ -192,6 +211,35 @@ impl LayerReader {
         let end = rest.iter().position(|b| *b == b'\n').context("an index object ends within a line")?;
         self.at += end + 1;
         Ok(Some(&rest[..end]))
+    }
+
+    /// Calls `each` for every chunk of streamed files, whatever layers above say of them: its id and where it lies.
+    pub fn each_chunk(&mut self, mut each: impl FnMut(&[u8], Extent) -> Result<()>) -> Result<()> {
+        let mut paged = false;
+        while self.peek()?.is_some() {
+            match self.take() {
+                Some(EntriesLine::Entry { entry, .. }) => paged = entry.page.is_some(),
+                Some(EntriesLine::Data { path, segment }) if !paged => {
+                    segment.check(None).with_context(|| format!("index: {path}"))?;
+                    segment
+                        .ids
+                        .chunks_exact(32)
+                        .zip(&segment.extents)
+                        .try_for_each(|(id, extent)| each(id, *extent))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The paths that the layer says anything of, in order.
+    pub fn each_path(&mut self, mut each: impl FnMut(&Name)) -> Result<()> {
+        while let Some(line) = self.peek()? {
+            each(line.path());
+            self.take();
+        }
+        Ok(())
     }
 
     pub(super) fn peek(&mut self) -> Result<Option<&EntriesLine>> {

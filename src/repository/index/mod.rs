@@ -6,6 +6,6 @@ mod layer;
 mod line;
 mod merge;
 
-pub use layer::{IndexStore, LayerReader, LayerWriter, ObjectWriter, decode_object};
+pub use layer::{IndexStore, LayerReader, LayerWriter, ObjectWriter, Put, decode_object};
 pub use line::{Extent, PackLine, Segment, id_bytes};
 pub use merge::{Merge, MergedEntry, layers_to_fold, read_pack_lines};

@@ -67,6 +67,10 @@ impl Source for Files {
         "files"
     }
 
+    fn holds_others_up(&self) -> bool {
+        false
+    }
+
     fn root(&self) -> String {
         self.shown.clone()
     }
