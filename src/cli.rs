@@ -44,6 +44,8 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -60,6 +62,8 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -131,6 +135,23 @@ pub struct Backup {
     /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
     #[arg(long)]
     pub accept_change: bool,
+}
+
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.
