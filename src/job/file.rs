@@ -154,7 +154,7 @@ fn once<T>(key: &'static str, job: Option<T>, source: Option<T>) -> Result<Optio
 }
 
 /// Some moment to look at gaps from; the same every time, so that a file is right or wrong whenever it is read.
-pub fn beginning() -> Timestamp {
+fn beginning() -> Timestamp {
     Timestamp::from_second(1_704_067_200).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
@@ -169,7 +169,7 @@ fn check(job: &Job, whole: bool) -> Result<(), Wrong> {
     }
     for (task, rhythm) in &job.tasks {
         if let (Rhythm::Cron(_), Some(jitter)) = (rhythm, job.jitter)
-            && jitter >= rhythm.gaps(beginning()).0
+            && jitter >= rhythm.gaps().0
         {
             let what = format!("the jitter is as long as the time between two runs of `{task}`");
             return Err(("jitter", what, "Make it shorter."));

@@ -105,7 +105,7 @@ impl Job {
     fn derive(&mut self) {
         if let Some(rpo) = self.rpo
             && !self.tasks.contains_key(&Task::Incremental)
-            && !self.tasks.get(&Task::Full).is_some_and(|full| full.gaps(file::beginning()).1 < rpo)
+            && self.tasks.get(&Task::Full).is_none_or(|full| full.gaps().1 >= rpo)
         {
             self.tasks.insert(Task::Incremental, Rhythm::Rpo(rpo));
         }

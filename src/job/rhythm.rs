@@ -15,6 +15,8 @@ use crate::config::length_of_time;
 
 /// Slots that are looked at to find the longest gap between two.
 const SLOTS_LOOKED_AT: usize = 3000;
+/// So that of a monthly pattern a whole year is seen.
+const SLOTS_AT_LEAST: usize = 12;
 /// A pattern repeats by the week, mostly: after so long a look the longest gap is known.
 const LOOKED_AT: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// The shortest interval: more often than this nothing is started.
@@ -23,7 +25,7 @@ const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rhythm {
     Every(SignedDuration),
-    Cron(Cron),
+    Cron(Box<Cron>),
     /// As often as it takes to lose no more than this.
     Rpo(SignedDuration),
 }
@@ -34,6 +36,8 @@ pub struct Cron {
     pattern: croner::Cron,
     text: String,
     timezone: TimeZone,
+    /// The shortest and the longest time between two runs.
+    gaps: (SignedDuration, SignedDuration),
 }
 
 impl PartialEq for Cron {
@@ -49,15 +53,31 @@ impl Cron {
         let pattern = parser.parse(text).map_err(|e| {
             format!("{text:?} is not a cron pattern ({e}); \"0 2 * * *\" is 02:00 every day, \"*/30 * * * *\" every half hour")
         })?;
-        let cron = Cron { pattern, text: text.to_owned(), timezone };
-        // The first of a leap year: whatever fires at all fires within the eight years after it.
+        let mut cron = Cron { pattern, text: text.to_owned(), timezone, gaps: Default::default() };
+        // The first of a leap year, the same every time: a file is right or wrong whenever it is read. Whatever fires at all fires within
+        // the eight years after it.
         let beginning = Timestamp::from_second(1_704_067_200).unwrap_or(Timestamp::UNIX_EPOCH);
-        match cron.after(beginning) {
-            Some(_) => Ok(cron),
-            None => Err(format!(
+        let Some(first) = cron.after(beginning) else {
+            return Err(format!(
                 "{text:?} never fires: there is no such date; the fields are minute, hour, day, month, weekday"
-            )),
+            ));
+        };
+        cron.gaps = cron.measure(first);
+        Ok(cron)
+    }
+
+    fn measure(&self, first: Timestamp) -> (SignedDuration, SignedDuration) {
+        let (mut shortest, mut longest) = (SignedDuration::MAX, SignedDuration::ZERO);
+        let mut before = first;
+        for n in 0..SLOTS_LOOKED_AT {
+            let Some(after) = self.after(before) else { break };
+            let gap = after.duration_since(before);
+            (shortest, longest, before) = (shortest.min(gap), longest.max(gap), after);
+            if n >= SLOTS_AT_LEAST && after.duration_since(first) > LOOKED_AT {
+                break;
+            }
         }
+        (shortest, longest)
     }
 
     /// The first time after `t`; none if there is no more.
@@ -76,27 +96,12 @@ impl Cron {
 }
 
 impl Rhythm {
-    /// The shortest and the longest time between two runs, as far as one can see from `now`. Of an RPO, half of it.
-    pub fn gaps(&self, now: Timestamp) -> (SignedDuration, SignedDuration) {
+    /// The shortest and the longest time between two runs. Of an RPO, half of it.
+    pub fn gaps(&self) -> (SignedDuration, SignedDuration) {
         match self {
             Rhythm::Every(d) => (*d, *d),
             Rhythm::Rpo(rpo) => (*rpo / 2, *rpo / 2),
-            Rhythm::Cron(cron) => {
-                let mut shortest = SignedDuration::MAX;
-                let (mut longest, mut last) = (SignedDuration::ZERO, cron.after(now));
-                for _ in 0..SLOTS_LOOKED_AT {
-                    let Some((before, after)) = last.and_then(|before| Some((before, cron.after(before)?))) else {
-                        break;
-                    };
-                    let gap = after.duration_since(before);
-                    (shortest, longest) = (shortest.min(gap), longest.max(gap));
-                    last = Some(after);
-                    if after.duration_since(now) > LOOKED_AT {
-                        break;
-                    }
-                }
-                (shortest, longest)
-            }
+            Rhythm::Cron(cron) => cron.gaps,
         }
     }
 }
@@ -128,7 +133,7 @@ impl<'de> Deserialize<'de> for Rhythm {
             Written { every: Some(every), cron: None, timezone: None } => Ok(Rhythm::Every(every.0)),
             Written { every: None, cron: Some(cron), timezone } => {
                 let timezone = timezone.map_or(TimeZone::UTC, |zone| zone.0);
-                Cron::new(&cron, timezone).map(Rhythm::Cron).map_err(D::Error::custom)
+                Cron::new(&cron, timezone).map(|cron| Rhythm::Cron(Box::new(cron))).map_err(D::Error::custom)
             }
             _ => Err(D::Error::custom(
                 "a rhythm is { every = \"30m\" } or { cron = \"0 2 * * *\", timezone = \"Asia/Tokyo\" }",
@@ -236,9 +241,14 @@ mod tests {
     }
 
     #[test]
+    fn a_month_has_up_to_31_days() {
+        let (shortest, longest) = Rhythm::Cron(Box::new(Cron::new("0 3 1 * *", TimeZone::UTC).unwrap())).gaps();
+        assert_eq!((shortest.as_hours() / 24, longest.as_hours() / 24), (29, 31));
+    }
+
+    #[test]
     fn the_longest_gap_of_office_hours_is_the_weekend() {
-        let (shortest, longest) =
-            Rhythm::Cron(Cron::new("*/10 9-17 * * 1-5", TimeZone::UTC).unwrap()).gaps(at("2026-11-23T00:00:00Z"));
+        let (shortest, longest) = Rhythm::Cron(Box::new(Cron::new("*/10 9-17 * * 1-5", TimeZone::UTC).unwrap())).gaps();
         assert_eq!((shortest.as_mins(), longest.as_mins()), (10, 63 * 60 + 10));
     }
 }
