@@ -1,8 +1,8 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::{Deserialize, Deserializer};
+use jiff::SignedDuration;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +11,12 @@ use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::Source;
+use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
+use crate::source::{Settings, Source};
 use crate::storage::location::Location;
+use crate::time::optional_length;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
@@ -38,13 +40,13 @@ pub struct Config {
     /// Where drills restore to. It needs room for a whole source.
     pub scratch: Option<PathBuf>,
     /// A new baseline is due after this long.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "optional_length")]
     pub baseline: Option<SignedDuration>,
     /// zstd's.
     #[serde(default = "level")]
     pub level: i32,
     /// Objects younger than this are never pruned.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "optional_length")]
     pub grace: Option<SignedDuration>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
@@ -64,6 +66,7 @@ pub struct SourceConfig {
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
     pub password: Option<Secret>,
+    pub command: Option<command::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -71,10 +74,10 @@ pub struct SourceConfig {
     #[serde(default)]
     pub tolerate_changing: Vec<String>,
     /// Data that may be lost at most, as time.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "optional_length")]
     pub rpo: Option<SignedDuration>,
     /// Time that a restore may take.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "optional_length")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
 }
@@ -84,6 +87,7 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+    Command,
 }
 
 impl SourceKind {
@@ -92,6 +96,7 @@ impl SourceKind {
         match self {
             SourceKind::Files => "files",
             SourceKind::Sqlite => "sqlite",
+            SourceKind::Command => "command",
         }
     }
 }
@@ -102,13 +107,22 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Command => false,
         };
+        let by_command = self.kind == SourceKind::Command;
+        let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
+            ),
+            (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
+            (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
+            (
+                by_command && located,
+                "has its programs in [source.command]: it takes no path, no url and no password; give secrets by [source.command.environment]",
             ),
             (
                 self.kind != SourceKind::Files && of_files,
@@ -120,22 +134,17 @@ impl SourceConfig {
                 let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
                 Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
             }
-            None => Ok(()),
+            None => self
+                .command
+                .as_ref()
+                .map_or(Ok(()), command::Options::validate)
+                .with_context(|| format!("source {name}")),
         }
     }
 }
 
 fn level() -> i32 {
     3
-}
-
-/// `1h`, `30d`; a day has 24 hours.
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
-    let text = String::deserialize(d)?;
-    let wrong = || serde::de::Error::custom(format!("{text:?} is not a length of time such as \"90m\" or \"30d\""));
-    let span: Span = text.parse().map_err(|_| wrong())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
 }
 
 impl Config {
@@ -253,7 +262,7 @@ impl Config {
             (Some(path), _) => self.directory().join(path).display().to_string(),
             (None, Some(Text::Plain(url))) => url.clone(),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => source.name.to_string(),
+            (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
     }
 
@@ -281,9 +290,19 @@ impl Config {
         })
     }
 
+    /// What a proof or a loading of the source must know beside its snapshot.
+    pub fn settings(&self, source: &SourceConfig) -> Settings {
+        Settings { base: self.directory().to_owned(), command: source.command.clone() }
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Command => {
+                let options =
+                    source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;
+                Box::new(Command::open(options, self.directory(), Arc::clone(clock))?)
+            }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {
