@@ -1,5 +1,7 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod text;
+
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
+use crate::job::Job;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
@@ -16,11 +19,14 @@ use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 use crate::storage::location::Location;
-use crate::time::optional_length;
+pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
+/// Job files lie in this directory beside the configuration.
+const SCHEDULES: &str = "schedules";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,16 +46,19 @@ pub struct Config {
     /// Where drills restore to. It needs room for a whole source.
     pub scratch: Option<PathBuf>,
     /// A new baseline is due after this long.
-    #[serde(default, deserialize_with = "optional_length")]
+    #[serde(default, deserialize_with = "duration")]
     pub baseline: Option<SignedDuration>,
     /// zstd's.
     #[serde(default = "level")]
     pub level: i32,
     /// Objects younger than this are never pruned.
-    #[serde(default, deserialize_with = "optional_length")]
+    #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
+    /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
+    #[serde(skip)]
+    pub jobs: Vec<Job>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -74,10 +83,10 @@ pub struct SourceConfig {
     #[serde(default)]
     pub tolerate_changing: Vec<String>,
     /// Data that may be lost at most, as time.
-    #[serde(default, deserialize_with = "optional_length")]
+    #[serde(default, deserialize_with = "duration")]
     pub rpo: Option<SignedDuration>,
     /// Time that a restore may take.
-    #[serde(default, deserialize_with = "optional_length")]
+    #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
 }
@@ -165,8 +174,13 @@ impl Config {
         given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from))
     }
 
-    /// Finds and reads the configuration. Every failure is of `Kind::Config`.
+    /// Finds and reads the configuration with its jobs. Every failure is of `Kind::Config`.
     pub fn load(given: Option<&Path>) -> Result<Config> {
+        Config::load_alone(given)?.with_jobs()
+    }
+
+    /// As [`Config::load`], without the jobs.
+    pub fn load_alone(given: Option<&Path>) -> Result<Config> {
         let Some(path) = Config::find(given) else {
             let looked = Config::named(given).map_or(format!("./{NAME} and {SYSTEM}"), |p| p.display().to_string());
             return Err(Failure::new(
@@ -184,6 +198,11 @@ impl Config {
         Config::parse(&text, &path)
     }
 
+    /// The directory of job files.
+    pub fn schedules(&self) -> PathBuf {
+        self.directory().join(SCHEDULES)
+    }
+
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
@@ -191,7 +210,7 @@ impl Config {
         Ok(config)
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (i, source) in self.source.iter().enumerate() {
             if self.source[..i].iter().any(|s| s.name == source.name) {
                 let help =
@@ -325,38 +344,6 @@ pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
         }
         Location::S3(_) => location.to_owned(),
     })
-}
-
-fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
-    let line = error
-        .span()
-        .map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
-    let message = error.message();
-    let mut help = "Nothing was done. Correct the file; `blackstart check` reads it again.".to_owned();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    if message.starts_with("unknown")
-        && let Some((wrong, known)) = quoted.split_first()
-        && let Some(nearest) = known.iter().min_by_key(|k| distance(wrong, k))
-    {
-        help = format!("Did you mean `{nearest}`? {help}");
-    }
-    Failure::new(Kind::Config, format!("{}, line {line}: {}", path.display(), message.trim_end()), help)
-}
-
-/// Edits (Levenshtein) between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
