@@ -1,12 +1,14 @@
 //! The command line. The doc comments are the help.
 
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
+use crate::operations::reread::Amount;
 use crate::repository::layout::SourceName;
+use crate::size;
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -44,6 +46,8 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -60,6 +64,8 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -133,6 +139,23 @@ pub struct Backup {
     pub accept_change: bool,
 }
 
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Place {
@@ -157,14 +180,19 @@ pub struct Snapshots {
 
 /// Restore a source into a new directory; nothing is ever overwritten
 ///
+/// With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+///
 /// Example: blackstart restore orders --at "2026-01-31 03:00" --to /srv/restored
 #[derive(Debug, Args)]
 pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    pub to: Option<PathBuf>,
+    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    pub into: Option<Option<String>>,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -187,7 +215,7 @@ pub struct Restore {
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
     /// The name of the source once more
-    #[arg(long, value_name = "SOURCE", value_parser = source, requires = "in_place")]
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,
@@ -216,9 +244,15 @@ pub struct Verify {
     /// Fetch every object and compare its SHA-256
     #[arg(long)]
     pub hashes: bool,
-    /// Decrypt every byte, too
+    /// Decrypt every byte, too; those first that were read longest ago
     #[arg(long)]
     pub read_data: bool,
+    /// Read this much of each source's data and leave the rest to later runs: 5%, 20GiB
+    #[arg(long, value_name = "SHARE|SIZE", value_parser = amount, requires = "read_data")]
+    pub subset: Option<Amount>,
+    /// Begin no further pack after this time: 30m, 2h
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::time::length, requires = "read_data")]
+    pub during: Option<SignedDuration>,
     /// The recovery key file
     #[arg(long, value_name = "FILE", requires = "read_data")]
     pub identity: Option<PathBuf>,
@@ -264,6 +298,19 @@ pub struct Kit {
 
 fn source(text: &str) -> Result<SourceName, String> {
     SourceName::new(text).map_err(|e| e.to_string())
+}
+
+/// A share of all, or a size.
+fn amount(text: &str) -> Result<Amount, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return size::read(text)
+            .map(Amount::Bytes)
+            .map_err(|_| format!("{text:?} is neither a share such as 5% nor a size such as 20GiB"));
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
+        _ => Err(format!("{text:?} is no share: write more than 0% and at most 100%")),
+    }
 }
 
 /// RFC 3339, or a local date and time.

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod progress;
 pub mod report;
 pub mod size;
+pub mod time;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;
@@ -29,6 +30,7 @@ pub mod repository;
 pub mod operations;
 // agent: what the operator wrote down
 pub mod config;
+pub mod job;
 // shell: the only part that prints
 pub mod cli;
 pub mod commands;

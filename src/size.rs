@@ -1,5 +1,7 @@
 //! Lengths in bytes as people write them: `4 GiB`, `500MB`, `64 KiB`.
 
+use serde::{Deserialize, Deserializer};
+
 /// Units that are understood, with their bytes.
 const UNITS: [(&str, u64); 9] = [
     ("B", 1),
@@ -23,6 +25,16 @@ pub fn parse(text: &str) -> Option<u64> {
         unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1,
     };
     number.checked_mul(bytes)
+}
+
+/// As [`parse`]; the error says what to write.
+pub fn read(text: &str) -> Result<u64, String> {
+    parse(text).ok_or_else(|| format!("{text:?} is not a size such as \"500MB\" or \"4GiB\""))
+}
+
+/// For `#[serde(default, deserialize_with = …)]`.
+pub fn optional<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    read(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! `verify`: is the repository whole?
 
 use anyhow::Result;
+use std::time::Instant;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, count, numbers, size};
+use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Verify;
+use crate::operations::reread::{Budget, Coverage};
 use crate::operations::verify;
 
 pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
@@ -13,8 +15,12 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         true => Some(recovery_key(reader.config.as_ref(), args.identity.as_deref())?.identities),
         false => None,
     };
-    let options = verify::Options { hashes: args.hashes, read_data };
+    let until = args.during.map(|time| Instant::now() + time.unsigned_abs());
+    let budget = Budget { bytes: args.subset, until };
+    let options = verify::Options { hashes: args.hashes, read_data, budget, ..verify::Options::default() };
+    let busy = shell.busy("verifying".into(), &options.progress);
     let report = verify::verify(&reader.open, args.source.as_ref(), &options)?;
+    drop(busy);
     let mut sound = true;
     for source in &report.sources {
         let verdict = if source.faults.is_empty() { "whole" } else { "DAMAGED" };
@@ -25,6 +31,9 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             count(source.objects, "object"),
             size(source.bytes_read)
         ));
+        if let Some(coverage) = &source.coverage {
+            shell.say(format!("{}: {}", source.source, said(coverage)));
+        }
         for fault in &source.faults {
             sound = false;
             let hurts = match fault.hurts.as_slice() {
@@ -41,4 +50,17 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         );
     }
     Ending::new(if sound { Exit::Done } else { Exit::CheckFailed }, report)
+}
+
+/// How far the reading of the data has come.
+fn said(coverage: &Coverage) -> String {
+    let since = coverage.all_read_since.map_or(String::new(), |at| format!("; the others since {}", time(at)));
+    match (coverage.packs, coverage.packs_read, coverage.never_read) {
+        (packs, read, _) if packs == read => format!("all data was read: {}", count(packs, "pack")),
+        (packs, read, 0) => format!("{read} of {} read now{since}", count(packs, "pack")),
+        (packs, read, never) => format!(
+            "{read} of {} read now; {never} have never been read, as far as this machine remembers{since}",
+            count(packs, "pack")
+        ),
+    }
 }

@@ -6,22 +6,27 @@ use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
 use super::basis::{index_store, pack_table};
+use super::reread::{Budget, Coverage, Queue};
 use super::restore::{OpenPack, PackWork};
-use super::{Open, drill};
+use super::{Open, backup, drill};
+use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
+use crate::progress::Progress;
 use crate::repository::agefile::Identity;
-use crate::repository::index::PackLine;
 use crate::repository::layout::{self, Hash, SourceName};
-use crate::repository::series::{self, Series};
-use crate::repository::snapshot::Snapshot;
+use crate::repository::series::{self, Series, Whole};
 use crate::storage::Key;
 
 #[derive(Clone, Default)]
 pub struct Options {
     /// Read every object and compare its SHA-256 with its name.
     pub hashes: bool,
-    /// Decrypt and decompress every frame with these.
+    /// Decrypt and decompress every frame with these; those packs first that were read longest ago.
     pub read_data: Option<Vec<Identity>>,
+    /// How much of the data is read in this run.
+    pub budget: Budget,
+    /// Counts stored bytes read.
+    pub progress: Progress,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +41,8 @@ pub struct SourceVerified {
     /// Objects that snapshots name.
     pub objects: u64,
     pub bytes_read: u64,
+    /// What has been decrypted, in this run and before; absent where nothing was to be.
+    pub coverage: Option<Coverage>,
     pub faults: Vec<Fault>,
 }
 
@@ -105,24 +112,28 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         let what = match there.get(key) {
             None => Some("is missing".to_owned()),
             Some(found) if found != size => Some(format!("has {found} bytes, not {size}")),
-            Some(_) if options.hashes && options.read_data.is_none() => {
+            // With `read_data` packs are hashed when their turn comes.
+            Some(_) if options.hashes || (options.read_data.is_some() && key.as_str().starts_with("index/")) => {
+                interrupt::check("Nothing was changed.")?;
                 bytes_read += size;
+                options.progress.add(*size);
                 wrong_hash(open, key, hash)?
             }
             Some(_) => None,
         };
         faults.extend(what.map(|what| Fault { object: key.to_string(), what, hurts: seqs.clone() }));
     }
-    if let Some(identities) = &options.read_data {
-        for (_, snapshot) in whole.snapshots() {
-            bytes_read += read_snapshot(open, snapshot, identities, &mut needed, &mut faults);
-        }
-    }
+    let coverage = match &options.read_data {
+        Some(identities) => Some(read_data(open, &whole, identities, options, &needed, &mut faults)?),
+        None => None,
+    };
+    bytes_read += coverage.as_ref().map_or(0, |c| c.bytes_read);
     Ok(SourceVerified {
         source: source.clone(),
         snapshots: whole.snapshots().count() as u64,
         objects: needed.len() as u64,
         bytes_read,
+        coverage,
         faults,
     })
 }
@@ -144,32 +155,39 @@ fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {
     Ok((Hash::of(&body) != *hash).then(|| "does not match its SHA-256: its bytes have changed".to_owned()))
 }
 
-/// Decrypts and decompresses the packs of `snapshot` that have not been read yet. Packs read are taken out of `needed`.
-fn read_snapshot(
+/// Decrypts and decompresses packs, as many as the budget allows.
+fn read_data(
     open: &Open,
-    snapshot: &Snapshot,
+    whole: &Whole,
     identities: &[Identity],
-    needed: &mut Needed,
+    options: &Options,
+    needed: &Needed,
     faults: &mut Vec<Fault>,
-) -> u64 {
-    let index = index_store(open, &snapshot.source, false);
-    let mut bytes = 0;
-    let table = pack_table(&index, snapshot, identities, |line, _| {
-        let PackLine::Pack { name, size, frames, .. } = line else { return Ok(()) };
-        let key = layout::pack(&snapshot.source, &name);
-        let Some((_, _, hurts)) = needed.remove(&key) else { return Ok(()) };
-        let pack = PackWork { name, size, frames, writes: Vec::new() };
-        match read_pack(open, &key, &pack, identities) {
-            Ok(()) => bytes += size,
-            Err(e) => faults.push(Fault { object: key.to_string(), what: format!("{e:#}"), hurts }),
+) -> Result<Coverage> {
+    let Some((_, first)) = whole.snapshots().next() else { return Ok(Coverage::default()) };
+    let source = &first.source;
+    let queue = Queue::open(open, source)?;
+    let index = index_store(open, source, false);
+    for (_, snapshot) in whole.snapshots() {
+        if let Err(e) = pack_table(&index, snapshot, identities, |line, _| queue.add(&line)) {
+            let object = layout::snapshot(source, snapshot.seq).to_string();
+            faults.push(Fault { object, what: format!("its index cannot be read: {e:#}"), hurts: vec![snapshot.seq] });
         }
-        Ok(())
-    });
-    if let Err(e) = table {
-        let object = layout::snapshot(&snapshot.source, snapshot.seq).to_string();
-        faults.push(Fault { object, what: format!("its index cannot be read: {e:#}"), hurts: vec![snapshot.seq] });
     }
-    bytes
+    let key = |name: &Hash| layout::pack(source, name);
+    let check = |pack: &PackWork| read_pack(open, &key(&pack.name), pack, identities);
+    let (coverage, unsound) =
+        queue.read(&options.budget, backup::Options::default().workers, &options.progress, check)?;
+    for (name, what) in unsound {
+        let key = key(&name);
+        let object = key.to_string();
+        // One that is missing, or too short, has been named already.
+        if !faults.iter().any(|f| f.object == object) {
+            let hurts = needed.get(&key).map(|(_, _, seqs)| seqs.clone()).unwrap_or_default();
+            faults.push(Fault { object, what, hurts });
+        }
+    }
+    Ok(coverage)
 }
 
 fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {

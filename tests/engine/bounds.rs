@@ -45,7 +45,9 @@ fn partial_overwrites_keep_the_amplification_bounded_and_let_old_packs_die() {
         }
     }
     assert!(packs().is_disjoint(&first), "packs of the first run are still there");
-    let report = verify::verify(&world.host.open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+    let report =
+        verify::verify(&world.host.open, None, &verify::Options { hashes: true, ..verify::Options::default() })
+            .unwrap();
     assert!(report.sound(), "{report:?}");
     assert!(world.drill("db").unwrap().passed);
 }

@@ -77,7 +77,8 @@ impl Lab {
     /// Everything that must hold after a crash.
     fn check(&mut self, context: &str) {
         let open = &self.world.host.open;
-        let report = verify::verify(open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+        let report =
+            verify::verify(open, None, &verify::Options { hashes: true, ..verify::Options::default() }).unwrap();
         assert!(report.sound(), "{context}: {report:?}");
         let series =
             blackstart::repository::series::Series::list(&open.store, &open.trust, &super::world::name("tree"))

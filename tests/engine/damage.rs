@@ -163,7 +163,8 @@ fn damage_is_named_and_stays_where_it_is() {
                 continue;
             }
             let open = Open { store, trust: trust.unwrap(), clock: Arc::clone(&world.host.open.clock), state: None };
-            let report = verify::verify(&open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+            let report =
+                verify::verify(&open, None, &verify::Options { hashes: true, ..verify::Options::default() }).unwrap();
             let faults: Vec<_> = report.sources.iter().flat_map(|s| &s.faults).collect();
             let head = ["tree", "db"].iter().any(|s| *key == layout::snapshot(&name(s), 5).to_string());
             let silent =

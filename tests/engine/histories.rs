@@ -174,8 +174,12 @@ impl History {
     }
 
     fn verify(&self) {
-        let report =
-            verify::verify(&self.world.host.open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+        let report = verify::verify(
+            &self.world.host.open,
+            None,
+            &verify::Options { hashes: true, ..verify::Options::default() },
+        )
+        .unwrap();
         let mut hurt = BTreeSet::new();
         for found in &report.sources {
             let source = if found.source.as_str() == "tree" { "tree" } else { "db" };

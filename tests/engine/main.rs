@@ -8,6 +8,7 @@ mod damage;
 mod faults;
 mod histories;
 mod keys;
+mod reread;
 mod roundtrip;
 mod spool;
 mod streams;

@@ -52,10 +52,12 @@ fn a_tree_through_full_unchanged_and_changed_runs() {
     world.restore("tree", &Pick::Seq(1), "out3").unwrap();
     assert!(world.path("out3/etc/file-5.conf").exists());
 
-    let report = verify::verify(&world.host.open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+    let report =
+        verify::verify(&world.host.open, None, &verify::Options { hashes: true, ..verify::Options::default() })
+            .unwrap();
     assert!(report.sound(), "{report:?}");
     let keys = Some(vec![world.recovery.identity.clone()]);
-    let report = verify::verify(&world.host.open, None, &verify::Options { hashes: false, read_data: keys }).unwrap();
+    let report = verify::verify(&world.host.open, None, &verify::Options { read_data: keys, ..verify::Options::default() }).unwrap();
     assert!(report.sound() && report.sources[0].bytes_read > 9_000_000, "{report:?}");
     let drill = world.drill("tree").unwrap();
     assert!(drill.passed && drill.scratch_removed, "{drill:?}");

@@ -56,7 +56,9 @@ fn clone_of(world: &World, store: Store, state: &str) -> Host {
 }
 
 fn sound(world: &World) {
-    let report = verify::verify(&world.host.open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+    let report =
+        verify::verify(&world.host.open, None, &verify::Options { hashes: true, ..verify::Options::default() })
+            .unwrap();
     assert!(report.sound(), "{report:?}");
     world.restore("tree", &Pick::Latest, "check").unwrap();
     assert_same_tree(&world.path("data"), &world.path("check"));
@@ -182,7 +184,8 @@ fn a_prune_in_the_middle_of_a_backup_leaves_no_snapshot_without_its_objects() {
             Err(e) => assert_eq!(kind_of(&e), Kind::Busy, "{area}: {e:#}"),
         }
         let report =
-            verify::verify(&world.host.open, None, &verify::Options { hashes: true, read_data: None }).unwrap();
+            verify::verify(&world.host.open, None, &verify::Options { hashes: true, ..verify::Options::default() })
+                .unwrap();
         assert!(report.sound(), "{area}: {report:?}");
         world.restore("tree", &Pick::Latest, "check").unwrap();
     }
