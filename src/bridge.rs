@@ -6,6 +6,7 @@ use crate::storage::probe::{self, Capabilities};
 use crate::storage::{Error, Key, Kind, Object, Result, Storage, Version};
 use anyhow::Context;
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -160,6 +161,11 @@ impl Store {
     pub fn delete(&self, key: &Key) -> Result<()> {
         let old = key.clone();
         self.wait("delete", key.as_str(), |storage| async move { storage.delete(&old).await })
+    }
+
+    /// See [`Storage::sweep_unfinished`].
+    pub fn sweep_unfinished(&self, before: Timestamp) -> Result<u64> {
+        self.wait("sweep", "", move |storage| async move { storage.sweep_unfinished(before).await })
     }
 
     /// Tries out what the store guarantees, see [`probe::probe`].

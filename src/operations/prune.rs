@@ -39,6 +39,9 @@ pub struct Plan {
     pub unnamed_bytes: u64,
     /// Objects that nothing names, but that are too young to go.
     pub young_count: u64,
+    /// What is younger than this stays.
+    #[serde(skip)]
+    pub before: Timestamp,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -49,6 +52,8 @@ pub struct PruneReport {
     pub bytes_freed: u64,
     /// Objects that the store refused to delete (a lock, a missing right).
     pub refused: Vec<String>,
+    /// Files that killed writers have left in a local repository.
+    pub unfinished_deleted: u64,
 }
 
 /// What may go. If any commit cannot be read, verified or understood, that is an error, and nothing may go.
@@ -97,6 +102,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_count: 0,
         unnamed_bytes: 0,
         young_count: 0,
+        before: now - grace,
     };
     // An interrupted sweep left these behind; its record has them removed already.
     plan.unnamed.extend(whole.leftover.iter().map(|seq| layout::snapshot(source, *seq)));
@@ -146,7 +152,9 @@ pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
         objects_deleted: 0,
         bytes_freed: plan.unnamed_bytes,
         refused: Vec::new(),
+        unfinished_deleted: 0,
     };
+    let before = plan.before;
     let commits = plan.remove.iter().map(|r| layout::snapshot(&plan.source, r.seq));
     for key in commits.chain(plan.unnamed) {
         match open.store.delete(&key) {
@@ -159,6 +167,7 @@ pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
             }
         }
     }
+    report.unfinished_deleted = open.store.sweep_unfinished(before).context("remove what killed runs have left")?;
     Ok(report)
 }
 

@@ -3,12 +3,17 @@
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::layout::{self, Hash, SourceName};
 use super::snapshot::{Commit, Line, Named, PackChange, Snapshot, read_pack_list};
 use super::trust::Trust;
 use crate::bridge::Store;
 use crate::storage::Object;
+
+/// Commits fetched at once.
+const READERS: usize = 8;
 
 /// The listing of a series, newest last. Reading it is the first thing a writer does; `head + 1` is what it will try to commit.
 pub struct Series<'a> {
@@ -87,22 +92,36 @@ impl<'a> Series<'a> {
         })
     }
 
+    /// Every commit, oldest first; several are fetched at once, since each costs a round trip.
+    fn read_all(&self) -> BTreeMap<u64, Result<Commit>> {
+        let seqs: Vec<u64> = self.listed.keys().copied().collect();
+        let (next, all) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+        let work = || {
+            while let Some(seq) = seqs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                let read = self.read(*seq);
+                all.lock().unwrap_or_else(PoisonError::into_inner).insert(*seq, read);
+            }
+        };
+        std::thread::scope(|scope| (0..READERS.min(seqs.len())).for_each(|_| drop(scope.spawn(work))));
+        all.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads every commit and checks the chain.
     pub fn whole(&self) -> Whole {
         let mut whole =
             Whole { commits: Vec::new(), faults: Vec::new(), leftover: Vec::new(), stored_at: BTreeMap::new() };
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
-        for (seq, object) in &self.listed {
-            whole.stored_at.insert(*seq, object.modified);
-            match self.read(*seq) {
+        whole.stored_at.extend(self.listed.iter().map(|(seq, object)| (*seq, object.modified)));
+        for (seq, read) in self.read_all() {
+            match read {
                 Ok(commit) => {
-                    hashes.insert(*seq, commit.hash);
+                    hashes.insert(seq, commit.hash);
                     whole.commits.push(commit);
                 }
                 // The outermost context only names the commit.
                 Err(e) => {
                     let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
-                    whole.faults.push((*seq, why.join(": ")));
+                    whole.faults.push((seq, why.join(": ")));
                 }
             }
         }

@@ -149,6 +149,39 @@ impl Storage for Local {
         })
         .await
     }
+
+    async fn sweep_unfinished(&self, before: Timestamp) -> Result<u64> {
+        let root = self.root.clone();
+        let swept = blocking(move || sweep(&root, before)).await;
+        let swept = swept.map_err(|panicked| Error::new(Kind::Other, "sweep", "").because(panicked))?;
+        swept.map_err(|error| Error::new(kind_of(error.kind()), "sweep", "").because(error))
+    }
+}
+
+/// Removes files of `durable` that were never published, below `directory`. Symbolic links to directories are followed, as in [`walk`].
+fn sweep(directory: &Path, before: Timestamp) -> io::Result<u64> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(0),
+        Err(e) => return Err(e),
+    };
+    let mut swept = 0;
+    for entry in entries {
+        let (path, name) = entry.map(|e| (e.path(), e.file_name()))?;
+        let Some(name) = name.to_str() else { continue };
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if metadata.is_dir() && Key::is_valid(name) {
+            swept += sweep(&path, before)?;
+        } else if metadata.is_file() && name.starts_with(durable::TEMPORARY_PREFIX) && modified(&metadata)? < before {
+            durable::remove(&path)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
 }
 
 /// Opens an object for reading. A directory where the object should be, or a file where a directory above it should be,

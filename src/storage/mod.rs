@@ -39,6 +39,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Removes `key`, every version of it where the store keeps versions. A missing key is no error. A lock or a missing right is `Denied`.
     async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Removes what writers that died have left unfinished before `before`: no objects, and never visible. How many there were.
+    async fn sweep_unfinished(&self, before: Timestamp) -> Result<u64> {
+        let _nothing_is_ever_left = before;
+        Ok(0)
+    }
 }
 
 /// A key: `/`-separated components of `[A-Za-z0-9._-]`, none of them `.` or `..` or empty or beginning with a dot.

@@ -7,6 +7,7 @@ use super::{Error, Key, Kind, Object, Result, Storage, Version};
 use async_trait::async_trait;
 use aws_lc_rs::rand;
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -118,5 +119,9 @@ impl Storage for Retry {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         self.tried(|| self.inner.delete(key)).await.0
+    }
+
+    async fn sweep_unfinished(&self, before: Timestamp) -> Result<u64> {
+        self.tried(|| self.inner.sweep_unfinished(before)).await.0
     }
 }

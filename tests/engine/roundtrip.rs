@@ -57,7 +57,9 @@ fn a_tree_through_full_unchanged_and_changed_runs() {
             .unwrap();
     assert!(report.sound(), "{report:?}");
     let keys = Some(vec![world.recovery.identity.clone()]);
-    let report = verify::verify(&world.host.open, None, &verify::Options { read_data: keys, ..verify::Options::default() }).unwrap();
+    let report =
+        verify::verify(&world.host.open, None, &verify::Options { read_data: keys, ..verify::Options::default() })
+            .unwrap();
     assert!(report.sound() && report.sources[0].bytes_read > 9_000_000, "{report:?}");
     let drill = world.drill("tree").unwrap();
     assert!(drill.passed && drill.scratch_removed, "{drill:?}");

@@ -132,7 +132,9 @@ fn streams_get_their_sizes_at_their_ends() {
     }
     comes_back(&world, &streams, "many");
     let keys = Some(vec![world.recovery.identity.clone()]);
-    let report = verify::verify(&world.host.open, None, &verify::Options { read_data: keys, ..verify::Options::default() }).unwrap();
+    let report =
+        verify::verify(&world.host.open, None, &verify::Options { read_data: keys, ..verify::Options::default() })
+            .unwrap();
     assert!(report.sound(), "{report:?}");
     assert!(world.drill("dump").unwrap().passed);
     break_glass(&world, "dump");

@@ -13,3 +13,4 @@ mod full;
 mod kill;
 mod memory;
 mod s3;
+mod signals;

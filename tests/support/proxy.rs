@@ -16,6 +16,8 @@ pub enum Plan {
     CutAnswer(usize),
     /// Every piece of the answer waits this long; cut after 20 MiB of it, so that other plans get their turn.
     Delay(Duration),
+    /// Every piece of the request, of at most 64 KiB, waits this long.
+    SlowRequest(Duration),
     /// The first request is answered with 503, without asking the server.
     Unavailable,
 }
@@ -45,16 +47,18 @@ impl Proxy {
 
 fn serve(mut client: TcpStream, upstream: u16, plan: Plan) {
     const PLENTY: usize = 20 << 20;
-    let (request, answer, delay) = match plan {
-        Plan::CutRequest(bytes) => (bytes, PLENTY, Duration::ZERO),
-        Plan::CutAnswer(bytes) => (PLENTY, bytes, Duration::ZERO),
-        Plan::Delay(time) => (PLENTY, PLENTY, time),
+    let none = Duration::ZERO;
+    let (request, answer, delays) = match plan {
+        Plan::CutRequest(bytes) => (bytes, PLENTY, (none, none)),
+        Plan::CutAnswer(bytes) => (PLENTY, bytes, (none, none)),
+        Plan::Delay(time) => (PLENTY, PLENTY, (none, time)),
+        Plan::SlowRequest(time) => (usize::MAX, usize::MAX, (time, none)),
         Plan::Unavailable => return unavailable(&mut client),
     };
     let server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
     let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    thread::spawn(move || copy(from_client, to_server, request, Duration::ZERO));
-    copy(server, client, answer, delay);
+    thread::spawn(move || copy(from_client, to_server, request, delays.0));
+    copy(server, client, answer, delays.1);
 }
 
 /// Copies until the end, an error or `budget` bytes, then closes both connections for good.
