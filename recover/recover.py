@@ -14,7 +14,7 @@ import argparse, base64, contextlib, hashlib, heapq, itertools, json, os, re, sh
 import subprocess, sys, tempfile, threading
 from datetime import datetime, timezone
 
-FORMAT, MIB, LAYERS_MAX = 1, 1 << 20, 16
+FORMAT, MIB, LAYERS_MAX, FRAMES_MAX = 1, 1 << 20, 16, 4096
 FRAME_MAX, INDEX_RAW_MAX, PACK_MAX, OBJECT_MAX = MIB, MIB, 18 * MIB, 64 * MIB
 SOURCE = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
 warnings = 0
@@ -271,6 +271,7 @@ class Index:
             for line in self.lines(layer["packs"]):
                 if "name" in line:
                     need(line["pack"] not in table, "pack number %s stands for two packs" % line["pack"])
+                    need(len(line["frames"]) <= FRAMES_MAX, "pack number %s has more frames than the format allows" % line["pack"])
                     table[line["pack"]] = True
                     yield line["pack"], line["name"], line["size"], json.dumps(line["frames"])
                 if "live" in line:

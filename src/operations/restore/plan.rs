@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
-use crate::limits::{FRAME_RAW_MAX, PACK_MAX};
+use crate::limits::FRAME_RAW_MAX;
 use crate::operations::basis::pack_table;
 use crate::repository::agefile::Identity;
 use crate::repository::index::{Extent, IndexStore, LayerReader, Merge, PackLine};
@@ -203,8 +203,6 @@ fn note_pack(db: &Connection, line: PackLine, totals: &mut Totals) -> Result<()>
     if !used.exists([pack])? {
         return Ok(());
     }
-    let sane = frames.iter().all(|(stored, raw, _)| *stored <= PACK_MAX as u64 && *raw <= FRAME_RAW_MAX as u64);
-    ensure!(size <= PACK_MAX as u64 && sane, "the index is damaged: pack {pack} is out of bounds");
     let mut add = db.prepare_cached("INSERT INTO pack VALUES(?1, ?2, ?3, ?4)")?;
     add.execute(params![pack, &name.0[..], size, serde_json::to_vec(&frames)?])
         .context("the index is damaged: a pack twice")?;

@@ -96,12 +96,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// A pack that nobody wrote would leave zeros in files that look whole.
     fn all_written(&self) -> Result<()> {
-        let written = self.journal.written();
-        let left = self.plan.pack_numbers()?.into_iter().filter(|n| !written.contains(n)).count();
-        anyhow::ensure!(left == 0, "{left} packs were not written; this is a bug, please report it");
-        Ok(())
+        none_left(&self.plan.pack_numbers()?, &self.journal.written())
     }
 
     fn work(&self, fetched: &Receiver<Fetched>, tokens: &Receiver<()>) -> Result<u64> {
@@ -168,6 +164,13 @@ impl Stage<'_> {
     }
 }
 
+/// A pack that nobody wrote would leave zeros in files that look whole.
+fn none_left(planned: &[u64], written: &HashSet<u64>) -> Result<()> {
+    let left = planned.iter().filter(|n| !written.contains(n)).count();
+    anyhow::ensure!(left == 0, "{left} packs were not written; this is a bug, please report it");
+    Ok(())
+}
+
 /// Which packs are written, for a restore that is interrupted and resumed. Trusted only within one boot: what a crash of the machine
 /// left of the page cache, nobody knows.
 pub struct Journal {
@@ -218,4 +221,15 @@ impl Journal {
 /// Removes the journal, durably: with the tree that it speaks of gone, it would make the next restore leave holes.
 pub fn forget(journal: &Path) -> Result<()> {
     durable::remove(journal).with_context(|| format!("remove the journal {}", journal.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_that_nobody_wrote_ends_the_restore() {
+        none_left(&[1, 2, 3], &HashSet::from([3, 1, 2, 9])).unwrap();
+        assert!(none_left(&[1, 2, 3], &HashSet::from([1, 3])).unwrap_err().to_string().starts_with("1 packs"));
+    }
 }

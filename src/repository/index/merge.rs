@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::layer::LayerReader;
 use super::line::{EntriesLine, Extent, PackLine, Segment, id_bytes};
 use crate::entry::{Entry, Name};
-use crate::limits::{LAYERS_MAX, SEGMENT_PAGES};
+use crate::limits::{FRAME_RAW_MAX, LAYERS_MAX, PACK_FRAMES_MAX, PACK_MAX, SEGMENT_PAGES};
 use crate::repository::snapshot::Layer;
 
 /// An entry as the layers together tell it.
@@ -192,9 +192,16 @@ pub fn read_pack_lines(
     for mut layer in open() {
         while let Some(line) = layer.line()? {
             let line: PackLine = serde_json::from_slice(line).context("read a pack line")?;
-            if let PackLine::Pack { pack, .. } = line {
+            if let PackLine::Pack { pack, size, frames, .. } = &line {
+                // FORMAT.md §4-9: readers refuse more.
+                let sane =
+                    |(stored, raw, _): &(u64, u64, String)| *stored <= PACK_MAX as u64 && *raw <= FRAME_RAW_MAX as u64;
+                ensure!(
+                    *size <= PACK_MAX as u64 && frames.len() <= PACK_FRAMES_MAX && frames.iter().all(sane),
+                    "the index is damaged: pack {pack} is out of bounds"
+                );
                 let bytes =
-                    live.get(&pack).copied().with_context(|| format!("index: pack {pack} without its live bytes"))?;
+                    live.get(pack).copied().with_context(|| format!("index: pack {pack} without its live bytes"))?;
                 if bytes > 0 {
                     each(line, bytes)?;
                 }
