@@ -103,16 +103,12 @@ impl Drop for Busy {
 /// A bar once it is known how much there is to do; the bytes done until then.
 fn draw(bar: &ProgressBar, progress: &Progress) {
     let done = progress.done();
-    match progress.expected() {
-        // It was a guess: there is more than it said.
-        Some(expected) if done <= expected => {
-            if bar.length() != Some(expected) {
-                bar.set_length(expected);
-                set_style(bar, "{spinner} {msg} [{bar:24}] {bytes} of {total_bytes} {binary_bytes_per_sec} {elapsed}");
-            }
-        }
-        _ if done > 0 => set_style(bar, "{spinner} {msg} {bytes} {binary_bytes_per_sec} {elapsed}"),
-        _ => {}
+    // A guess that was too low is none any more.
+    if let Some(expected) = progress.expected().filter(|expected| done <= *expected) {
+        bar.set_length(expected);
+        set_style(bar, "{spinner} {msg} [{bar:24}] {bytes} of {total_bytes} {binary_bytes_per_sec} {elapsed}");
+    } else if done > 0 {
+        set_style(bar, "{spinner} {msg} {bytes} {binary_bytes_per_sec} {elapsed}");
     }
     bar.set_position(done);
 }

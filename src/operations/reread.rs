@@ -29,6 +29,12 @@ pub struct Budget {
     pub until: Option<Instant>,
 }
 
+impl Budget {
+    pub fn is_unlimited(&self) -> bool {
+        self.bytes.is_none() && self.until.is_none()
+    }
+}
+
 /// Stored bytes, or a share of all that a source has, from 0 to 1. At least one pack is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Amount {

@@ -17,6 +17,8 @@ pub enum Fault {
     Call(usize),
     /// The n-th write (create, replace, delete) is carried out, but its answer is lost; all calls after it fail.
     Unanswered(usize),
+    /// The n-th creation of an object below a prefix, and all calls after it, fail.
+    Create(&'static str, usize),
     Never,
 }
 
@@ -27,6 +29,7 @@ pub struct Faulty {
     inner: Memory,
     fault: Fault,
     calls: AtomicUsize,
+    created: AtomicUsize,
     writes: AtomicUsize,
     dead: AtomicBool,
     hook: Hook,
@@ -76,8 +79,8 @@ impl Faulty {
     }
 
     fn build(inner: Memory, fault: Fault, hook: Hook, gate: Option<(&'static str, Gate)>) -> Arc<Faulty> {
-        let (calls, writes, dead) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Faulty { inner, fault, calls, writes, dead, hook, gate })
+        let [calls, created, writes] = [const { AtomicUsize::new(0) }; 3];
+        Arc::new(Faulty { inner, fault, calls, created, writes, dead: AtomicBool::new(false), hook, gate })
     }
 
     /// Whether the fault has struck.
@@ -92,7 +95,14 @@ impl Faulty {
     fn enter(&self, operation: &'static str, key: &str) -> Result<()> {
         (self.hook)(operation, key);
         let n = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.fault == Fault::Call(n) {
+        let strikes = match self.fault {
+            Fault::Call(at) => n == at,
+            Fault::Create(area, at) if operation == "create" && key.starts_with(area) => {
+                self.created.fetch_add(1, Ordering::SeqCst) + 1 == at
+            }
+            _ => false,
+        };
+        if strikes {
             self.dead.store(true, Ordering::SeqCst);
         }
         if self.struck() { Err(Faulty::gone(operation, key)) } else { Ok(()) }

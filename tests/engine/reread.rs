@@ -32,7 +32,7 @@ fn world() -> (World, Memory, Open, Arc<Mutex<Vec<String>>>) {
     let world = World::on(Store::new(Arc::new(memory.clone())).unwrap(), tempfile::tempdir().unwrap());
     fs::create_dir(world.path("data")).unwrap();
     for n in 0..6 {
-        fs::write(world.path(&format!("data/{n}")), noise(n, 17 << 20)).unwrap();
+        fs::write(world.path(&format!("data/{n}")), noise(n, 12 << 20)).unwrap();
     }
     world.backup_files(&world.path("data"), Options { workers: 1, level: 1, ..Options::default() }).unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));

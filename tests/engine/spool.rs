@@ -64,7 +64,7 @@ fn a_database_is_free_again_while_the_store_has_taken_nothing() {
     let memory = Memory::default();
     let mut world = world(&memory);
     let path = world.path("app.db");
-    database(&path, 96);
+    database(&path, 80);
     let copy = fs::read(&path).unwrap();
     // Index objects, too: nothing at all goes through but the lease.
     for area in ["packs/", "index/"] {
@@ -85,7 +85,7 @@ fn a_database_is_free_again_while_the_store_has_taken_nothing() {
             gate.open();
             run.join().unwrap()
         });
-        assert!(area == "index/" || report.spooled > 32 * MIB, "{}", report.spooled);
+        assert!(area == "index/" || report.spooled > 16 * MIB, "{}", report.spooled);
         world.restore("db", &Pick::Latest, "back").unwrap();
         if area == "packs/" {
             assert!(
@@ -102,7 +102,7 @@ fn a_full_spool_makes_the_source_wait_and_nothing_is_lost() {
     let memory = Memory::default();
     let mut world = world(&memory);
     let path = world.path("app.db");
-    database(&path, 256);
+    database(&path, 180);
     let gate = Gate::new();
     world.host.open.store = gated(&memory, "packs/", &gate);
     let progress = Progress::default();
@@ -113,10 +113,10 @@ fn a_full_spool_makes_the_source_wait_and_nothing_is_lost() {
         // Until it stands still: two packs in the spool, at most six in memory, some batches.
         let mut read = 0;
         wait_until("the source stands still", || {
-            thread::sleep(Duration::from_millis(700));
+            thread::sleep(Duration::from_millis(400));
             std::mem::replace(&mut read, progress.done()) == progress.done()
         });
-        assert!(read < 220 * MIB, "{} MiB were read: more than memory and the spool may hold", read / MIB);
+        assert!(read < 168 * MIB, "{} MiB were read: more than memory and the spool may hold", read / MIB);
         assert!(!run.is_finished());
         for _ in 0..4 {
             gate.let_one_through();

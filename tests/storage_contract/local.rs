@@ -98,11 +98,11 @@ fn objects_are_for_their_owner_only() {
 fn unfinished_files_are_swept_once_they_are_old() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path().to_str().unwrap()).unwrap();
-    let key = Key::new("packs/a/object");
+    let key = key("packs/a/object");
     store.create(&key, "body".into(), &[0; 32]).unwrap();
     let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     for name in ["packs/a/.tmp-old", "packs/.tmp-old", "packs/a/.tmp-young", "packs/a/.other"] {
-        let file = std::fs::File::create(root.path().join(name)).unwrap();
+        let file = fs::File::create(root.path().join(name)).unwrap();
         if !name.ends_with("young") {
             file.set_modified(hour_ago).unwrap();
         }
@@ -110,8 +110,7 @@ fn unfinished_files_are_swept_once_they_are_old() {
     let before = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(30);
     assert_eq!(store.sweep_unfinished(before).unwrap(), 2);
     assert_eq!(store.sweep_unfinished(before).unwrap(), 0);
-    let mut left: Vec<_> =
-        std::fs::read_dir(root.path().join("packs/a")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut left: Vec<_> = fs::read_dir(root.path().join("packs/a")).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [".other", ".tmp-young", "object"]);
     assert_eq!(store.get(&key).unwrap(), "body");

@@ -28,7 +28,7 @@ impl Run<'_> {
         };
         // Who asks for a baseline wants nothing from before.
         if !self.options.baseline
-            && let Some(found) = Checkpoint::read(&path, &circumstances, &[self.host.keys.identity.clone()])
+            && let Some(found) = Checkpoint::read(&path, &circumstances, std::slice::from_ref(&self.host.keys.identity))
         {
             self.take_over(found)?;
         }
