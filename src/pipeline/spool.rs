@@ -3,9 +3,9 @@
 //! A directory for each run below the spool's place, locked by its run: one that nobody holds was left by a killed process and is removed
 //! by the next that comes. What lies there is encrypted already. Nothing is synced: after a crash of the machine no run goes on from it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,9 @@ impl Spool {
         let gate = OpenOptions::new().write(true).create(true).truncate(false).open(place.directory.join(LOCK))?;
         gate.lock()?;
         remove_dead(&place.directory)?;
-        let directory = tempfile::Builder::new().prefix(RUN).tempdir_in(&place.directory)?.keep();
+        let owner_only = Permissions::from_mode(0o700);
+        let directory =
+            tempfile::Builder::new().prefix(RUN).permissions(owner_only).tempdir_in(&place.directory)?.keep();
         let lock = File::open(&directory)?;
         lock.lock()?;
         Ok(Spool { directory, limit: place.limit, used: AtomicU64::new(0), next: AtomicU64::new(0), _lock: lock })
@@ -113,7 +115,6 @@ fn remove_dead(place: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> =
