@@ -5,18 +5,21 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::interrupt;
+pub use groups::kill_all;
+
+mod groups;
 
 /// Lines of stderr that are kept, and bytes of one line.
 const TAIL_LINES: usize = 40;
@@ -65,20 +68,6 @@ impl Spec {
     }
 }
 
-/// Process groups of the children that run. A number leaves the set before it can belong to another process.
-static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-
-fn running() -> MutexGuard<'static, BTreeSet<u32>> {
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Kills every child of this process, and theirs: for a process that ends without dropping them. They would outlive it.
-pub fn kill_all() {
-    for group in running().iter().filter_map(|id| Pid::from_raw(id.cast_signed())) {
-        let _gone = kill_process_group(group, Signal::KILL);
-    }
-}
-
 /// Without the values of variables.
 impl std::fmt::Debug for Spec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -122,7 +111,7 @@ impl Child {
         }
         let name = spec.name();
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
-        running().insert(child.id());
+        groups::running().insert(child.id());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| {
             let tail = Arc::clone(&tail);
@@ -222,7 +211,7 @@ impl Child {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
             let _gone = kill_process_group(pid, Signal::KILL);
         }
-        running().remove(&self.child.id());
+        groups::running().remove(&self.child.id());
     }
 }
 

@@ -14,11 +14,12 @@ pub fn help_of(error: &anyhow::Error) -> Option<&str> {
             ),
             Kind::Full => Some(
                 "Snapshots that exist are as they were, and restore. Make room where the repository lies, then run the command again. \
-                 What this run has stored already goes with the next `prune` after the grace period.",
+                 What this run has stored already the next one takes over; what it does not need goes with a `prune` after the grace period.",
             ),
             Kind::Transient => Some(
                 "Snapshots that exist are as they were. Check that the store is up and can be reached from here (the endpoint in its address, the network, \
-                 and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or another source of credentials). Then run the command again.",
+                 and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or another source of credentials). Then run the command again: a backup goes on from what \
+                 is stored already.",
             ),
             Kind::NotFound | Kind::Truncated => {
                 Some("`blackstart verify` says what is missing and which snapshots it hurts; the others restore.")
