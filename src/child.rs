@@ -17,15 +17,16 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::interrupt;
-pub use groups::kill_all;
-
 mod groups;
+pub use groups::kill_all;
 
 /// Lines of stderr that are kept, and bytes of one line.
 const TAIL_LINES: usize = 40;
 const LINE_MAX: u64 = 4096;
 /// How long a child may take to end by itself once it is asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const STOPPED: &str = "The program that was running for it was ended. The same command again starts it anew.";
 
 /// What to run.
 #[derive(Clone, Default)]
@@ -154,12 +155,7 @@ impl Child {
                 self.kill();
                 bail!("{} did not end within {} s and was killed{}", self.name, wait.as_secs(), said(&self.tail()));
             }
-            if interrupt::is_wished() {
-                self.kill();
-                interrupt::check(
-                    "The program that was running for it was ended. The same command again starts it anew.",
-                )?;
-            }
+            interrupt::check(STOPPED).inspect_err(|_| self.kill())?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
