@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 pub mod detect;
 pub mod files;
+pub mod postgres;
 pub mod sqlite;
 
 /// One run's reading of one source.
