@@ -6,6 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use std::path::PathBuf;
 
+pub mod command;
 pub mod detect;
 pub mod files;
 pub mod postgres;
@@ -94,6 +95,7 @@ pub struct Settings {
     /// The directory that relative paths and secrets start from.
     pub base: PathBuf,
     pub postgres: Option<postgres::Options>,
+    pub command: Option<command::Options>,
 }
 
 impl Skip {
