@@ -34,9 +34,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
         return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
     }
-    let paths = args.path.iter().map(|p| name_of(p)).collect();
+    let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let request = Request { in_place: args.in_place, paths, ..Request::new(to, workers) };
+    let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
+    let request = Request { in_place: args.in_place, paths, finish, ..Request::new(to, workers) };
     if args.dry_run {
         if !args.in_place {
             target::must_be_free(&request.to)?;

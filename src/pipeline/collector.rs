@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Findings, Row};
 use crate::entry::Name;
 use crate::limits::{EXTENTS_PER_LINE, SEGMENT_PAGES};
-use crate::repository::index::{Extent, LayerWriter, Segment};
+use crate::repository::index::{Extent, LinesOut, Segment};
 use crate::repository::snapshot::Named;
 
 /// What the findings of a run add up to.
@@ -21,7 +21,7 @@ pub struct Collected {
 
 /// Works until the findings end. Every `checkpoint` of time the index object under construction is finished, so that an interrupted run
 /// loses no more than that.
-pub fn run(writer: LayerWriter, findings: &Receiver<Findings>, checkpoint: Duration) -> Result<Collected> {
+pub fn run(writer: LinesOut, findings: &Receiver<Findings>, checkpoint: Duration) -> Result<Collected> {
     let mut collector = Collector { writer, path: Name::default(), page: None, segment: Segment::default() };
     let mut sum = Collected::default();
     let mut early: BTreeMap<u64, Findings> = BTreeMap::new();
@@ -50,7 +50,7 @@ pub fn run(writer: LayerWriter, findings: &Receiver<Findings>, checkpoint: Durat
 }
 
 struct Collector {
-    writer: LayerWriter,
+    writer: LinesOut,
     path: Name,
     page: Option<u64>,
     /// The data line being gathered.

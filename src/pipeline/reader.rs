@@ -1,4 +1,4 @@
-//! Reads the source beside the basis, in path order, decides what must be read at all, and cuts the rest into batches.
+//! Reads the source beside the basis, in path order or as its entries come, decides what must be read at all, and cuts the rest into batches.
 
 use anyhow::{Context, Result, anyhow};
 use async_channel::{Receiver, Sender};
@@ -12,8 +12,8 @@ use crate::entry::{Entry, EntryKind, Name};
 use crate::interrupt;
 use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES, STREAMS_MAX};
 use crate::progress::Progress;
-use crate::repository::index::{Extent, Merge, MergedEntry, Segment};
-use crate::source::{Finished, Piece, Source};
+use crate::repository::index::{BasisTable, Extent, Merge, MergedEntry, Segment};
+use crate::source::{Finished, Order, Piece, Source};
 
 /// Parts of one batch, for sources of many entries and few bytes.
 const PARTS_MAX: usize = 4096;
@@ -53,6 +53,8 @@ pub struct Reader<'a> {
     used: usize,
     chunks_loaded: bool,
     next_of_basis: Option<MergedEntry>,
+    /// The basis, for a source whose entries come in no order.
+    table: Option<BasisTable>,
 }
 
 impl<'a> Reader<'a> {
@@ -73,11 +75,15 @@ impl<'a> Reader<'a> {
             used: 0,
             chunks_loaded: false,
             next_of_basis: None,
+            table: None,
         }
     }
 
     /// Reads the source to its end, and ends it: it holds nothing up any longer, whatever the workers and the store have still to do.
     pub fn run(&mut self, source: &mut dyn Source) -> Result<Finished> {
+        if source.order() == Order::AsTheyCome {
+            return self.run_as_they_come(source);
+        }
         self.advance_basis()?;
         while let Some(entry) = source.next().context("read the source")? {
             self.pass_gone(Some(&entry.path))?;
@@ -98,6 +104,25 @@ impl<'a> Reader<'a> {
         }
         let finished = source.finish().context("finish reading the source")?;
         self.pass_gone(None)?;
+        self.flush()?;
+        Ok(finished)
+    }
+
+    fn run_as_they_come(&mut self, source: &mut dyn Source) -> Result<Finished> {
+        self.table = self.basis.take().map(BasisTable::load).transpose()?;
+        while let Some(entry) = source.next().context("read the source")? {
+            let before = self.table.as_mut().map_or(Ok(None), |table| table.meet(&entry.path))?;
+            self.tally.entries += 1;
+            if entry.kind == EntryKind::File {
+                self.file(source, entry, before)?;
+            } else if before.as_ref() != Some(&entry) {
+                self.part(Part::Entry { entry: Box::new(entry), inherit: 0 })?;
+            }
+        }
+        let finished = source.finish().context("finish reading the source")?;
+        if let Some(table) = self.table.take() {
+            table.each_unmet(|path| self.part(Part::Gone(path)))?;
+        }
         self.flush()?;
         Ok(finished)
     }
@@ -163,6 +188,9 @@ impl<'a> Reader<'a> {
     }
 
     fn basis_segment(&mut self) -> Result<Option<Segment>> {
+        if let Some(table) = &mut self.table {
+            return table.next_segment();
+        }
         self.basis.as_mut().map_or(Ok(None), |b| b.next_segment().context("read the basis's index"))
     }
 

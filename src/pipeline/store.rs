@@ -22,10 +22,10 @@ use crate::limits::CHECKPOINT_EVERY;
 use crate::progress::Progress;
 use crate::repository::agefile::{Identity, Recipient};
 use crate::repository::checkpoint::{Beginning, Circumstances, Journal};
-use crate::repository::index::{IndexStore, LayerWriter, ObjectWriter, PackLine};
+use crate::repository::index::{IndexStore, LayerWriter, LineTable, LinesOut, ObjectWriter, PackLine};
 use crate::repository::sealed::Secrets;
 use crate::repository::snapshot::{Layer, Named, PackChange};
-use crate::source::{Finished, Source};
+use crate::source::{Finished, Order, Source};
 
 /// Where a run writes to.
 #[derive(Clone)]
@@ -136,6 +136,10 @@ pub fn store(
     let mut table = PackTable::new(basis, sender(target, &uploads, &told, None), target, journal)?;
     let entries = sender(target, &uploads, &told, Some(packs.numbers()));
     let writer = LayerWriter::new(ObjectWriter::sending(target.index_to.clone(), entries));
+    let writer = match source.order() {
+        Order::ByName => LinesOut::InOrder(writer),
+        Order::AsTheyCome => LinesOut::ToSort(LineTable::new(writer)?),
+    };
     let run = Run { shared: &shared, target, options };
     let read = run.threads(source, &mut table, &done, writer).and_then(|read| {
         table.wait(packs.next_number(), &done)?;
@@ -146,7 +150,7 @@ pub fn store(
         uploads.settle();
         drop(table.note(&done));
     }
-    let (tally, finished, mut collected, appended) = read?;
+    let (mut tally, finished, mut collected, appended) = read?;
 
     for (pack, bytes) in &tally.live {
         *collected.live.entry(*pack).or_default() += bytes;
@@ -161,6 +165,8 @@ pub fn store(
         layers.push(layer);
     }
     if !tally.lost.is_empty() || !tally.streams.is_empty() {
+        tally.lost.sort();
+        tally.streams.sort_by(|a, b| a.path.cmp(&b.path));
         layers.push(layers::amend(&tally.lost, &tally.streams, target)?);
     }
     Ok(Stored {
@@ -213,7 +219,7 @@ impl Run<'_> {
         source: &mut dyn Source,
         table: &mut PackTable,
         done: &Receiver<Done>,
-        writer: LayerWriter,
+        writer: LinesOut,
     ) -> Result<(Tally, Finished, Collected, u64)> {
         let workers = self.options.workers;
         let (to_workers, batches) = async_channel::bounded(workers);
