@@ -1,7 +1,7 @@
 //! Sources whose entries come as the engine sends them: the index, the incrementals and the restore are as if they had come in order.
 
-use super::roundtrip::{break_glass, noise};
-use super::world::{World, name};
+use super::roundtrip::break_glass;
+use super::world::{World, name, noise};
 use anyhow::Result;
 use blackstart::entry::{Entry, EntryKind, Name};
 use blackstart::operations::backup::{self, BackupReport, Options};
