@@ -26,6 +26,7 @@ mod setup;
 mod snapshots;
 mod status;
 mod verify;
+mod watch;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -56,6 +57,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Watch(args) => watch::run(shell, args),
     }
 }
 

@@ -29,7 +29,8 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
             let help = "Nothing was removed. Without a [source.retention] section nothing expires.";
             return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
         };
-        let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+        let mut plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+        plan.remove_covers = args.uncover;
         let go = plan.remove.len() as u64;
         let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
         let planned = json!({"source": source.name, "plan": &plan});
@@ -38,6 +39,13 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
             shell.say(format!(
                 "{}: {young} that no snapshot needs will go once older than the grace period",
                 source.name
+            ));
+        }
+        if args.dry_run && !plan.covers.is_empty() {
+            shell.warn(format!(
+                "{}: {} have been deleted or written over in the store: see `verify`",
+                source.name,
+                count(plan.covers.len() as u64, "object")
             ));
         }
         if args.dry_run {

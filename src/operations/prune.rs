@@ -11,15 +11,13 @@ use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
 use crate::repository::FORMAT;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::{Commit, Line, Prune, Removed};
 use crate::repository::trust::Role;
-use crate::storage::{self, Key};
-
-/// A commit whose time the store contradicts by more than this is suspect.
-const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
+use crate::storage::{self, Key, VersionId};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -37,6 +35,15 @@ pub struct Plan {
     pub unnamed_bytes: u64,
     /// Objects that nothing names, but that are too young to go.
     pub young_count: u64,
+    /// What somebody has put over objects that remain: delete markers and later versions. A sweep refuses because of them.
+    pub covers: Vec<Cover>,
+    /// Take the covers away instead, so that the first versions are to be seen again. No plan says so of itself.
+    pub remove_covers: bool,
+    #[serde(skip)]
+    uncover: Vec<(Key, VersionId)>,
+    /// Versions that the lease has left behind.
+    #[serde(skip)]
+    stale: Vec<(Key, VersionId)>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -70,7 +77,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
             data_time: s.data_time,
             complete: s.outcome == Outcome::Complete,
             verified: proofs.iter().any(|p| p.commit == commit.hash),
-            suspect: whole.stored_at.get(&s.seq).is_none_or(|at| at.duration_since(s.finished).abs() > CLOCK_SLACK),
+            suspect: whole.is_suspect(s),
         })
         .collect();
     let decisions = decide(&points, policy, now);
@@ -95,29 +102,61 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_count: 0,
         unnamed_bytes: 0,
         young_count: 0,
+        covers: Vec::new(),
+        remove_covers: false,
+        uncover: Vec::new(),
+        stale: stale_leases(open, source, grace)?,
     };
+    let goes_key = |key: &Key| layout::parse_snapshot(key).is_some_and(|(_, seq)| whole.leftover.contains(&seq));
+    let store = &open.store;
+    let commits = history::list(store, &layout::snapshots(source)).context("list snapshots")?;
+    let reports = history::list(store, &layout::drills(source)).context("list drill reports")?;
+    let common = history::of_repository(store).context("list what belongs to no source")?;
+    for written in commits.iter().chain(&reports).chain(&common).filter(|w| !goes_key(&w.key)) {
+        plan.note_cover(written);
+    }
     // An interrupted sweep left these behind; its record has them removed already.
     plan.unnamed.extend(whole.leftover.iter().map(|seq| layout::snapshot(source, *seq)));
     plan.unnamed_count = whole.leftover.len() as u64;
     for area in ["packs", "index"] {
-        for object in open.store.list(&layout::content_prefix(area, source)).context("list objects")? {
-            if named.contains(&object.key) {
+        for written in history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")? {
+            if named.contains(&written.key) {
+                plan.note_cover(&written);
                 continue;
             }
-            if object.modified + grace > now {
+            if written.until() + grace > now {
                 plan.young_count += 1;
                 continue;
             }
             plan.unnamed_count += 1;
-            plan.unnamed_bytes += object.size;
-            plan.unnamed.push(object.key);
+            plan.unnamed_bytes += written.bytes();
+            plan.unnamed.push(written.key);
         }
     }
     Ok(plan)
 }
 
-/// Carries `plan` out. Fails without deleting anything if the series has grown since.
-pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
+/// Versions of the lease that are no longer the lease.
+fn stale_leases(open: &Open, source: &SourceName, grace: SignedDuration) -> Result<Vec<(Key, VersionId)>> {
+    let lease = history::of(&open.store, &layout::lease(source)).context("look at the lease")?;
+    let old = lease.versions.into_iter().filter(|kept| !kept.current && kept.modified + grace <= open.now());
+    Ok(old.map(|kept| (kept.key, kept.id)).collect())
+}
+
+impl Plan {
+    fn note_cover(&mut self, written: &Written) {
+        self.covers.extend(written.cover());
+        self.uncover.extend(written.over().into_iter().map(|kept| (kept.key.clone(), kept.id.clone())));
+    }
+
+    /// Whether a sweep of this plan would delete nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.unnamed.is_empty() && self.stale.is_empty() && self.uncover.is_empty()
+    }
+}
+
+/// Carries `plan` out. Fails without deleting anything if the series has grown since, or if this credential may not delete.
+pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     let open = &host.open;
     let key = host.keys.signing.public();
     let now = open.now();
@@ -134,30 +173,83 @@ pub fn sweep(host: &Host, plan: Plan) -> Result<PruneReport> {
     if head != plan.head {
         return Err(overtaken(&plan, head));
     }
+    if !plan.remove_covers
+        && let Some(first) = plan.covers.first()
+    {
+        return Err(covered(&plan, first));
+    }
+    if plan.is_empty() {
+        return Ok(PruneReport::new(&plan));
+    }
+    if !open.store.may_delete().context("try out whether this credential may delete")? {
+        return Err(no_right(&plan));
+    }
     // Also where no commit goes: a writer that has stalled for longer than the grace period may be about to name one of the objects.
     if !plan.remove.is_empty() || !plan.unnamed.is_empty() {
         commit(host, &plan, now)?;
     }
-    let mut report = PruneReport {
-        source: plan.source.clone(),
-        removed: plan.remove.iter().map(|r| r.seq).collect(),
-        objects_deleted: 0,
-        bytes_freed: plan.unnamed_bytes,
-        refused: Vec::new(),
-    };
+    let mut report = PruneReport::new(&plan);
+    for (key, id) in plan.uncover.drain(..).chain(plan.stale.drain(..)) {
+        report.note(&key, open.store.delete_version(&key, &id))?;
+    }
     let commits = plan.remove.iter().map(|r| layout::snapshot(&plan.source, r.seq));
     for key in commits.chain(plan.unnamed) {
-        match open.store.delete(&key) {
-            Ok(()) => report.objects_deleted += 1,
-            Err(e) if e.kind == storage::Kind::Denied => report.refused.push(key.to_string()),
+        if report.note(&key, open.store.delete(&key))? {
+            report.objects_deleted += 1;
+        }
+    }
+    Ok(report)
+}
+
+impl PruneReport {
+    fn new(plan: &Plan) -> PruneReport {
+        PruneReport {
+            source: plan.source.clone(),
+            removed: plan.remove.iter().map(|r| r.seq).collect(),
+            objects_deleted: 0,
+            bytes_freed: plan.unnamed_bytes,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Whether `key` is gone. A refusal is noted; any other error ends the sweep.
+    fn note(&mut self, key: &Key, deleted: storage::Result<()>) -> Result<bool> {
+        match deleted {
+            Ok(()) => return Ok(true),
+            Err(e) if e.kind == storage::Kind::Denied => self.refused.push(key.to_string()),
             Err(e) => {
                 return Err(e).context(
                     "delete what no snapshot names any more: run prune again; no snapshot that is kept is touched",
                 );
             }
         }
+        Ok(false)
     }
-    Ok(report)
+}
+
+fn covered(plan: &Plan, first: &Cover) -> anyhow::Error {
+    let what = if first.deleted { "was deleted" } else { "was written over" };
+    Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "prune refuses: {} of {} {what} at {:.0} ({} such objects), and snapshots need it",
+            first.object,
+            plan.source,
+            first.at,
+            plan.covers.len()
+        ),
+        "Nothing was deleted. The store keeps versions, so the first one is still there and restores. Find out who did it and change the \
+         credentials; `verify` names all of them; `prune --uncover` takes away what was put over them.",
+    )
+}
+
+fn no_right(plan: &Plan) -> anyhow::Error {
+    Failure::new(
+        Kind::Failed,
+        format!("this credential may not delete in the store, so nothing of {} was removed", plan.source),
+        "No record was written either: every snapshot is as it was. That a host cannot delete is as it should be: run `prune` as keeper, with a \
+         credential that may (`init --role keeper` makes its key, `kit` prints its policy).",
+    )
 }
 
 /// The prune record: a commit, so that no writer can build on what is about to go.

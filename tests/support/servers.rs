@@ -6,6 +6,7 @@ use blackstart::storage::Key;
 use blackstart::storage::s3::{Credentials, Options, S3};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
+use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,31 @@ pub fn seaweedfs() -> &'static Server {
         }
         Server { tls_port: ports[8], ..start(weed, directory, ports[6]) }.wait_until_ready("SeaweedFS")
     })
+}
+
+/// A bucket of SeaweedFS with versioning and Object Lock, made on first use.
+pub fn versioned_bucket() -> &'static str {
+    const NAME: &str = "versioned-bucket";
+    static MADE: OnceLock<()> = OnceLock::new();
+    MADE.get_or_init(|| {
+        administer(seaweedfs(), |client| async move {
+            client.create_bucket().bucket(NAME).object_lock_enabled_for_bucket(true).send().await.unwrap();
+        });
+    });
+    NAME
+}
+
+/// A client of our own, for what blackstart never asks for.
+pub fn administer<F: Future<Output = ()>>(server: &Server, work: impl FnOnce(aws_sdk_s3::Client) -> F) {
+    let keys = aws_sdk_s3::config::Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test");
+    let settings = aws_sdk_s3::Config::builder()
+        .behavior_version_latest()
+        .endpoint_url(server.endpoint())
+        .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+        .force_path_style(true)
+        .credentials_provider(keys);
+    let client = aws_sdk_s3::Client::from_conf(settings.build());
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work(client));
 }
 
 /// rclone's S3 server, which silently ignores the conditions of conditional writes.

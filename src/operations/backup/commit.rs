@@ -1,9 +1,10 @@
 //! The end of a run: everything is durable, then one create-only object makes it a snapshot (FORMAT.md §3-1, §3-3, §3-5).
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 
 use super::{BackupReport, Committed, Run};
+use crate::operations::basis::Existing;
 use crate::pipeline::{Stored, Target};
 use crate::report::{Outcome, Stats};
 use crate::repository::FORMAT;
@@ -83,7 +84,7 @@ impl Run<'_> {
             skipped_count: sealed.skipped_count,
             lost_packs: self.lost.clone(),
             hurt,
-            alarm: self.rolled_back,
+            alarm: self.rolled_back || self.covered,
             notices: self.notices.clone(),
             facts: sealed.facts,
         })))
@@ -129,15 +130,10 @@ impl Run<'_> {
 
     fn all_there(&self, snapshot: &Snapshot) -> Result<bool> {
         let store = &self.host.open.store;
-        let list = |area| store.list(&layout::content_prefix(area, self.name)).context("list objects");
-        let there: BTreeMap<Hash, u64> = list("packs")?
-            .into_iter()
-            .chain(list("index")?)
-            .filter_map(|o| Some((layout::content_hash(&o.key)?, o.size)))
-            .collect();
-        let packs = series::packs_of(store, snapshot)?;
-        let here = |(hash, size): (&Hash, &u64)| there.get(hash) == Some(size);
-        Ok(packs.iter().all(here) && series::index_objects(snapshot).all(|(h, s)| here((h, s))))
+        let packs = Existing::list(store, "packs", self.name)?;
+        let index = Existing::list(store, "index", self.name)?;
+        let needed = series::packs_of(store, snapshot)?;
+        Ok(needed.into_iter().all(|pack| packs.has(&pack)) && series::index_objects(snapshot).all(|o| index.has(o)))
     }
 
     /// The change since the basis's last pack list, kept small by moving it into a list of its own.

@@ -13,6 +13,7 @@ use super::{Host, shared};
 use crate::error::{Failure, Kind};
 use crate::pipeline::{self, Basis, Target};
 use crate::report::{Outcome, Skip, Stats};
+use crate::repository::history::Cover;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::memory::Memory;
@@ -74,7 +75,7 @@ pub struct BackupReport {
     /// Packs that were missing and the snapshots that they hurt.
     pub lost_packs: Vec<Hash>,
     pub hurt: Vec<u64>,
-    /// The repository no longer shows what this host has seen in it.
+    /// The repository no longer shows what this host has seen in it, or somebody has changed what is never changed.
     pub alarm: bool,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
@@ -138,6 +139,8 @@ struct Run<'a> {
     secrets: Secrets,
     /// The repository no longer has a commit that this host has seen in it.
     rolled_back: bool,
+    /// Somebody has deleted or written over what is never changed, in a store that keeps versions.
+    covered: bool,
     notices: Vec<String>,
 }
 
@@ -164,6 +167,7 @@ impl<'a> Run<'a> {
             lost: Vec::new(),
             secrets: Secrets::generate()?,
             rolled_back: false,
+            covered: false,
             notices: Vec::new(),
         };
         let mut newest = None;
@@ -177,6 +181,7 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        run.note_covers(&series.covers(), &[]);
         run.look_back(&series)?;
         run.choose(newest)?;
         Ok(run)
@@ -197,6 +202,21 @@ impl<'a> Run<'a> {
             self.memory.see(self.head, head)?;
         }
         Ok(())
+    }
+
+    /// Objects that were deleted or written over in a store that keeps versions: they are used as they were, but somebody is at work there.
+    fn note_covers(&mut self, commits: &[Cover], packs: &[Cover]) {
+        let Some(first) = commits.first().or(packs.first()) else { return };
+        self.covered = true;
+        self.notices.push(format!(
+            "{}: ALARM: {} commits and {} packs have been deleted or written over in the store, the first of them {} at {}. The store keeps versions, so \
+             nothing is lost as long as it does. Somebody has rights that he should not have: `verify` names the objects, `prune --uncover` brings them back",
+            self.name,
+            commits.len(),
+            packs.len(),
+            first.object,
+            first.at
+        ));
     }
 
     /// Decides between incremental, full and baseline, and surveys the basis.
@@ -259,6 +279,7 @@ impl<'a> Run<'a> {
         }
         let incremental = self.mode == Mode::Incremental;
         let survey = survey(&self.host.open, snapshot, &sealed, &identities, incremental, self.options.heal)?;
+        self.note_covers(&[], &survey.covers);
         self.basis = survey.basis;
         self.basis.shortcuts = incremental.then_some(snapshot.started);
         self.lost = survey.lost;
