@@ -22,6 +22,8 @@ pub const INDEX_RAW_MAX: usize = MIB;
 pub const LAYERS_MAX: usize = 16;
 /// Pages in one data line of a paged file; lines are aligned to this.
 pub const SEGMENT_PAGES: usize = 4096;
+/// Files of one snapshot whose sizes only their ends tell.
+pub const STREAMS_MAX: usize = 10_000;
 /// Extents in one data line of a streamed file.
 pub const EXTENTS_PER_LINE: usize = 512;
 /// No object is larger than this; storage implementations refuse more, so that bodies fit in memory.
@@ -31,6 +33,10 @@ pub const OBJECT_MAX: usize = 64 * MIB;
 pub const CHUNK_MIN: usize = 16 << 10;
 pub const CHUNK_AVERAGE: usize = 64 << 10;
 pub const CHUNK_MAX: usize = 256 << 10;
+
+/// Job files in `schedules/`, and bytes of one.
+pub const JOBS_MAX: usize = 1000;
+pub const JOB_FILE_MAX: u64 = 1 << 20;
 
 const _: () = {
     assert!(CHUNK_MAX <= FRAME_RAW_MAX);

@@ -19,6 +19,7 @@ pub mod proof;
 pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod tiers;
 pub mod verify;
 pub mod watch;
 

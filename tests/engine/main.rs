@@ -8,6 +8,7 @@ mod faults;
 mod histories;
 mod keys;
 mod roundtrip;
+mod streams;
 mod versions;
 mod world;
 mod writers;
