@@ -194,6 +194,12 @@ pub struct Restore {
     /// Say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Ask for data that lies in an archive class, and wait for it; without this, say what it takes
+    #[arg(long, value_enum, value_name = "HASTE")]
+    pub thaw: Option<ThawHaste>,
+    /// Wait so long for it; the same command again waits on
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "48h", requires = "thaw")]
+    pub thaw_wait: SignedDuration,
     /// Put it where DIR is now, and keep what is there beside it
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
@@ -202,6 +208,13 @@ pub struct Restore {
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ThawHaste {
+    Bulk,
+    Standard,
+    Expedited,
 }
 
 /// Restore into scratch, check, measure, and sign the report

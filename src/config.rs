@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
 use crate::operations::retention::Policy;
+use crate::operations::tiers::{Tiering, Tiers};
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::Source;
@@ -87,6 +88,8 @@ pub struct SourceConfig {
     #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
+    /// Storage classes and locks of the retention's tiers.
+    pub tier: Option<Tiers>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -204,6 +207,9 @@ impl Config {
             if let Some(policy) = &source.retention {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
+            if let (Some(tiers), Some(policy)) = (&source.tier, &source.retention) {
+                tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
+            }
         }
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
@@ -290,6 +296,23 @@ impl Config {
                 format!("Nothing was done. There are: {}.", known.join(", ")),
             )
         })
+    }
+
+    /// What the tiers of `source` ask for; `None` where they ask for nothing.
+    pub fn tiering<'a>(&self, source: &'a SourceConfig) -> Result<Option<Tiering<'a>>> {
+        let Some(tiers) = source.tier.as_ref().filter(|tiers| !tiers.is_empty()) else { return Ok(None) };
+        let wrong =
+            |what: &str, help: &str| Failure::new(Kind::Config, format!("{} has tiers, {what}", source.name), help);
+        if !self.repository.starts_with("s3://") {
+            return Err(wrong(
+                "and its repository is a directory, which has no storage classes and no locks",
+                "Nothing was done. Leave the tiers out, or take a repository on S3.",
+            ));
+        }
+        let Some(policy) = &source.retention else {
+            return Err(wrong("and no retention that they could belong to", "Nothing was done. Add the retention."));
+        };
+        Ok(Some(Tiering { policy, tiers }))
     }
 
     /// Opens a source for one run.

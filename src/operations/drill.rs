@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Open;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
-use crate::error::{Kind, kind_of};
+use crate::error::{Failure, Kind, kind_of};
 use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::history;
@@ -173,9 +173,18 @@ fn try_out(
                 Err(e) => trial.checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
             }
         }
+        Err(e) if is_archived(&e) => {
+            let help = "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier.";
+            return Err(Failure::new(Kind::Environment, format!("the snapshot lies in an archive class: {e:#}"), help));
+        }
         Err(e) => trial.checks.push(Check::compare("restore", "done", format!("{e:#}"))),
     }
     Ok(trial)
+}
+
+fn is_archived(error: &anyhow::Error) -> bool {
+    let failed = error.chain().find_map(|e| e.downcast_ref::<storage::Error>());
+    failed.is_some_and(|e| e.kind == storage::Kind::Archived)
 }
 
 /// A drill that passed.

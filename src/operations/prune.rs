@@ -6,7 +6,8 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::retention::{Decision, Point, Policy, decide};
+use super::drill::Proof;
+use super::retention::{Decision, Point, Policy, Reason, decide};
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
@@ -14,8 +15,8 @@ use crate::repository::FORMAT;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
-use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Commit, Line, Prune, Removed};
+use crate::repository::series::{self, Series, Whole};
+use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
 use crate::storage::{self, Key, VersionId};
 
@@ -35,6 +36,8 @@ pub struct Plan {
     pub unnamed_bytes: u64,
     /// Objects that nothing names, but that are too young to go.
     pub young_count: u64,
+    /// Snapshots that retention would let go, but a lock holds until then.
+    pub locked: Vec<(u64, Timestamp)>,
     /// What somebody has put over objects that remain: delete markers and later versions. A sweep refuses because of them.
     pub covers: Vec<Cover>,
     /// Take the covers away instead, so that the first versions are to be seen again. No plan says so of itself.
@@ -70,28 +73,17 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
     })?;
     let proofs = drill::verified(open, source)?;
     let now = open.now();
-    let points: Vec<Point> = whole
-        .snapshots()
-        .map(|(commit, s)| Point {
-            seq: s.seq,
-            data_time: s.data_time,
-            complete: s.outcome == Outcome::Complete,
-            verified: proofs.iter().any(|p| p.commit == commit.hash),
-            suspect: whole.is_suspect(s),
-        })
-        .collect();
-    let decisions = decide(&points, policy, now);
-    let goes = |seq: u64| decisions.iter().any(|d| d.seq == seq && d.keep.is_empty());
-    let mut named = BTreeSet::new();
-    let mut remove = Vec::new();
-    for (commit, snapshot) in whole.snapshots() {
-        if goes(snapshot.seq) {
-            remove.push(Removed { seq: snapshot.seq, hash: commit.hash });
-            continue;
+    let mut decisions = decide(&points(&whole, &proofs), policy, now);
+    let mut locked = Vec::new();
+    for decision in decisions.iter_mut().filter(|d| d.keep.is_empty()) {
+        // What is locked could not be deleted, and stays a snapshot as long as that is so.
+        if let Some(until) = locked_until(open, &layout::snapshot(source, decision.seq))? {
+            decision.keep.push(Reason::Locked);
+            locked.push((decision.seq, until));
         }
-        named.extend(series::index_objects(snapshot).map(|(hash, _)| layout::index(source, hash)));
-        named.extend(series::packs_of(&open.store, snapshot)?.keys().map(|hash| layout::pack(source, hash)));
     }
+    let goes = |seq: u64| decisions.iter().any(|d| d.seq == seq && d.keep.is_empty());
+    let (named, remove) = sort_out(open, source, &whole, goes)?;
     let mut plan = Plan {
         source: source.clone(),
         head: series.head(),
@@ -102,38 +94,57 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_count: 0,
         unnamed_bytes: 0,
         young_count: 0,
+        locked,
         covers: Vec::new(),
         remove_covers: false,
         uncover: Vec::new(),
         stale: stale_leases(open, source, grace)?,
     };
-    let goes_key = |key: &Key| layout::parse_snapshot(key).is_some_and(|(_, seq)| whole.leftover.contains(&seq));
-    let store = &open.store;
-    let commits = history::list(store, &layout::snapshots(source)).context("list snapshots")?;
-    let reports = history::list(store, &layout::drills(source)).context("list drill reports")?;
-    let common = history::of_repository(store).context("list what belongs to no source")?;
-    for written in commits.iter().chain(&reports).chain(&common).filter(|w| !goes_key(&w.key)) {
-        plan.note_cover(written);
-    }
     // An interrupted sweep left these behind; its record has them removed already.
     plan.unnamed.extend(whole.leftover.iter().map(|seq| layout::snapshot(source, *seq)));
     plan.unnamed_count = whole.leftover.len() as u64;
-    for area in ["packs", "index"] {
-        for written in history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")? {
-            if named.contains(&written.key) {
-                plan.note_cover(&written);
-                continue;
-            }
-            if written.until() + grace > now {
-                plan.young_count += 1;
-                continue;
-            }
-            plan.unnamed_count += 1;
-            plan.unnamed_bytes += written.bytes();
-            plan.unnamed.push(written.key);
-        }
-    }
+    plan.find_covers(open, &whole)?;
+    plan.find_unnamed(open, &named, grace)?;
     Ok(plan)
+}
+
+/// The keys that remaining snapshots name, and the snapshots that go.
+fn sort_out(
+    open: &Open,
+    source: &SourceName,
+    whole: &Whole,
+    goes: impl Fn(u64) -> bool,
+) -> Result<(BTreeSet<Key>, Vec<Removed>)> {
+    let (mut named, mut remove) = (BTreeSet::new(), Vec::new());
+    for (commit, snapshot) in whole.snapshots() {
+        if goes(snapshot.seq) {
+            remove.push(Removed { seq: snapshot.seq, hash: commit.hash });
+            continue;
+        }
+        named.extend(series::index_objects(snapshot).map(|(hash, _)| layout::index(source, hash)));
+        named.extend(series::packs_of(&open.store, snapshot)?.keys().map(|hash| layout::pack(source, hash)));
+    }
+    Ok((named, remove))
+}
+
+/// What retention knows of each snapshot.
+pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
+    let point = |(commit, s): (&Commit, &Snapshot)| Point {
+        seq: s.seq,
+        data_time: s.data_time,
+        complete: s.outcome == Outcome::Complete,
+        verified: proofs.iter().any(|p| p.commit == commit.hash),
+        suspect: whole.is_suspect(s),
+    };
+    whole.snapshots().map(point).collect()
+}
+
+/// Until when a lock holds the first version of `key`, if it still does.
+fn locked_until(open: &Open, key: &Key) -> Result<Option<Timestamp>> {
+    let written = history::of(&open.store, key).context("look at what is to go")?;
+    let Some(first) = written.versions.first() else { return Ok(None) };
+    let details = open.store.describe(key, &first.id).with_context(|| format!("look at the lock of {key}"))?;
+    Ok(details.lock.map(|lock| lock.until).filter(|until| *until > open.now()))
 }
 
 /// Versions of the lease that are no longer the lease.
@@ -144,6 +155,37 @@ fn stale_leases(open: &Open, source: &SourceName, grace: SignedDuration) -> Resu
 }
 
 impl Plan {
+    /// Covers over commits, drill reports and what belongs to no source.
+    fn find_covers(&mut self, open: &Open, whole: &Whole) -> Result<()> {
+        let goes = |key: &Key| layout::parse_snapshot(key).is_some_and(|(_, seq)| whole.leftover.contains(&seq));
+        let store = &open.store;
+        let commits = history::list(store, &layout::snapshots(&self.source)).context("list snapshots")?;
+        let reports = history::list(store, &layout::drills(&self.source)).context("list drill reports")?;
+        let common = history::of_repository(store).context("list what belongs to no source")?;
+        let all = commits.iter().chain(&reports).chain(&common);
+        all.filter(|w| !goes(&w.key)).for_each(|written| self.note_cover(written));
+        Ok(())
+    }
+
+    /// Packs and index objects that nothing names, and covers over those that something does.
+    fn find_unnamed(&mut self, open: &Open, named: &BTreeSet<Key>, grace: SignedDuration) -> Result<()> {
+        for area in ["packs", "index"] {
+            let prefix = layout::content_prefix(area, &self.source);
+            for written in history::list(&open.store, &prefix).context("list objects")? {
+                if named.contains(&written.key) {
+                    self.note_cover(&written);
+                } else if written.until() + grace > open.now() {
+                    self.young_count += 1;
+                } else {
+                    self.unnamed_count += 1;
+                    self.unnamed_bytes += written.bytes();
+                    self.unnamed.push(written.key);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn note_cover(&mut self, written: &Written) {
         self.covers.extend(written.cover());
         self.uncover.extend(written.over().into_iter().map(|kept| (kept.key.clone(), kept.id.clone())));
@@ -190,11 +232,11 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     }
     let mut report = PruneReport::new(&plan);
     for (key, id) in plan.uncover.drain(..).chain(plan.stale.drain(..)) {
-        report.note(&key, open.store.delete_version(&key, &id))?;
+        report.note(open, &key, open.store.delete_version(&key, &id))?;
     }
     let commits = plan.remove.iter().map(|r| layout::snapshot(&plan.source, r.seq));
     for key in commits.chain(plan.unnamed) {
-        if report.note(&key, open.store.delete(&key))? {
+        if report.note(open, &key, open.store.delete(&key))? {
             report.objects_deleted += 1;
         }
     }
@@ -213,10 +255,13 @@ impl PruneReport {
     }
 
     /// Whether `key` is gone. A refusal is noted; any other error ends the sweep.
-    fn note(&mut self, key: &Key, deleted: storage::Result<()>) -> Result<bool> {
+    fn note(&mut self, open: &Open, key: &Key, deleted: storage::Result<()>) -> Result<bool> {
         match deleted {
             Ok(()) => return Ok(true),
-            Err(e) if e.kind == storage::Kind::Denied => self.refused.push(key.to_string()),
+            Err(e) if e.kind == storage::Kind::Denied => self.refused.push(match locked_until(open, key)? {
+                Some(until) => format!("{key} is locked until {until:.0}"),
+                None => format!("{key}: access denied"),
+            }),
             Err(e) => {
                 return Err(e).context(
                     "delete what no snapshot names any more: run prune again; no snapshot that is kept is touched",

@@ -90,17 +90,24 @@ impl Tiers {
     }
 
     /// Refuses tiers that keep nothing, and classes that cannot be read within `rto`.
-    pub fn validate(&self, policy: Option<&Policy>, rto: Option<SignedDuration>) -> Result<()> {
+    pub fn validate(&self, policy: &Policy, rto: Option<SignedDuration>) -> Result<()> {
         for (reason, tier) in self.configured() {
-            if policy.is_none_or(|policy| policy.count(reason) == 0) {
+            if policy.count(reason) == 0 {
                 let help = format!("Nothing was done. Set {reason} = N in the retention, or leave the tier out.");
-                return Err(Failure::new(Kind::Config, format!("the retention keeps no {reason} snapshots, but there is a tier for them"), help));
+                return Err(Failure::new(
+                    Kind::Config,
+                    format!("the retention keeps no {reason} snapshots, but there is a tier for them"),
+                    help,
+                ));
             }
             let (class, thaw) = (tier.storage_class, thaw_time(tier.storage_class));
             if rto.is_some_and(|rto| rto < thaw) {
                 return Err(Failure::new(
                     Kind::Config,
-                    format!("the {reason} tier is in {class}, which takes up to {} h to thaw: longer than the RTO", thaw.as_hours()),
+                    format!(
+                        "the {reason} tier is in {class}, which takes up to {} h to thaw: longer than the RTO",
+                        thaw.as_hours()
+                    ),
                     "Nothing was done. Take GLACIER_IR, which is read at once, or give the RTO that can be kept.",
                 ));
             }
@@ -231,11 +238,11 @@ mod tests {
     fn nonsense_is_refused() {
         let policy = Policy { daily: 7, ..Policy::default() };
         let tiers = Tiers { monthly: tier(Class::Glacier, 0), ..Tiers::default() };
-        assert!(tiers.validate(Some(&policy), None).unwrap_err().to_string().contains("keeps no monthly"));
+        assert!(tiers.validate(&policy, None).unwrap_err().to_string().contains("keeps no monthly"));
         let tiers = Tiers { daily: tier(Class::DeepArchive, 0), ..Tiers::default() };
-        tiers.validate(Some(&policy), None).unwrap();
-        tiers.validate(Some(&policy), Some(SignedDuration::from_hours(12))).unwrap();
-        let error = tiers.validate(Some(&policy), Some(SignedDuration::from_hours(4))).unwrap_err();
+        tiers.validate(&policy, None).unwrap();
+        tiers.validate(&policy, Some(SignedDuration::from_hours(12))).unwrap();
+        let error = tiers.validate(&policy, Some(SignedDuration::from_hours(4))).unwrap_err();
         assert!(error.to_string().contains("12 h to thaw"), "{error}");
     }
 

@@ -1,7 +1,7 @@
 //! Finds out what a store really guarantees, by trying. Some servers refuse conditional writes, some ignore the condition
 //! and overwrite; documentation and version numbers tell neither.
 
-use super::{Key, Kind, Result, Storage, Version};
+use super::{Key, Kind, Result, Storage, Version, VersionId};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -55,9 +55,11 @@ pub async fn probe(storage: &dyn Storage) -> Result<Capabilities> {
 pub async fn may_delete(storage: &dyn Storage) -> Result<bool> {
     let key = Key::new(DELETED);
     match create(storage, &key, "delete me").await {
-        Err(error) if error.kind != Kind::AlreadyExists => Err(error),
-        _ => deleted(storage, &key).await,
+        Err(error) if error.kind != Kind::AlreadyExists => return Err(error),
+        _ => {}
     }
+    // Where the bucket locks everything, the lock refuses, and the right may be there.
+    Ok(deleted(storage, &key).await? || storage.describe(&key, &VersionId::default()).await?.lock.is_some())
 }
 
 async fn deleted(storage: &dyn Storage, key: &Key) -> Result<bool> {
