@@ -11,6 +11,7 @@ use crate::error::Kind;
 use output::{Ending, Shell};
 
 mod backup;
+mod bucket;
 mod check;
 mod drill;
 mod help;
@@ -18,6 +19,7 @@ mod init;
 mod kit;
 mod open;
 mod output;
+mod policies;
 mod protect;
 mod prune;
 mod restore;

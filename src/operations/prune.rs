@@ -143,7 +143,11 @@ pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
 fn locked_until(open: &Open, key: &Key) -> Result<Option<Timestamp>> {
     let written = history::of(&open.store, key).context("look at what is to go")?;
     let Some(first) = written.versions.first() else { return Ok(None) };
-    let details = open.store.describe(key, &first.id).with_context(|| format!("look at the lock of {key}"))?;
+    let details = match open.store.describe(key, &first.id) {
+        // Then there is no knowing; a lock that is there will refuse.
+        Err(e) if e.kind == storage::Kind::Denied => return Ok(None),
+        details => details.with_context(|| format!("look at the lock of {key}"))?,
+    };
     Ok(details.lock.map(|lock| lock.until).filter(|until| *until > open.now()))
 }
 

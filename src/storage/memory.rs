@@ -109,7 +109,8 @@ impl Memory {
         change: impl FnOnce(&mut Stored) -> T,
     ) -> Result<T> {
         let mut objects = self.objects();
-        let found = objects.get_mut(key.as_str()).into_iter().flatten().find(|stored| self.id(stored) == *id);
+        let versions = objects.get_mut(key.as_str()).into_iter().flatten();
+        let found = versions.rev().find(|stored| id.0.is_empty() || self.id(stored) == *id);
         Ok(change(found.ok_or_else(|| Error::new(Kind::NotFound, operation, key))?))
     }
 

@@ -46,7 +46,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.create(key, body, sha256).await
     }
 
-    /// Size, class, lock of one version.
+    /// Size, class, lock of one version; of the current one where the id is empty.
     async fn describe(&self, key: &Key, id: &VersionId) -> Result<Details> {
         let size = self.get_version(key, id).await?.len() as u64;
         Ok(Details { size, class: Class::Standard, lock: None, ice: Ice::None })

@@ -9,6 +9,7 @@ mod histories;
 mod keys;
 mod roundtrip;
 mod streams;
+mod tiers;
 mod versions;
 mod world;
 mod writers;

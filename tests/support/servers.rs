@@ -73,6 +73,15 @@ pub fn connect(options: Options) -> Store {
     Store::start(async { Ok(Arc::new(S3::connect(options).await?) as _) }).unwrap()
 }
 
+/// Who may do only what a bucket policy allows: `ROLEkey` with `ROLEsecret`.
+pub const ROLES: [&str; 4] = ["agent", "keeper", "restorer", "watcher"];
+
+fn role_identity(role: &str) -> String {
+    format!(
+        r#",{{"name":"{role}","credentials":[{{"accessKey":"{role}key","secretKey":"{role}secret"}}],"actions":[]}}"#
+    )
+}
+
 /// SeaweedFS: conditional writes, checksums and paging as on AWS.
 pub fn seaweedfs() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
@@ -81,7 +90,8 @@ pub fn seaweedfs() -> &'static Server {
         let directory = fresh_directory("seaweedfs");
         let identity = format!(
             r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
-                "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+                "actions":["Admin","Read","Write","List","Tagging"]}}{}]}}"#,
+            ROLES.map(role_identity).concat()
         );
         fs::write(directory.join("s3.json"), identity).unwrap();
         weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
