@@ -3,10 +3,11 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
+use crate::time::length;
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -45,6 +46,8 @@ pub enum Verb {
     Status(Status),
     Kit(Kit),
     Watch(Watch),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -62,6 +65,8 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Watch(_) => "watch",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -144,6 +149,23 @@ pub struct Backup {
     pub accept_change: bool,
 }
 
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Place {
@@ -168,14 +190,19 @@ pub struct Snapshots {
 
 /// Restore a source into a new directory; nothing is ever overwritten
 ///
+/// With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+///
 /// Example: blackstart restore orders --at "2026-01-31 03:00" --to /srv/restored
 #[derive(Debug, Args)]
 pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    pub to: Option<PathBuf>,
+    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    pub into: Option<Option<String>>,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -204,7 +231,7 @@ pub struct Restore {
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
     /// The name of the source once more
-    #[arg(long, value_name = "SOURCE", value_parser = source, requires = "in_place")]
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,
@@ -316,13 +343,6 @@ pub struct Watch {
     /// Stop after so many looks
     #[arg(long, value_name = "N", requires = "every")]
     pub rounds: Option<u64>,
-}
-
-/// `26h`, `8d`; a day has 24 hours.
-fn length(text: &str) -> Result<SignedDuration, String> {
-    let span: Span = text.parse().map_err(|_| "write a length of time such as 90m, 26h or 8d".to_owned())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|e| e.to_string())?;
-    if length.is_positive() { Ok(length) } else { Err("a length of time is greater than 0".into()) }
 }
 
 fn bound(text: &str) -> Result<(SourceName, SignedDuration), String> {

@@ -17,6 +17,8 @@ mod drill;
 mod help;
 mod init;
 mod kit;
+mod load;
+mod manual;
 mod open;
 mod output;
 mod policies;
@@ -60,6 +62,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
+        Verb::Completions(args) => manual::completions(shell, args),
+        Verb::Man(args) => manual::pages(shell, args),
     }
 }
 

@@ -5,13 +5,14 @@
 //! longest lock of all snapshots that name it; a lock's end is rounded up to a week, so that it is extended at most once a week.
 
 use anyhow::Result;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use serde::{Deserialize, Deserializer};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use super::retention::{Decision, Point, Policy, Reason, decide, period_is_over};
 use crate::error::{Failure, Kind};
 use crate::storage::{Class, Lock, LockMode, Terms};
+use crate::time::optional_length;
 
 const WEEK: i64 = 7 * 24 * 3600;
 
@@ -31,17 +32,9 @@ pub struct Tiers {
 pub struct Tier {
     pub storage_class: Class,
     /// How long nobody may delete, from the time of the data, e.g. `365d`.
-    #[serde(deserialize_with = "length")]
+    #[serde(deserialize_with = "optional_length")]
     pub lock: Option<SignedDuration>,
     pub lock_mode: LockMode,
-}
-
-fn length<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
-    let text = String::deserialize(d)?;
-    let wrong = || serde::de::Error::custom(format!("{text:?} is not a length of time such as \"30d\""));
-    let span: Span = text.parse().map_err(|_| wrong())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
 }
 
 /// What a source's configuration says of its snapshots' lives.
@@ -185,6 +178,7 @@ fn up_to_a_week(at: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Span;
     use proptest::prelude::*;
 
     fn at(text: &str) -> Timestamp {
