@@ -239,3 +239,32 @@ fn locks_and_classes_in_a_real_bucket() {
     assert!(expect(other.path(), &["snapshots"], 0).out.contains("no snapshots"));
     assert!(run(other.path(), &["check"]).out.contains("has no Object Lock: backups will fail"));
 }
+
+#[test]
+fn an_archive_is_thawed_before_it_is_restored() {
+    let server = crate::support::servers::moto();
+    let repo = format!("s3://{}/cold?endpoint={}", crate::support::servers::BUCKET, server.endpoint());
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", &repo], 0);
+    let tiers = "retention = { daily = 7 }\n[source.tier.daily]\nstorage_class = \"GLACIER\"\n";
+    configure(at, &SOURCE.replace("retention = { last = 1 }\n", tiers));
+    expect(at, &["backup"], 0);
+    let told = expect(at, &["restore", "app", "--to", "back"], 1);
+    assert!(told.err.contains("archive class") && told.err.contains("--thaw standard: up to 5.0 h"), "{}", told.all());
+    assert!(told.err.contains("--thaw expedited: up to 5 min and about $0.01"), "{}", told.all());
+    assert!(!at.join("back").exists());
+    let drill = expect(at, &["drill"], 1);
+    assert!(drill.err.contains("archive class"), "{}", drill.all());
+    // The server thaws at once.
+    expect(at, &["restore", "app", "--to", "back", "--thaw", "standard", "--thaw-wait", "1m"], 0);
+    assert_eq!(fs::read(at.join("back/etc/app.toml")).unwrap(), b"port = 1\n");
+    expect(at, &["restore", "app", "--to", "again"], 0);
+    expect(at, &["drill"], 0);
+    configure(
+        at,
+        "[[source]]\nname = \"b\"\nkind = \"files\"\npath = \"app\"\nrto = \"1h\"\nretention = { daily = 7 }\ntier.daily.storage_class = \"GLACIER\"\n",
+    );
+    let wrong = expect(at, &["status"], 78);
+    assert!(wrong.err.contains("longer than the RTO"), "{}", wrong.all());
+}

@@ -7,7 +7,7 @@ use blackstart::storage::s3::{Credentials, Options, S3};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -149,6 +149,27 @@ pub fn rclone() -> &'static Server {
         rclone.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
         rclone.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}")).arg(data);
         start(rclone, directory, port).wait_until_ready("rclone")
+    })
+}
+
+/// moto, which knows archives: it refuses to read them until they are thawed. It checks neither checksums nor credentials.
+pub fn moto() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let mut moto = Command::new(installed("moto_server"));
+        let directory = fresh_directory("moto");
+        let [port] = free_ports();
+        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let server = start(moto, directory, port);
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(60), "moto does not answer: {}", server.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        administer(&server, |client| async move {
+            client.create_bucket().bucket(BUCKET).send().await.unwrap();
+        });
+        server.wait_until_ready("moto")
     })
 }
 
