@@ -14,7 +14,8 @@ pub struct Place<'a> {
 }
 
 /// Areas that are written once.
-const WRITTEN_ONCE: [&str; 5] = ["packs/*", "index/*", "snapshots/*", "trust/*", "drills/*"];
+const WRITTEN_ONCE: [&str; 8] =
+    ["packs/*", "index/*", "snapshots/*", "trust/*", "drills/*", "repository.json", "README.txt", "recover.py"];
 /// Areas with locks.
 const LOCKED: [&str; 3] = ["packs/*", "index/*", "snapshots/*"];
 

@@ -11,7 +11,7 @@ use crate::cli::{Restore, ThawHaste};
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
-use crate::operations::thaw::{self, Thaw};
+use crate::operations::thaw::{self, Frozen, Thaw};
 use crate::operations::{Open, backup, drill};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
@@ -66,6 +66,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
             forecast.packs,
             forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
         ));
+        let frozen = thaw::look(open, &keys.identities, &snapshot, &request)?;
+        if !frozen.is_empty() {
+            shell.say(format!("{}. {}", in_the_ice(&frozen), offers(&frozen)));
+        }
         return Ending::new(Exit::Done, forecast);
     }
     thawed(shell, args, open, &keys.identities, &snapshot, &request)?;
@@ -75,6 +79,30 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     say(shell, &report);
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
+}
+
+fn in_the_ice(frozen: &Frozen) -> String {
+    let packs = count(frozen.frozen + frozen.thawing, "pack");
+    format!(
+        "{packs} of what is needed lie in an archive class ({}); {} are being thawed already",
+        size(frozen.bytes),
+        frozen.thawing
+    )
+}
+
+fn takes(frozen: &Frozen, haste: Haste) -> Option<String> {
+    let takes = thaw::estimate(frozen, haste)?;
+    Some(format!("up to {} and about ${:.2}", span(takes.hours * 3600.0), takes.dollars))
+}
+
+/// Each way to thaw, with time and cost.
+fn offers(frozen: &Frozen) -> String {
+    let all = [("standard", Haste::Standard), ("bulk", Haste::Bulk), ("expedited", Haste::Expedited)];
+    let all = all.into_iter().filter_map(|(name, haste)| Some(format!("--thaw {name}: {}", takes(frozen, haste)?)));
+    format!(
+        "To thaw them takes, as a rule and by the list prices of AWS in us-east-1: {}.",
+        all.collect::<Vec<_>>().join("; ")
+    )
 }
 
 /// Makes sure that nothing that is needed lies in the ice.
@@ -90,23 +118,11 @@ fn thawed(
     if frozen.is_empty() {
         return Ok(());
     }
-    let what = format!(
-        "{} of snapshot {} lie in an archive class ({}); {} are being thawed already",
-        count(frozen.frozen + frozen.thawing, "pack"),
-        snapshot.seq,
-        size(frozen.bytes),
-        frozen.thawing
-    );
-    let takes = |haste: Haste| {
-        thaw::estimate(&frozen, haste).map(|e| format!("up to {} and about ${:.2}", span(e.hours * 3600.0), e.dollars))
-    };
+    let what = in_the_ice(&frozen);
     let Some(wanted) = args.thaw else {
-        let offers = [("standard", Haste::Standard), ("bulk", Haste::Bulk), ("expedited", Haste::Expedited)];
-        let offers = offers.into_iter().filter_map(|(name, haste)| Some(format!("--thaw {name}: {}", takes(haste)?)));
         let help = format!(
-            "Nothing was changed. To thaw them takes, as a rule and by the list prices of AWS in us-east-1: {}. The same command again resumes. \
-             A snapshot of a warmer tier restores at once: `snapshots {}` lists all.",
-            offers.collect::<Vec<_>>().join("; "),
+            "Nothing was changed. {} The same command again resumes. A snapshot of a warmer tier restores at once: `snapshots {}` lists all.",
+            offers(&frozen),
             snapshot.source
         );
         return Err(Failure::new(Kind::Failed, what, help));
@@ -116,7 +132,7 @@ fn thawed(
         ThawHaste::Standard => Haste::Standard,
         ThawHaste::Expedited => Haste::Expedited,
     };
-    let Some(takes) = takes(haste) else {
+    let Some(takes) = takes(&frozen, haste) else {
         let help = "Nothing was changed. --thaw standard or --thaw bulk.";
         return Err(Failure::new(Kind::Usage, "what lies in DEEP_ARCHIVE cannot be thawed in that haste", help));
     };

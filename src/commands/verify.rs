@@ -25,6 +25,10 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             count(source.objects, "object"),
             size(source.bytes_read)
         ));
+        if source.archived > 0 {
+            let packs = count(source.archived, "pack");
+            shell.say(format!("{}: {packs} in an archive class were not read; they are there", source.source));
+        }
         for fault in &source.faults {
             sound = false;
             let hurts = match fault.hurts.as_slice() {

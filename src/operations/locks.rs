@@ -78,7 +78,8 @@ fn no_lock(key: &Key, lock: Lock, why: &str) -> anyhow::Error {
         Kind::Failed,
         format!("{key} could not be locked until {:.0}: {why}", lock.until),
         "Nothing was committed; snapshots that exist are as they were. The bucket must have Object Lock, and this credential the rights \
-         s3:PutObjectRetention and s3:GetObjectRetention (`check` says what the bucket has, `kit` prints the policies). Or take `lock` out of the tiers.",
+         s3:PutObjectRetention and s3:GetObjectRetention (`check` says what the bucket has, `kit` prints the policies). A governance \
+         lock cannot be turned into a compliance one: `backup --baseline` then begins with objects of its own. Or take `lock` out of the tiers.",
     )
 }
 

@@ -70,11 +70,13 @@ impl Life {
         Tiering { policy: &self.policy, tiers: &self.tiers }
     }
 
-    /// A day of work: one file is new, one is rewritten; then a backup. Returns its number.
+    /// A day of work: one file is rewritten, another, of the first day, stays for ever; then a backup. Returns its number.
     fn day(&self, n: u64) -> u64 {
         let data = self.world.path("data");
         fs::write(data.join("today"), format!("{n}\n").repeat(4000)).unwrap();
-        fs::write(data.join(format!("day-{n}")), format!("{n}, for ever\n").repeat(4000)).unwrap();
+        if n == 1 {
+            fs::write(data.join("for-ever"), "the same\n".repeat(4000)).unwrap();
+        }
         let open = || -> anyhow::Result<Box<dyn Source>> {
             Ok(Box::new(Files::open(&data, FilesOptions::default(), &*self.world.host.open.clock)?))
         };
@@ -126,6 +128,8 @@ fn a_month_becomes_cold_and_stays_locked() {
     let of_january = plan.decisions.iter().find(|d| d.seq == january).unwrap();
     assert_eq!(of_january.keep, [Reason::Monthly]);
     assert!(settled.marked[&Class::GlacierIr] > 0 && settled.too_cold == 0, "{settled:?}");
+    let packs = life.world.host.open.store.list("packs/").unwrap().len() as u64;
+    assert!(settled.marked[&Class::GlacierIr] < packs, "what the newest shares stays warm");
     let moved = life.memory.carry_out_marks();
     assert_eq!(moved as u64, settled.marked[&Class::GlacierIr]);
     assert!(life.prune().1.marked.is_empty());
@@ -184,7 +188,7 @@ fn without_locks_in_the_store_nothing_is_committed() {
     for object in life.world.host.open.store.list("").unwrap() {
         let body = life.world.host.open.store.get(&object.key).unwrap();
         let store = Store::new(Arc::new(plain.clone())).unwrap();
-        store.create(&object.key, body.clone(), &blackstart::repository::layout::Hash::of(&body).0).unwrap();
+        store.create(&object.key, body.clone(), &layout::Hash::of(&body).0).unwrap();
     }
     life.world.host.open.store = Store::new(Arc::new(plain)).unwrap();
     let data = life.world.path("data");
@@ -222,5 +226,5 @@ fn an_archive_is_found_and_thawed_before_a_restore() {
     thaw::thaw(open, &frozen, Thaw { haste: Haste::Standard, days: 1, wait: Duration::from_secs(5) }).unwrap();
     assert!(thaw::look(open, identities, &snapshot, &request).unwrap().is_empty());
     restore::restore(open, identities, &commit, &snapshot, &request).unwrap();
-    assert!(to.join("day-1").exists());
+    assert!(to.join("for-ever").exists());
 }

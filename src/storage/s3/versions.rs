@@ -29,10 +29,9 @@ impl S3 {
             let request = self.client.get_bucket_versioning().bucket(&self.bucket).send();
             match self.within("list", "versioning", 0, request).await?.map_err(|e| failure("list", "versioning", e)) {
                 Ok(found) => Ok(if found.status.is_some() { Versioning::On } else { Versioning::Off }),
-                Err(e) if matches!(e.kind, Kind::Denied | Kind::Unsupported | Kind::NotFound) => {
-                    Ok(Versioning::Unknown)
-                }
-                Err(e) => Err(e),
+                Err(e) if e.kind == Kind::Transient => Err(e),
+                // Not allowed, not known, or an answer that is none: listings will tell what there is.
+                Err(_) => Ok(Versioning::Unknown),
             }
         };
         self.versioning.get_or_try_init(ask).await.copied()
