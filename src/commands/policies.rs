@@ -110,8 +110,8 @@ pub fn create_only(place: &Place) -> Value {
 
 /// The lifecycle rule that moves packs marked for `class`.
 pub fn lifecycle(place: &Place, class: Class) -> Value {
-    // S3 takes nothing younger into this class.
-    let days = if class == Class::StandardIa { 30 } else { 0 };
+    // S3 takes nothing younger into STANDARD_IA. For the rest any day will do, but servers differ on 0.
+    let days = if class == Class::StandardIa { 30 } else { 1 };
     let slash = if place.prefix.is_empty() { "" } else { "/" };
     json!({
         "ID": format!("blackstart-to-{class}"),
