@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod named;
 mod text;
 mod tier;
 
@@ -304,25 +305,6 @@ impl Config {
     /// The directory that relative paths in the configuration start from.
     pub fn base(&self) -> &Path {
         self.directory()
-    }
-
-    /// The sources named, or all.
-    pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceConfig>> {
-        if names.is_empty() {
-            return Ok(self.source.iter().collect());
-        }
-        names.iter().map(|name| self.named_source(name)).collect()
-    }
-
-    fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
-        self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
-            Failure::new(
-                Kind::Usage,
-                format!("{} has no source {name}", self.file.display()),
-                format!("Nothing was done. There are: {}.", known.join(", ")),
-            )
-        })
     }
 
     /// What a proof or a loading of the source must know beside its snapshot.
