@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use super::Open;
 use super::restore::PackWork;
+use super::verify::is_archived;
 use crate::clock::Clock;
 use crate::durable;
 use crate::interrupt;
@@ -49,6 +50,8 @@ pub struct Coverage {
     /// In this run.
     pub packs_read: u64,
     pub bytes_read: u64,
+    /// Packs that could not be read in this run because they lie in an archive class.
+    pub archived: u64,
     /// Packs of which nobody knows that they were ever read.
     pub never_read: u64,
     /// Every other pack has been read since.
@@ -134,6 +137,7 @@ impl Queue {
                 guard.1.bytes_read += pack.size;
                 match found {
                     Ok(()) => self.note(&pack.name)?,
+                    Err(e) if is_archived(&e) => guard.1.archived += 1,
                     Err(e) => guard.2.push((pack.name, format!("{e:#}"))),
                 }
             }

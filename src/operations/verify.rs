@@ -13,9 +13,10 @@ use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
 use crate::progress::Progress;
 use crate::repository::agefile::Identity;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::{self, Series, Whole};
-use crate::storage::Key;
+use crate::storage::{self, Key};
 
 #[derive(Clone, Default)]
 pub struct Options {
@@ -32,6 +33,8 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
     pub sources: Vec<SourceVerified>,
+    /// As those of the sources, of what belongs to none.
+    pub covers: Vec<Cover>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -43,7 +46,11 @@ pub struct SourceVerified {
     pub bytes_read: u64,
     /// What has been decrypted, in this run and before; absent where nothing was to be.
     pub coverage: Option<Coverage>,
+    /// Packs that could not be read because they lie in an archive class. That they are there has been checked.
+    pub archived: u64,
     pub faults: Vec<Fault>,
+    /// Objects that somebody has deleted or written over in a store that keeps versions. Older versions of them are there, and count.
+    pub covers: Vec<Cover>,
 }
 
 /// Something that is wrong, and whom it hurts.
@@ -58,7 +65,7 @@ pub struct Fault {
 
 impl VerifyReport {
     pub fn sound(&self) -> bool {
-        self.sources.iter().all(|s| s.faults.is_empty())
+        self.covers.is_empty() && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
     }
 }
 
@@ -69,7 +76,8 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
         None => series::sources(&open.store)?,
     };
     let sources = names.iter().map(|name| verify_source(open, name, options)).collect::<Result<_>>()?;
-    Ok(VerifyReport { sources })
+    let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
+    Ok(VerifyReport { sources, covers: covers.iter().filter_map(Written::cover).collect() })
 }
 
 /// What snapshots need: size, and which snapshots.
@@ -101,23 +109,31 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
             }),
         }
     }
-    let mut there: HashMap<Key, u64> = HashMap::new();
+    let mut there: HashMap<Key, Written> = HashMap::new();
     for area in ["packs", "index"] {
-        let listed = open.store.list(&layout::content_prefix(area, source)).context("list objects")?;
-        there.extend(listed.into_iter().map(|o| (o.key, o.size)));
+        let listed = history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")?;
+        there.extend(listed.into_iter().map(|w| (w.key.clone(), w)));
     }
-    faults.extend(drill_faults(open, source)?);
-    let mut bytes_read = 0;
+    let mut covers = whole.covers.clone();
+    covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
+    drill_faults(open, source, &mut faults, &mut covers)?;
+    let (mut bytes_read, mut archived) = (0, 0);
     for (key, (hash, size, seqs)) in &needed {
-        let what = match there.get(key) {
+        let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
             None => Some("is missing".to_owned()),
-            Some(found) if found != size => Some(format!("has {found} bytes, not {size}")),
-            Some(_) if hash_now(options, key) => {
-                interrupt::check("Nothing was changed.")?;
-                bytes_read += size;
-                options.progress.add(*size);
-                wrong_hash(open, key, hash)?
-            }
+            Some((written, found)) if !written.has_size(*size) => Some(format!("has {found} bytes, not {size}")),
+            Some(_) if hash_now(options, key) => match wrong_hash(open, key, hash) {
+                Err(e) if is_archived(&e) => {
+                    archived += 1;
+                    None
+                }
+                what => {
+                    interrupt::check("Nothing was changed.")?;
+                    bytes_read += size;
+                    options.progress.add(*size);
+                    what?
+                }
+            },
             Some(_) => None,
         };
         faults.extend(what.map(|what| Fault { object: key.to_string(), what, hurts: seqs.clone() }));
@@ -127,13 +143,16 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         None => None,
     };
     bytes_read += coverage.as_ref().map_or(0, |c| c.bytes_read);
+    archived += coverage.as_ref().map_or(0, |c| c.archived);
     Ok(SourceVerified {
         source: source.clone(),
         snapshots: whole.snapshots().count() as u64,
         objects: needed.len() as u64,
         bytes_read,
         coverage,
+        archived,
         faults,
+        covers,
     })
 }
 
@@ -144,21 +163,29 @@ fn hash_now(options: &Options, key: &Key) -> bool {
     (options.hashes || of_index) && !decrypted
 }
 
-/// Drill reports that prove nothing, because they do not verify.
-fn drill_faults(open: &Open, source: &SourceName) -> Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
-        let body = open.store.get(&object.key).context("read a drill report")?;
-        if let Err(e) = drill::read_report(open, source, &body) {
-            faults.push(Fault { object: object.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() });
+/// Drill reports that prove nothing, because they do not verify, and those that are covered.
+fn drill_faults(open: &Open, source: &SourceName, faults: &mut Vec<Fault>, covers: &mut Vec<Cover>) -> Result<()> {
+    for written in history::list(&open.store, &layout::drills(source)).context("list drill reports")? {
+        covers.extend(written.cover());
+        match written.read(&open.store, |body| drill::read_report(open, source, body)) {
+            Err(e) if e.is::<storage::Error>() => return Err(e.context("read a drill report")),
+            Err(e) => faults.push(Fault { object: written.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() }),
+            Ok(_) => {}
         }
     }
-    Ok(faults)
+    Ok(())
 }
 
+/// What is wrong with the bytes of an object. `Err`: they could not be read.
 fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {
-    let body = open.store.get(key).with_context(|| format!("read {key}"))?;
-    Ok((Hash::of(&body) != *hash).then(|| "does not match its SHA-256: its bytes have changed".to_owned()))
+    match history::fetch(&open.store, key, hash) {
+        Err(e) if e.is::<storage::Error>() => Err(e.context(format!("read {key}"))),
+        result => Ok(result.err().map(|e| format!("{e:#}"))),
+    }
+}
+
+pub(super) fn is_archived(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<storage::Error>().is_some_and(|e| e.kind == storage::Kind::Archived)
 }
 
 /// Decrypts and decompresses packs, as many as the budget allows.
@@ -197,8 +224,7 @@ fn read_data(
 }
 
 fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
-    let body = open.store.get(key)?;
-    anyhow::ensure!(Hash::of(&body) == pack.name, "does not match its SHA-256: its bytes have changed");
+    let body = history::fetch(&open.store, key, &pack.name)?;
     let opened = OpenPack::whole(body, identities)?;
     let mut decompressor = Decompressor::new().context("set up decompression")?;
     let mut raw = Vec::with_capacity(FRAME_RAW_MAX);

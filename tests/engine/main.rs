@@ -15,5 +15,7 @@ mod reread;
 mod roundtrip;
 mod spool;
 mod streams;
+mod tiers;
+mod versions;
 mod world;
 mod writers;

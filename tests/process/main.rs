@@ -12,5 +12,6 @@ mod support;
 mod full;
 mod kill;
 mod memory;
+mod roles;
 mod s3;
 mod signals;

@@ -1,23 +1,27 @@
 //! One backup, top to bottom: lease, basis, read and store, commit.
 
 mod commit;
+mod options;
 mod resume;
 
+pub use options::Options;
+
 use anyhow::{Context, Result, anyhow};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::basis::{index_store, lost_index, survey};
-use super::prune::GRACE;
-use super::{Host, shared};
+use super::tiers::{self, Tiering};
+use super::{Host, drill, prune, shared};
+use crate::bridge::Store;
 use crate::error::{Failure, Kind};
-use crate::limits::{CHECKPOINT_EVERY, WORKERS_MAX};
-use crate::pipeline::{self, Basis, SpoolPlace, Target};
-use crate::progress::Progress;
+use crate::pipeline::{self, Basis, Target};
 use crate::report::{Outcome, Skip, Stats};
 use crate::repository::checkpoint;
+use crate::repository::history::Cover;
+use crate::repository::index::IndexStore;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::memory::Memory;
@@ -26,53 +30,7 @@ use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, Line, Mode, Snapshot};
 use crate::repository::trust::{Role, parse_recipient};
 use crate::source::{Before, Source};
-
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Read every byte.
-    pub full: bool,
-    /// Refer to nothing earlier.
-    pub baseline: bool,
-    /// A new baseline is due when the last is older than this.
-    pub baseline_every: SignedDuration,
-    /// Continue a series that another key has written.
-    pub adopt: bool,
-    /// Go on when more than 1 % of the packs are missing.
-    pub heal: bool,
-    /// A great change against the newest snapshot is meant: see [`Before`].
-    pub accept_change: bool,
-    /// zstd's.
-    pub level: i32,
-    pub workers: usize,
-    /// Where packs wait that the store does not take as fast as the source is read. Without, the source waits.
-    pub spool: Option<SpoolPlace>,
-    /// An interrupted run stores again at most what it read in this time.
-    pub checkpoint_every: Duration,
-    /// Prune's: what an interrupted run has left is taken over only while it is younger than half of it.
-    pub grace: SignedDuration,
-    /// Counts the bytes read or passed over.
-    pub progress: Progress,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        Options {
-            full: false,
-            baseline: false,
-            baseline_every: SignedDuration::from_hours(30 * 24),
-            adopt: false,
-            heal: false,
-            accept_change: false,
-            level: 3,
-            workers: cores.clamp(1, WORKERS_MAX),
-            spool: None,
-            checkpoint_every: CHECKPOINT_EVERY,
-            grace: GRACE,
-            progress: Progress::default(),
-        }
-    }
-}
+use crate::storage::Terms;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupReport {
@@ -98,18 +56,30 @@ pub struct BackupReport {
     /// Packs that were missing and the snapshots that they hurt.
     pub lost_packs: Vec<Hash>,
     pub hurt: Vec<u64>,
-    /// The repository no longer shows what this host has seen in it.
+    /// The repository no longer shows what this host has seen in it, or somebody has changed what is never changed.
     pub alarm: bool,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
 }
 
-/// Backs up one source. `open_source` is called once for each try (at most twice).
+/// [`backup_tiered`] without tiers.
 pub fn backup(
     host: &Host,
     name: &SourceName,
     open_source: &dyn Fn() -> Result<Box<dyn Source>>,
     options: Options,
+) -> Result<BackupReport> {
+    backup_tiered(host, name, open_source, options, None)
+}
+
+/// Backs up one source, into the storage class and with the lock that its tiers ask for. `open_source` is called once for each try (at
+/// most twice).
+pub fn backup_tiered(
+    host: &Host,
+    name: &SourceName,
+    open_source: &dyn Fn() -> Result<Box<dyn Source>>,
+    options: Options,
+    tiering: Option<Tiering>,
 ) -> Result<BackupReport> {
     let key = host.keys.signing.public();
     let certified = host.open.trust.may_sign(&key, Role::Host, name, host.open.now());
@@ -124,7 +94,7 @@ pub fn backup(
     let _lease = Lease::acquire(&open.store, name, &key.id(), &host.name, Arc::clone(&open.clock))?;
     let mut lost_once = None;
     for _ in 0..2 {
-        let mut run = Run::prepare(host, name, options.clone())?;
+        let mut run = Run::prepare(host, name, options.clone(), tiering)?;
         match run.go(&mut *open_source()?)? {
             Committed::Done(report) => return Ok(*report),
             Committed::Overtaken(by) => lost_once = Some(by),
@@ -164,13 +134,19 @@ struct Run<'a> {
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
+    /// The class of the packs and the lock of everything that this run writes.
+    terms: Terms,
+    /// A store that makes objects on these terms.
+    store: Store,
     /// The repository no longer has a commit that this host has seen in it.
     rolled_back: bool,
+    /// Somebody has deleted or written over what is never changed, in a store that keeps versions.
+    covered: bool,
     notices: Vec<String>,
 }
 
 impl<'a> Run<'a> {
-    fn prepare(host: &'a Host, name: &'a SourceName, options: Options) -> Result<Run<'a>> {
+    fn prepare(host: &'a Host, name: &'a SourceName, options: Options, tiering: Option<Tiering>) -> Result<Run<'a>> {
         let open = &host.open;
         let state = open.state.as_ref().context("a host that writes needs a state directory")?;
         let memory = Memory::open(&state.join(&open.trust.id).join("sources"), name)?;
@@ -193,7 +169,10 @@ impl<'a> Run<'a> {
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
+            terms: Terms::default(),
+            store: open.store.clone(),
             rolled_back: false,
+            covered: false,
             notices: Vec::new(),
         };
         let mut newest = None;
@@ -208,6 +187,12 @@ impl<'a> Run<'a> {
             }
         }
         run.newest = newest.as_ref().map(|commit| commit.hash);
+        run.note_covers(&series.covers(), &[]);
+        if let Some(tiering) = tiering {
+            let points = prune::points(&series.whole(), &drill::verified(open, name)?);
+            run.terms = tiers::need_of_next(&points, run.head + 1, tiering, run.started);
+            run.store = open.store.on_terms(run.terms);
+        }
         run.look_back(&series)?;
         run.choose(newest)?;
         Ok(run)
@@ -228,6 +213,21 @@ impl<'a> Run<'a> {
             self.memory.see(self.head, head)?;
         }
         Ok(())
+    }
+
+    /// Objects that were deleted or written over in a store that keeps versions: they are used as they were, but somebody is at work there.
+    fn note_covers(&mut self, commits: &[Cover], packs: &[Cover]) {
+        let Some(first) = commits.first().or(packs.first()) else { return };
+        self.covered = true;
+        self.notices.push(format!(
+            "{}: ALARM: {} commits and {} packs have been deleted or written over in the store, the first of them {} at {}. The store keeps versions, so \
+             nothing is lost as long as it does. Somebody has rights that he should not have: `verify` names the objects, `prune --uncover` brings them back",
+            self.name,
+            commits.len(),
+            packs.len(),
+            first.object,
+            first.at
+        ));
     }
 
     /// Decides between incremental, full and baseline, and surveys the basis.
@@ -291,6 +291,7 @@ impl<'a> Run<'a> {
         }
         let incremental = self.mode == Mode::Incremental;
         let survey = survey(&self.host.open, snapshot, &sealed, &identities, incremental, self.options.heal)?;
+        self.note_covers(&[], &survey.covers);
         self.basis = survey.basis;
         self.basis.shortcuts = incremental.then_some(snapshot.started);
         self.lost = survey.lost;
@@ -335,7 +336,10 @@ impl<'a> Run<'a> {
         let data: Arc<[_]> = open.trust.recovery_recipients()?.into();
         let index_key = parse_recipient(&self.host.keys.identity.to_public().to_string())?;
         let target = Target {
-            index: index_store(open, self.name, self.mode == Mode::Incremental),
+            index: IndexStore {
+                store: self.store.clone(),
+                ..index_store(open, self.name, self.mode == Mode::Incremental)
+            },
             index_to: data.iter().cloned().chain([index_key]).collect(),
             data,
             identities: shared(std::slice::from_ref(&self.host.keys.identity)),

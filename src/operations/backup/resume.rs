@@ -1,5 +1,5 @@
 //! Going on from an interrupted run: what it has stored, and no commit names yet, is taken over as far as it is still there and young
-//! enough that no prune can take it away meanwhile (FORMAT.md §3-10).
+//! enough that no prune can take it away meanwhile (FORMAT.md §3-11).
 
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -7,9 +7,11 @@ use std::path::PathBuf;
 
 use super::Run;
 use crate::repository::checkpoint::{self, Checkpoint, Circumstances};
+use crate::repository::history;
 use crate::repository::index::PackLine;
 use crate::repository::layout::{self, Hash};
 use crate::repository::snapshot::Named;
+use crate::storage::Key;
 
 impl Run<'_> {
     /// Takes over what an interrupted run of the same kind has left. Returns where this run's own checkpoint goes.
@@ -62,10 +64,17 @@ impl Run<'_> {
     fn young(&self, area: &str) -> Result<HashMap<Hash, u64>> {
         let open = &self.host.open;
         let since = open.now() - self.options.grace / 2;
-        let listed =
-            open.store.list(&layout::content_prefix(area, self.name)).with_context(|| format!("list {area}"))?;
-        let young = listed.iter().filter(|object| object.modified > since);
-        Ok(young.filter_map(|object| Some((layout::content_hash(&object.key)?, object.size))).collect())
+        let listed = history::list(&open.store, &layout::content_prefix(area, self.name));
+        let listed = listed.with_context(|| format!("list {area}"))?;
+        let young = listed.iter().filter(|written| written.since() > since);
+        Ok(young.filter_map(|written| Some((layout::content_hash(&written.key)?, written.size()?))).collect())
+    }
+
+    /// Whether an object was written by an interrupted run.
+    pub(super) fn is_taken_over(&self, key: &Key) -> bool {
+        let Some(hash) = layout::content_hash(key) else { return false };
+        let is = |line: &PackLine| matches!(line, PackLine::Pack { name, .. } if *name == hash);
+        self.basis.unfinished.iter().flatten().any(|(name, _)| *name == hash) || self.basis.taken_over.values().any(is)
     }
 
     /// Stored bytes of the packs taken over.

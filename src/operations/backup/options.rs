@@ -1,0 +1,56 @@
+//! How a backup is to be made.
+
+use jiff::SignedDuration;
+use std::time::Duration;
+
+use crate::limits::{CHECKPOINT_EVERY, WORKERS_MAX};
+use crate::operations::prune;
+use crate::pipeline::SpoolPlace;
+use crate::progress::Progress;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Read every byte.
+    pub full: bool,
+    /// Refer to nothing earlier.
+    pub baseline: bool,
+    /// A new baseline is due when the last is older than this.
+    pub baseline_every: SignedDuration,
+    /// Continue a series that another key has written.
+    pub adopt: bool,
+    /// Go on when more than 1 % of the packs are missing.
+    pub heal: bool,
+    /// A great change against the newest snapshot is meant: see [`crate::source::Before`].
+    pub accept_change: bool,
+    /// zstd's.
+    pub level: i32,
+    pub workers: usize,
+    /// Where packs wait that the store does not take as fast as the source is read. Without, the source waits.
+    pub spool: Option<SpoolPlace>,
+    /// An interrupted run stores again at most what it read in this time.
+    pub checkpoint_every: Duration,
+    /// Prune's: what an interrupted run has left is taken over only while it is younger than half of it.
+    pub grace: SignedDuration,
+    /// Counts the bytes read or passed over.
+    pub progress: Progress,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Options {
+            full: false,
+            baseline: false,
+            baseline_every: SignedDuration::from_hours(30 * 24),
+            adopt: false,
+            heal: false,
+            accept_change: false,
+            level: 3,
+            workers: cores.clamp(1, WORKERS_MAX),
+            spool: None,
+            checkpoint_every: CHECKPOINT_EVERY,
+            grace: prune::GRACE,
+            progress: Progress::default(),
+        }
+    }
+}
