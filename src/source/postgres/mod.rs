@@ -3,6 +3,7 @@
 //! * [`client`]: the protocol.
 //! * [`base`]: a physical snapshot over the replication protocol; [`files`]: the same beside the server, by its files.
 //! * [`engine`]: a server on a restored copy; [`proof`]: what it is asked.
+//! * [`logical`]: dumps of databases; [`programs`]: PostgreSQL's own programs, which make and take them.
 //! * [`outside`]: configuration that lies elsewhere.
 //! * [`restored`]: from a restored snapshot to a data directory.
 //! * [`server`]: what a server says of itself.
@@ -12,8 +13,10 @@ pub mod client;
 pub mod detect;
 pub mod engine;
 pub mod files;
+pub mod logical;
 mod options;
 pub mod outside;
+pub mod programs;
 pub mod proof;
 pub mod restored;
 pub mod server;
@@ -32,15 +35,13 @@ use client::Address;
 
 /// The `kind` of commits of physical snapshots.
 pub const PHYSICAL: &str = "postgres";
+/// … and of logical ones, which share nothing with them.
+pub const LOGICAL: &str = "postgres-logical";
 
 /// Opens a server for one run.
 pub fn open(address: Address, options: Options, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
     match options.mode {
-        Some(Mode::Logical) => Err(Failure::new(
-            Kind::Config,
-            "mode = \"logical\" is not there yet",
-            "Nothing was done. Leave `mode` out for a physical backup, or dump with pg_dump through a source of kind `command`.",
-        )),
+        Some(Mode::Logical) => Ok(Box::new(logical::Logical::open(address, &options, Arc::clone(clock)))),
         Some(Mode::Physical) | None => physical(address, options.transport, clock),
     }
 }
