@@ -194,7 +194,7 @@ fn what_cannot_be_dumped_says_why() {
         denied.err
     );
     // With the right to read, but not everywhere: partial, and without the passwords of roles.
-    cluster.sql("grant pg_read_all_data to reader");
+    cluster.sql("grant select on t to reader");
     let partial = expect(at, &["backup", "--json"], 3);
     assert!(partial.out.contains("reader may not connect to it"), "{}", partial.all());
     assert_eq!(report(&partial)["facts"]["role_passwords"], false);
