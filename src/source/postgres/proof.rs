@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::client::Client;
-use super::engine::{Engine, Start};
+use super::engine::{Engine, Start, environment};
 use super::server::Facts;
 use super::{Options, restored};
 use crate::child::Child;
@@ -15,6 +15,8 @@ use crate::report::Check;
 
 /// How long one query or one run of `pg_amcheck` may take.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// What the server says where the library of an extension is not installed.
+const NO_LIBRARY: &str = "could not access file \"";
 /// Tables named in a check.
 const NAMED: usize = 5;
 
@@ -67,7 +69,10 @@ pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<
     for query in &options.check {
         checks.push(ask(engine, facts.database.as_deref().unwrap_or("postgres"), query));
     }
-    Ok(checks)
+    match checks.iter().find(|check| !check.passed && check.actual.contains(NO_LIBRARY)) {
+        Some(check) => Err(environment(format!("an extension's library is missing on this machine: {}", check.actual))),
+        None => Ok(checks),
+    }
 }
 
 #[derive(Default)]

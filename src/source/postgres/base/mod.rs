@@ -24,6 +24,7 @@ use tar::EntryType;
 use super::client::{Address, Client, ServerError, Session, explain};
 use super::outside::{self, ConfigFile};
 use super::server::{self, Facts, TablespaceFact};
+use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
@@ -41,6 +42,8 @@ const FILES_MAX: usize = 1_000_000;
 pub struct BaseBackup {
     address: Address,
     clock: Arc<dyn Clock>,
+    /// Of this machine, if the server is on it.
+    accounts: Option<Accounts>,
     facts: Facts,
     /// Until the backup begins.
     walsender: Option<Client>,
@@ -81,6 +84,7 @@ impl BaseBackup {
         let data_time = clock.now();
         Ok(BaseBackup {
             clock,
+            accounts: address.is_local().then(Accounts::load),
             facts: Facts { transport: "stream".into(), database: address.database.clone(), ..facts },
             address,
             walsender: Some(walsender),
@@ -155,6 +159,8 @@ impl BaseBackup {
             EntryType::Symlink => EntryKind::Symlink,
             other => bail!("{name} is of a type that no cluster has: {other:?}"),
         };
+        // The server writes `postgres` as the owner's name, whoever it is; here the number tells.
+        let names = &self.accounts;
         let block = u64::from(self.facts.block_size);
         let paged = kind == EntryKind::File && super::is_relation(&path) && member.size.is_multiple_of(block);
         let entry = Entry {
@@ -163,8 +169,8 @@ impl BaseBackup {
             mode: member.mode,
             uid: member.uid,
             gid: member.gid,
-            user: Name(member.user),
-            group: Name(member.group),
+            user: names.as_ref().map_or(Name(member.user), |a| a.user(member.uid)),
+            group: names.as_ref().map_or(Name(member.group), |a| a.group(member.gid)),
             mtime: (member.mtime, 0),
             size: member.size,
             page: paged.then_some(self.facts.block_size),
