@@ -208,6 +208,8 @@ fn what_cannot_be_dumped_says_why() {
     let old = installed(15);
     fs::write(at.join("blackstart.toml"), text.replace(installed(17).to_str().unwrap(), old.to_str().unwrap()))
         .unwrap();
+    let checked = super::support::binary::run(at, &["check"]);
+    assert!(checked.all().contains("the newest pg_dump here is 15"), "{}", checked.all());
     let older = expect(at, &["backup"], 1);
     assert!(older.err.contains("the server is PostgreSQL 17, and the newest pg_dump here is 15"), "{}", older.err);
     let environment = expect(at, &["drill"], 1);
