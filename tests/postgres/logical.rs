@@ -86,7 +86,6 @@ fn a_second_dump_stores_what_changed() {
     let second = report(&expect(at, &["backup", "--json"], 0));
     let stored = |report: &Value| report["stats"]["bytes_stored"].as_f64().unwrap();
     let share = stored(&second) / stored(&first);
-    println!("second dump: {} of {} bytes, {share:.4}", stored(&second), stored(&first));
     assert!(share < 0.25, "a change of 0.1 % stored {share} of a full dump");
 }
 
