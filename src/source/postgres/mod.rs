@@ -26,6 +26,7 @@ pub use options::{Mode, Options, Transport};
 use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Source;
 use crate::clock::Clock;
@@ -33,6 +34,8 @@ use crate::error::{Failure, Kind};
 use crate::secret::{Secret, Text};
 use client::Address;
 
+/// The server's checkpoint at the beginning of a backup may take this long, and as long it may be silent later.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);
 /// The `kind` of commits of physical snapshots.
 pub const PHYSICAL: &str = "postgres";
 /// … and of logical ones, which share nothing with them.
