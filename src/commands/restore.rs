@@ -13,6 +13,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
 use crate::operations::thaw::{self, Frozen, Thaw};
 use crate::operations::{Open, backup, drill};
+use crate::progress::Progress;
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::snapshot::Snapshot;
@@ -138,7 +139,7 @@ fn thawed(
         return Err(Failure::new(Kind::Usage, "what lies in DEEP_ARCHIVE cannot be thawed in that haste", help));
     };
     shell.say(format!("{what}. To thaw the rest takes {takes}, as a rule and by list price."));
-    let busy = shell.busy("thawing".into());
+    let busy = shell.busy("thawing".into(), &Progress::default());
     let how = Thaw { haste, days: THAWED_DAYS, wait: args.thaw_wait.unsigned_abs() };
     thaw::thaw(open, &frozen, how)?;
     drop(busy);

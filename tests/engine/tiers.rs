@@ -210,7 +210,7 @@ fn an_archive_is_found_and_thawed_before_a_restore() {
     let (open, identities) = (&life.world.host.open, std::slice::from_ref(&life.world.recovery.identity));
     let (commit, snapshot) = restore::find(open, &name("tree"), &Pick::Latest).unwrap();
     let to = life.world.path("back");
-    let request = Request { to: to.clone(), in_place: false, paths: Vec::new(), workers: 1, finish: None };
+    let request = Request::new(to.clone(), 1);
     let frozen = thaw::look(open, identities, &snapshot, &request).unwrap();
     assert!(frozen.frozen > 0 && frozen.thawing == 0 && !frozen.is_empty());
     assert_eq!(thaw::estimate(&frozen, Haste::Expedited), None);

@@ -55,13 +55,13 @@ fn restores_as_it_was(world: &World, to: &str) {
     let open = from_outside(world);
     let (commit, snapshot) = restore::find(&open, &name("tree"), &Pick::Latest).unwrap();
     assert_eq!(snapshot.seq, 3);
-    let request = Request { to: world.path(to), in_place: false, paths: Vec::new(), workers: 2, finish: None };
+    let request = Request::new(world.path(to), 2);
     restore::restore(&open, std::slice::from_ref(&world.recovery.identity), &commit, &snapshot, &request).unwrap();
     assert_same_tree(&world.path("sound"), &world.path(to));
 }
 
 fn verified(world: &World) -> verify::VerifyReport {
-    let options = verify::Options { hashes: true, read_data: None };
+    let options = verify::Options { hashes: true, ..verify::Options::default() };
     verify::verify(&from_outside(world), None, &options).unwrap()
 }
 
@@ -174,7 +174,7 @@ fn a_part_of_a_covered_pack_comes_back() {
         let (commit, snapshot) = restore::find(&open, &name("tree"), &Pick::Latest).unwrap();
         let to = world.path(if cover.is_some() { "covered" } else { "deleted" });
         let paths = vec![blackstart::entry::Name::new(b"b")];
-        let request = Request { to: to.clone(), in_place: false, paths, workers: 1, finish: None };
+        let request = Request { paths, ..Request::new(to.clone(), 1) };
         restore::restore(&open, std::slice::from_ref(&world.recovery.identity), &commit, &snapshot, &request).unwrap();
         assert!(fs::read(to.join("b")).unwrap() == fs::read(data.join("b")).unwrap());
     }
