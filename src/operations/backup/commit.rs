@@ -36,7 +36,6 @@ impl Run<'_> {
             skipped_count: skipped.len() as u64,
             facts: stored.finished.facts.clone(),
         };
-        let spooled = stored.spooled.0;
         let (pack_lists, packs) = self.pack_lists(&stored.packs, target)?;
         let seq = self.head + 1;
         let snapshot = Snapshot {
@@ -87,7 +86,7 @@ impl Run<'_> {
             seconds: self.clock.elapsed().as_secs_f64(),
             stats,
             taken_over: self.taken_over(),
-            spooled,
+            spooled: stored.spooled.0,
             skipped: sealed.skipped,
             skipped_count: sealed.skipped_count,
             lost_packs: self.lost.clone(),
