@@ -40,7 +40,7 @@ pub fn run(writer: LinesOut, findings: &Receiver<Findings>, checkpoint: Duration
             }
         }
         if flushed.elapsed() >= checkpoint {
-            collector.writer.flush()?;
+            collector.checkpoint()?;
             flushed = Instant::now();
         }
     }
@@ -110,6 +110,14 @@ impl Collector {
             Some(last) if self.page.is_some() && last.joins(&extent) => last.len += extent.len,
             _ => self.segment.extents.push(extent),
         }
+    }
+
+    /// Finishes what can be finished: a line of pages must be whole, a line of chunks may end anywhere.
+    fn checkpoint(&mut self) -> Result<()> {
+        if self.page.is_none() {
+            self.flush()?;
+        }
+        self.writer.flush()
     }
 
     fn flush(&mut self) -> Result<()> {
