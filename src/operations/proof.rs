@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::path::Path;
 
 use super::{Open, contents};
-use crate::report::Check;
+use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
@@ -19,6 +19,8 @@ pub struct Case<'a> {
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
     pub scratch: &'a Path,
+    /// Engines note here what is not a check: `engine start`, `replay`. The rest of the proof counts as `checks`.
+    pub times: &'a Stopwatch,
 }
 
 /// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …

@@ -7,7 +7,8 @@ use zstd::bulk::Decompressor;
 
 use super::basis::{index_store, pack_table};
 use super::restore::{OpenPack, PackWork};
-use super::{Open, drill};
+use super::Open;
+use super::evidence::Chain;
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::index::PackLine;
@@ -127,16 +128,14 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     })
 }
 
-/// Drill reports that prove nothing, because they do not verify.
+/// Reports that prove nothing, because they do not verify, and gaps in their chain.
 fn drill_faults(open: &Open, source: &SourceName) -> Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
-        let body = open.store.get(&object.key).context("read a drill report")?;
-        if let Err(e) = drill::read_report(open, source, &body) {
-            faults.push(Fault { object: object.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() });
-        }
-    }
-    Ok(faults)
+    let chain = Chain::read(open, source.as_str())?;
+    Ok(chain
+        .faults
+        .into_iter()
+        .map(|(key, what)| Fault { object: key.to_string(), what, hurts: Vec::new() })
+        .collect())
 }
 
 fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {
@@ -172,7 +171,7 @@ fn read_snapshot(
     bytes
 }
 
-fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
+pub(super) fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
     let body = open.store.get(key)?;
     anyhow::ensure!(Hash::of(&body) == pack.name, "does not match its SHA-256: its bytes have changed");
     let opened = OpenPack::whole(body, identities)?;

@@ -12,14 +12,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Open;
 use super::basis::index_store;
 use crate::entry::Name;
 use crate::error::{Failure, Kind, help_of};
-use crate::report::Outcome;
-use crate::report::Skip;
+use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
@@ -88,6 +87,12 @@ pub struct Phases {
     pub locate: f64,
     /// Fetching, decrypting, checking, decompressing and writing, which overlap.
     pub data: f64,
+    /// How `data` divides among them, by the share of the workers' time: waiting for packs, …
+    pub fetch: f64,
+    pub decrypt: f64,
+    /// Checking the hash and decompressing.
+    pub decode: f64,
+    pub write: f64,
     /// Links, metadata, making durable, the rename.
     pub publish: f64,
     pub total: f64,
@@ -209,6 +214,7 @@ pub fn restore(
         plan: &plan,
         tree: &tree,
         journal: work::Journal::open(&journal)?,
+        times: Stopwatch::default(),
     };
     let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
@@ -224,6 +230,7 @@ pub fn restore(
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
     work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;
     let total = begun.elapsed();
+    let [fetch, decrypt, decode, write] = shares(&stage.times, written - located);
     Ok(RestoreReport {
         source: snapshot.source.clone(),
         kind: snapshot.kind.clone(),
@@ -239,6 +246,10 @@ pub fn restore(
         phases: Phases {
             locate: located.as_secs_f64(),
             data: (written - located).as_secs_f64(),
+            fetch,
+            decrypt,
+            decode,
+            write,
             publish: (total - written).as_secs_f64(),
             total: total.as_secs_f64(),
         },
@@ -246,6 +257,16 @@ pub fn restore(
         notes: notes.first,
         notes_count: notes.count,
         kept,
+    })
+}
+
+/// Divides `wall` in proportion to the workers' time.
+fn shares(times: &Stopwatch, wall: Duration) -> [f64; 4] {
+    let phases = times.phases();
+    let sum: f64 = phases.iter().map(|p| p.seconds).sum();
+    work::PHASES.map(|name| {
+        let seconds: f64 = phases.iter().filter(|p| p.name == name).map(|p| p.seconds).sum();
+        if sum > 0.0 { wall.as_secs_f64() * seconds / sum } else { 0.0 }
     })
 }
 
@@ -313,7 +334,7 @@ fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {
     let free = stat.f_bavail * stat.f_frsize;
     if free < bytes && !resumed {
         return Err(Failure::new(
-            Kind::Failed,
+            Kind::Environment,
             format!(
                 "{} has {} MB free, and the snapshot needs {} MB",
                 parent.display(),
