@@ -6,6 +6,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 
+use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
 
 /// Backups that prove they come back.
@@ -128,7 +129,7 @@ pub struct Backup {
     /// Go on although stored data is missing, and store it again
     #[arg(long)]
     pub heal: bool,
-    /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
+    /// The source is right as it is, though it has changed greatly: suspect snapshots, a dump that shrank, another server
     #[arg(long)]
     pub accept_change: bool,
 }
@@ -195,12 +196,24 @@ pub struct Restore {
 
 /// Restore into scratch, check, measure, and sign the report
 ///
+/// Levels, from the cheap to the dear: existence, hashes, decode (no restore), engine (restore, compare, start the engine: the default; proves the
+/// snapshot), cold-start (as engine, but restored by recover.py with stock tools alone).
+///
 /// Example: blackstart drill orders --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Drill {
     /// Sources of the configuration; without any, all
     #[arg(value_parser = source)]
     pub sources: Vec<SourceName>,
+    /// How deep: existence, hashes, decode, engine, cold-start
+    #[arg(long, value_name = "LEVEL", value_parser = level, default_value = "engine")]
+    pub level: Level,
+    /// Which recovery point: latest, random, random:30d (of the last 30 days), or a snapshot's number
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    pub point: Point,
+    /// Leave the restored copy for inspection if the drill fails
+    #[arg(long)]
+    pub keep_failed: bool,
     /// The recovery key file
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
@@ -260,6 +273,11 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let known = || Level::ALL.map(Level::name).join(", ");
+    Level::ALL.into_iter().find(|l| l.name() == text).ok_or_else(|| format!("levels are {}", known()))
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

@@ -36,6 +36,8 @@ pub struct Fingerprint {
     pub identity: BTreeMap<String, String>,
 }
 
+type Measure = fn(&Fingerprint) -> f64;
+
 /// Facts whose members are counts, and facts that identify.
 const COUNTS: [&str; 4] = ["tables", "rows", "keys", "collections"];
 const IDENTITY: [&str; 2] = ["system_identifier", "application_id"];
@@ -50,7 +52,8 @@ impl Fingerprint {
         }
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let known = |value: &&Value| !value.is_null() && value.as_i64() != Some(0);
-        let identity = IDENTITY.iter().filter_map(|key| Some(((*key).to_owned(), text(facts.get(*key).filter(known)?))));
+        let identity =
+            IDENTITY.iter().filter_map(|key| Some(((*key).to_owned(), text(facts.get(*key).filter(known)?))));
         Fingerprint {
             entries: stats.entries,
             bytes: stats.bytes,
@@ -84,15 +87,16 @@ impl Fingerprint {
             }
         }
         let names = |f: &Fingerprint| f.counts.keys().cloned().collect::<Vec<_>>();
-        if last.counts.len() > 1 && !self.counts.is_empty() && names(self).iter().all(|n| !last.counts.contains_key(n)) {
+        if last.counts.len() > 1 && !self.counts.is_empty() && names(self).iter().all(|n| !last.counts.contains_key(n))
+        {
             why.push(format!("another source: none of its {} tables was in the last good snapshot", self.counts.len()));
         }
         if self.bytes == 0 && last.bytes > 0 {
             why.push(format!("empty: 0 bytes, and {} before", last.bytes));
         }
-        let usual = |f: fn(&Fingerprint) -> f64| median(before.iter().map(f).collect());
+        let usual = |f: Measure| median(before.iter().map(f).collect());
         let shrunk = |now: f64, usual: f64, few: f64| now < SHRINK * usual && usual - now >= few;
-        let measures: [(&str, fn(&Fingerprint) -> f64, f64); 3] = [
+        let measures: [(&str, Measure, f64); 3] = [
             ("bytes", |f| f.bytes as f64, FEW.0),
             ("entries", |f| f.entries as f64, FEW.1),
             ("rows", Fingerprint::rows, FEW.2),

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod entry;
 pub mod error;
+pub mod fingerprint;
 pub mod limits;
 pub mod report;
 // edges: storage, sources, targets, and the one crossing between async and threads

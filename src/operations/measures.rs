@@ -88,14 +88,13 @@ pub fn measure(reports: &[DrillReport], bytes_now: Option<u64>, rto_target: Opti
 
 /// What a report says of the time that a whole restore takes; nothing if it failed, restored a part, or its stopwatch cannot be right.
 fn sample(report: &DrillReport) -> Option<Sample> {
-    let restored = match report.r#type.as_str() {
+    let whole = match report.r#type.as_str() {
         "drill" => report.level == Level::Engine,
-        _ => report.not_tested.is_empty() || report.entries > 0,
+        _ => !report.deviations.iter().any(|d| d == PARTIAL_RESTORE || d.starts_with(RESUMED)),
     };
-    let partial = report.r#type == "restore" && report.deviations.iter().any(|d| d == PARTIAL_RESTORE);
     let wall = report.finished.duration_since(report.started).as_secs_f64();
     let sound = implausible(report.achieved_rto_seconds, report.bytes, wall).is_none();
-    (report.passed && restored && !partial && sound).then_some(Sample {
+    (report.passed && whole && sound).then_some(Sample {
         at: report.started,
         bytes: report.bytes as f64,
         seconds: report.achieved_rto_seconds,
@@ -104,6 +103,8 @@ fn sample(report: &DrillReport) -> Option<Sample> {
 
 /// The deviation of a real restore of single paths: its time says nothing of the whole.
 pub const PARTIAL_RESTORE: &str = "single paths were restored, not the whole snapshot";
+/// Begin of the deviation of a restore that went on where another had stopped.
+pub const RESUMED: &str = "an interrupted restore was resumed";
 
 /// Why a duration cannot be true; `wall` is the difference of the wall clock's times.
 pub fn implausible(seconds: f64, bytes: u64, wall: f64) -> Option<String> {
@@ -115,7 +116,9 @@ pub fn implausible(seconds: f64, bytes: u64, wall: f64) -> Option<String> {
     }
     // Work after the last check, such as signing, only lengthens the wall time.
     if seconds > wall + SLACK.0 + SLACK.1 * seconds {
-        return Some(format!("the stopwatch shows {seconds:.1} s and the clock {wall:.1} s: the clock was set meanwhile"));
+        return Some(format!(
+            "the stopwatch shows {seconds:.1} s and the clock {wall:.1} s: the clock was set meanwhile"
+        ));
     }
     None
 }

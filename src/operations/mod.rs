@@ -15,10 +15,13 @@ pub mod backup;
 pub mod basis;
 pub mod contents;
 pub mod drill;
+pub mod evidence;
+pub mod measures;
 pub mod proof;
 pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod suspect;
 pub mod verify;
 
 /// A repository, open for reading.

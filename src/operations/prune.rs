@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::retention::{Decision, Point, Policy, decide};
+use super::suspect::suspects;
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
@@ -63,6 +64,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
     })?;
     let proofs = drill::verified(open, source)?;
     let now = open.now();
+    let suspects = suspects(&whole);
     let points: Vec<Point> = whole
         .snapshots()
         .map(|(commit, s)| Point {
@@ -70,7 +72,8 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
             data_time: s.data_time,
             complete: s.outcome == Outcome::Complete,
             verified: proofs.iter().any(|p| p.commit == commit.hash),
-            suspect: whole.stored_at.get(&s.seq).is_none_or(|at| at.duration_since(s.finished).abs() > CLOCK_SLACK),
+            suspect: suspects.contains(&s.seq)
+                || whole.stored_at.get(&s.seq).is_none_or(|at| at.duration_since(s.finished).abs() > CLOCK_SLACK),
         })
         .collect();
     let decisions = decide(&points, policy, now);

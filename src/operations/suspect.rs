@@ -1,7 +1,7 @@
 //! Suspect points: a snapshot that came out well and looks wrong, by its fingerprint and those of the good snapshots before it.
 //!
 //! Nothing is lost by being wrong here: a suspect snapshot is complete, is kept, and can be restored by number. It only displaces nothing,
-//! is no default, and raises the alarm, until a run is accepted (`backup --accept`). The verdict is in the commit, the reasons are sealed.
+//! is no default, and raises the alarm, until a run is accepted (`backup --accept-change`). The verdict is in the commit, the reasons are sealed.
 
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -12,10 +12,6 @@ use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::series::Whole;
 use crate::repository::snapshot::Snapshot;
-pub use fingerprint::{Fingerprint, REMEMBERED};
-
-mod fingerprint;
-
 /// Numbers of the snapshots that are suspect and that no later run has accepted.
 pub fn suspects(whole: &Whole) -> BTreeSet<u64> {
     let accepted = whole.snapshots().filter(|(_, s)| s.accepted).map(|(_, s)| s.seq).max().unwrap_or(0);

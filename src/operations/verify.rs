@@ -5,10 +5,10 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
-use super::basis::{index_store, pack_table};
-use super::restore::{OpenPack, PackWork};
 use super::Open;
+use super::basis::{index_store, pack_table};
 use super::evidence::Chain;
+use super::restore::{OpenPack, PackWork};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::index::PackLine;
@@ -131,11 +131,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
 /// Reports that prove nothing, because they do not verify, and gaps in their chain.
 fn drill_faults(open: &Open, source: &SourceName) -> Result<Vec<Fault>> {
     let chain = Chain::read(open, source.as_str())?;
-    Ok(chain
-        .faults
-        .into_iter()
-        .map(|(key, what)| Fault { object: key.to_string(), what, hurts: Vec::new() })
-        .collect())
+    Ok(chain.faults.into_iter().map(|(key, what)| Fault { object: key.to_string(), what, hurts: Vec::new() }).collect())
 }
 
 fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {

@@ -141,7 +141,7 @@ impl<'a> Series<'a> {
 }
 
 impl Whole {
-    pub fn snapshots(&self) -> impl Iterator<Item = (&Commit, &Snapshot)> {
+    pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {
         self.commits.iter().filter_map(|c| Some((c, c.snapshot()?)))
     }
 

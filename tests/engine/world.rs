@@ -80,8 +80,8 @@ impl World {
 
     pub fn drill(&self, source: &str) -> anyhow::Result<drill::DrillReport> {
         let open = &self.host.open;
-        let (commit, snapshot) = restore::find(open, &name(source), &Pick::Latest)?;
-        let options = drill::Options { scratch: self.path("scratch"), workers: 2, rpo: None, rto: None, keep: false };
+        let (commit, snapshot, _) = drill::choose(open, &name(source), drill::Point::Latest)?;
+        let options = drill::Options { workers: 2, ..drill::Options::new(self.path("scratch")) };
         drill::drill(
             open,
             std::slice::from_ref(&self.recovery.identity),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::basis::{index_store, lost_index, survey};
 use super::{Host, shared};
 use crate::error::{Failure, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::pipeline::{self, Basis, Target};
 use crate::report::{Outcome, Skip, Stats};
 use crate::repository::layout::{Hash, SourceName};
@@ -79,6 +80,8 @@ pub struct BackupReport {
     pub hurt: Vec<u64>,
     /// The repository no longer shows what this host has seen in it.
     pub alarm: bool,
+    /// Why the snapshot is suspect; empty if it is not.
+    pub suspicions: Vec<String>,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
 }
@@ -138,6 +141,8 @@ struct Run<'a> {
     basis_of: Option<(Snapshot, SealedPart)>,
     /// Number, kind and facts of the newest snapshot, if this host can read them.
     before: Option<(u64, String, serde_json::Value)>,
+    /// Of the last good snapshots, the oldest first.
+    fingerprints: Vec<Fingerprint>,
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
@@ -166,6 +171,7 @@ impl<'a> Run<'a> {
             why: String::new(),
             basis_of: None,
             before: None,
+            fingerprints: Vec::new(),
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
@@ -243,6 +249,9 @@ impl<'a> Run<'a> {
         let identities = [self.host.keys.identity.clone()];
         let sealed = SealedPart::open(snapshot, &identities);
         self.before = sealed.as_ref().ok().map(|s| (snapshot.seq, snapshot.kind.clone(), s.facts.clone()));
+        if !self.options.accept_change {
+            self.fingerprints = sealed.as_ref().map(|s| s.fingerprints.clone()).unwrap_or_default();
+        }
         let since = self.started.duration_since(snapshot.baseline_started);
         let index_lost = self.index_lost(snapshot)?;
         let baseline = match &sealed {

@@ -6,16 +6,15 @@
 mod cold;
 mod levels;
 mod point;
+mod proofs;
 mod scratch;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::evidence::{self, Chain, Environment, Keys, Objects};
+use super::evidence::{self, Environment, Keys, Objects};
 use super::measures::implausible;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
@@ -24,13 +23,13 @@ use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
-use crate::repository::layout::{Hash, SourceName};
-use crate::repository::series::{self, Series};
+use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::storage;
 pub use evidence::{DrillReport, Level};
 pub use point::{Point, choose};
+pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
 
 #[derive(Debug, Clone)]
@@ -94,7 +93,7 @@ pub fn drill(
     } else {
         scratch.remove()
     };
-    drilled.sign(open, signer, commit, snapshot, options, (scratch_removed, leftovers))
+    drilled.sign(open, signer, (commit, snapshot), options, (scratch_removed, leftovers))
 }
 
 /// What was found, before the scratch copy goes.
@@ -124,7 +123,8 @@ impl Drilled {
     ) -> Result<Drilled> {
         // Without local state: a cached index object would prove nothing about the repository's.
         let open = &Open { state: None, ..open.clone() };
-        let isolation = "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
+        let isolation =
+            "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
         let started = open.now();
         let clock = Instant::now();
         let mut drilled = Drilled {
@@ -178,8 +178,7 @@ impl Drilled {
                 self.prove(open, identities, snapshot, scratch)?;
             }
             Level::ColdStart => {
-                let (check, fetched) =
-                    cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
+                let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
                 self.bytes_fetched = fetched;
                 self.checks.push(check);
                 self.prove(open, identities, snapshot, scratch)?;
@@ -247,8 +246,7 @@ impl Drilled {
         self,
         open: &Open,
         signer: &SigningKey,
-        commit: &Commit,
-        snapshot: &Snapshot,
+        (commit, snapshot): (&Commit, &Snapshot),
         options: &Options,
         (scratch_removed, leftovers_removed): (bool, u64),
     ) -> Result<DrillReport> {
@@ -337,7 +335,9 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
         Level::Hashes => "every stored byte of the snapshot against its SHA-256",
         Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
         Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
-        Level::ColdStart => "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind",
+        Level::ColdStart => {
+            "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
+        }
     };
     let mut open = Vec::new();
     if level < Level::Decode {
@@ -370,59 +370,4 @@ pub fn signer(signing: Option<&SigningKey>) -> Result<&SigningKey> {
             "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
         Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
     })
-}
-
-/// A drill that passed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Proof {
-    pub seq: u64,
-    pub commit: Hash,
-    pub finished: Timestamp,
-    pub bytes: u64,
-    /// Achieved RTO.
-    pub seconds: f64,
-}
-
-/// The drills of `source` that prove their recovery point, the oldest first.
-pub fn verified(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
-    proofs(open, source, &reports(open, source)?)
-}
-
-/// What `reports` of `source` prove.
-pub fn proofs(open: &Open, source: &SourceName, reports: &[DrillReport]) -> Result<Vec<Proof>> {
-    let proof = |report: &DrillReport| Proof {
-        seq: report.seq,
-        commit: report.commit,
-        finished: report.finished,
-        bytes: report.bytes,
-        seconds: report.achieved_rto_seconds,
-    };
-    let mut proofs = reports.iter().filter(|r| r.proves()).map(proof).collect();
-    unproven_by_loss(open, source, &mut proofs)?;
-    Ok(proofs)
-}
-
-/// The reports on `source`, passed or failed, drills and real restores, the oldest first. A report counts if the root or a certified drill key
-/// signed it.
-pub fn reports(open: &Open, source: &SourceName) -> Result<Vec<DrillReport>> {
-    Ok(Chain::read(open, source.as_str())?.drills())
-}
-
-/// A later backup that found packs missing takes back the proof of every snapshot that needs one of them (FORMAT.md §4-7).
-fn unproven_by_loss(open: &Open, source: &SourceName, proofs: &mut Vec<Proof>) -> Result<()> {
-    if proofs.is_empty() {
-        return Ok(());
-    }
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let lost: BTreeSet<Hash> = whole.snapshots().flat_map(|(_, s)| s.lost.iter().copied()).collect();
-    if lost.is_empty() {
-        return Ok(());
-    }
-    for (commit, snapshot) in whole.snapshots() {
-        let packs = series::packs_of(&open.store, snapshot)?;
-        if lost.iter().any(|hash| packs.contains_key(hash)) {
-            proofs.retain(|proof| proof.commit != commit.hash);
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
+use crate::operations::restore::nothing_newer_is_broken;
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
 use crate::repository::series::Series;
@@ -63,6 +64,9 @@ pub fn choose(open: &Open, source: &SourceName, point: Point) -> Result<(Commit,
         let help = format!("Nothing was restored. `blackstart snapshots {source}` lists what there is.");
         return Err(Failure::new(Kind::Usage, format!("there is no such recovery point of {source} to drill"), help));
     };
+    if point == Point::Latest {
+        nothing_newer_is_broken(&whole, snapshot)?;
+    }
     Ok((commit.clone(), snapshot.clone(), why))
 }
 

@@ -99,7 +99,7 @@ mod tests {
         fs::create_dir(&young).unwrap();
         let used = Scratch::make(base.path()).unwrap();
         let kept = Scratch::make(base.path()).unwrap().keep();
-        [&left, &other, &used.path().to_owned(), &kept].map(|path| old(path));
+        [&left, &other, &used.path().to_owned(), &kept].into_iter().for_each(|path| old(path));
         assert_eq!(sweep(base.path(), Timestamp::from_second(1_000_000_010).unwrap()), 0);
         let later = Timestamp::try_from(fs::metadata(&young).unwrap().modified().unwrap()).unwrap();
         assert_eq!(sweep(base.path(), later), 1);

@@ -3,6 +3,7 @@
 //! `drills/<subject>/<n>` is create-only and `n` has no gaps, so a report can neither be altered nor taken out of the middle unnoticed.
 
 mod environment;
+pub mod restored;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Open;
 use super::basis::index_store;
+use super::suspect::suspects;
 use crate::entry::Name;
 use crate::error::{Failure, Kind, help_of};
 use crate::report::{Outcome, Skip, Stopwatch};
@@ -32,7 +33,7 @@ use plan::Plan;
 /// Which snapshot to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pick {
-    /// The newest complete one.
+    /// The newest complete one that is not suspect; if all are, the newest complete one.
     Latest,
     /// The newest that a drill has proven; the numbers are those that are.
     LatestVerified(Vec<u64>),
@@ -118,8 +119,13 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
     let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
+    let suspects = suspects(&whole);
     let found = match pick {
-        Pick::Latest => all.iter().rev().find(|(_, s)| complete(s)).or(all.last()),
+        Pick::Latest => {
+            let mut newest = all.iter().rev().filter(|(_, s)| complete(s));
+            let good = newest.clone().find(|(_, s)| !suspects.contains(&s.seq));
+            good.or(newest.next()).or(all.last())
+        }
         Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
         Pick::At(time) => {
             let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
@@ -128,17 +134,26 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
         Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
     };
     let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
-    if let (Pick::Latest, Some((seq, why))) = (pick, whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq)) {
-        return Err(Failure::new(
-            Kind::CheckFailed,
-            format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}"),
-            format!(
-                "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
-                snapshot.seq, snapshot.data_time, snapshot.seq
-            ),
-        ));
+    if *pick == Pick::Latest {
+        nothing_newer_is_broken(&whole, snapshot)?;
     }
     Ok(((*commit).clone(), (*snapshot).clone()))
+}
+
+/// An unsound head is never passed over in silence.
+pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()> {
+    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq) else { return Ok(()) };
+    Err(Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
+            snapshot.source
+        ),
+        format!(
+            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
+            snapshot.seq, snapshot.data_time, snapshot.seq
+        ),
+    ))
 }
 
 fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
@@ -159,6 +174,12 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
         Pick::Seq(seq) => format!("no snapshot {seq}"),
     };
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
+}
+
+/// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
+pub fn passed_over(open: &Open, source: &SourceName, seq: u64) -> Result<Vec<u64>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    Ok(suspects(&whole).into_iter().filter(|suspect| *suspect > seq).collect())
 }
 
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.
@@ -218,6 +239,7 @@ pub fn restore(
     };
     let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
+    let [fetch, decrypt, decode, write] = shares(&stage.times, written - located);
     plan.each_entry(
         |entry, open| {
             if open { tree.set_metadata(&tree.open_file(&entry.path)?, entry) } else { tree.link(entry) }
@@ -230,7 +252,6 @@ pub fn restore(
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
     work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;
     let total = begun.elapsed();
-    let [fetch, decrypt, decode, write] = shares(&stage.times, written - located);
     Ok(RestoreReport {
         source: snapshot.source.clone(),
         kind: snapshot.kind.clone(),
