@@ -1,10 +1,12 @@
 //! The command line. The doc comments are the help.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
+
+use crate::commands::Period;
 
 use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
@@ -45,6 +47,7 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Report(Report),
 }
 
 impl Verb {
@@ -61,6 +64,7 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Report(_) => "report",
         }
     }
 }
@@ -273,6 +277,61 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+}
+
+/// The evidence: signed reports of drills, real restores and plans
+///
+/// Without more it lists all, and exits 4 if a chain of reports is broken. With a period it is the page for an auditor: coverage, drills done and
+/// missed, failures and what followed.
+///
+/// Example: blackstart report --period 2026-Q4
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Report {
+    #[command(subcommand)]
+    pub verb: Option<ReportVerb>,
+    /// 2026, 2026-Q4 or 2026-11
+    #[arg(long, value_name = "PERIOD")]
+    pub period: Option<Period>,
+    /// With --period: md or json
+    #[arg(long, value_enum, default_value = "md")]
+    pub form: Form,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReportVerb {
+    /// Verify report files, offline: signature, signer, and that they follow each other
+    Verify {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Fingerprint of the root key; otherwise the configuration's
+        #[arg(long, value_name = "SHA256:…")]
+        root: Option<String>,
+    },
+    /// Show one report, or write it out with what stock tools need to verify it
+    Show {
+        /// A source, or plan.NAME
+        subject: String,
+        /// Its number; otherwise the newest
+        number: Option<u64>,
+        #[arg(long, value_enum, default_value = "md")]
+        form: Form,
+        /// Write files into this new directory instead
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    Md,
+    Html,
+    Json,
 }
 
 fn level(text: &str) -> Result<Level, String> {

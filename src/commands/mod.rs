@@ -9,6 +9,7 @@ use crate::cli::{Cli, Verb};
 use crate::clock::SystemClock;
 use crate::error::Kind;
 use output::{Ending, Shell};
+pub use report::Period;
 
 mod backup;
 mod check;
@@ -20,6 +21,7 @@ mod open;
 mod output;
 mod protect;
 mod prune;
+mod report;
 mod restore;
 mod sample;
 mod setup;
@@ -56,6 +58,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Report(args) => report::run(shell, args),
     }
 }
 

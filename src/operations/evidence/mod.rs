@@ -212,6 +212,11 @@ impl Stored {
         Ok(())
     }
 
+    /// Whether it names `before` as the report before it.
+    pub fn follows(&self, before: &Stored) -> bool {
+        self.head.previous == Some(before.hash)
+    }
+
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let line = self.object.split(|b| *b == b'\n').next().unwrap_or_default();
         serde_json::from_slice(line).context("read a report")
