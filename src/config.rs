@@ -14,12 +14,13 @@ use crate::job::Job;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::Source;
+use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
+use crate::source::{Settings, Source};
 use crate::storage::location::Location;
-
-pub(crate) use text::{duration, explain, length_of_time};
+pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
@@ -74,6 +75,7 @@ pub struct SourceConfig {
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
     pub password: Option<Secret>,
+    pub command: Option<command::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -94,6 +96,7 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+    Command,
 }
 
 impl SourceKind {
@@ -102,6 +105,7 @@ impl SourceKind {
         match self {
             SourceKind::Files => "files",
             SourceKind::Sqlite => "sqlite",
+            SourceKind::Command => "command",
         }
     }
 }
@@ -112,13 +116,22 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Command => false,
         };
+        let by_command = self.kind == SourceKind::Command;
+        let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
+            ),
+            (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
+            (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
+            (
+                by_command && located,
+                "has its programs in [source.command]: it takes no path, no url and no password; give secrets by [source.command.environment]",
             ),
             (
                 self.kind != SourceKind::Files && of_files,
@@ -130,7 +143,11 @@ impl SourceConfig {
                 let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
                 Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
             }
-            None => Ok(()),
+            None => self
+                .command
+                .as_ref()
+                .map_or(Ok(()), command::Options::validate)
+                .with_context(|| format!("source {name}")),
         }
     }
 }
@@ -264,7 +281,7 @@ impl Config {
             (Some(path), _) => self.directory().join(path).display().to_string(),
             (None, Some(Text::Plain(url))) => url.clone(),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => source.name.to_string(),
+            (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
     }
 
@@ -292,9 +309,19 @@ impl Config {
         })
     }
 
+    /// What a proof or a loading of the source must know beside its snapshot.
+    pub fn settings(&self, source: &SourceConfig) -> Settings {
+        Settings { base: self.directory().to_owned(), command: source.command.clone() }
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Command => {
+                let options =
+                    source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;
+                Box::new(Command::open(options, self.directory(), Arc::clone(clock))?)
+            }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod limits;
 pub mod report;
+pub mod time;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;

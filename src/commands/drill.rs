@@ -79,6 +79,7 @@ pub fn one(
         point: why,
         trigger: by_hand(wanted.by),
         configuration: configuration(config),
+        settings: config.settings(source),
         ..Options::new(base)
     };
     let report = drill::drill(open, &keys.identities, signer, &commit, &snapshot, &options)?;

@@ -16,6 +16,7 @@ pub mod basis;
 pub mod contents;
 pub mod drill;
 pub mod evidence;
+pub mod load;
 pub mod measures;
 pub mod proof;
 pub mod prune;

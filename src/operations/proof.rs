@@ -8,7 +8,7 @@ use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::sqlite;
+use crate::source::{Settings, command, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -21,15 +21,24 @@ pub struct Case<'a> {
     pub scratch: &'a Path,
     /// Engines note here what is not a check: `engine start`, `replay`. The rest of the proof counts as `checks`.
     pub times: &'a Stopwatch,
+    /// The operator's checks, programs and the like; empty where the configuration is not at hand.
+    pub settings: &'a Settings,
 }
 
 /// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …
 pub fn prove(case: &Case) -> Result<Vec<Check>> {
     let sealed = SealedPart::open(case.snapshot, case.identities)?;
     let mut checks = contents::compare(case.open, case.identities, case.snapshot, &sealed.secrets, case.copy)?;
-    if case.snapshot.kind == "sqlite" {
-        let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
-        checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+    match case.snapshot.kind.as_str() {
+        "sqlite" => {
+            let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
+            checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+        }
+        "command" => {
+            let Settings { base, command: options } = case.settings;
+            checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
+        }
+        _ => {}
     }
     Ok(checks)
 }

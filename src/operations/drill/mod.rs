@@ -26,6 +26,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::Settings;
 use crate::storage;
 pub use evidence::{DrillReport, Level};
 pub use point::{Point, choose};
@@ -52,6 +53,8 @@ pub struct Options {
     pub plan: Option<String>,
     /// Hash of the configuration file.
     pub configuration: Option<Hash>,
+    /// For the proof.
+    pub settings: Settings,
 }
 
 impl Options {
@@ -69,6 +72,7 @@ impl Options {
             trigger: "by hand".into(),
             plan: None,
             configuration: None,
+            settings: Settings::default(),
         }
     }
 }
@@ -175,13 +179,13 @@ impl Drilled {
             }
             Level::Engine => {
                 self.restore(open, identities, (commit, snapshot), options)?;
-                self.prove(open, identities, snapshot, scratch)?;
+                self.prove(open, identities, snapshot, scratch, &options.settings)?;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
                 self.bytes_fetched = fetched;
                 self.checks.push(check);
-                self.prove(open, identities, snapshot, scratch)?;
+                self.prove(open, identities, snapshot, scratch, &options.settings)?;
             }
         }
         Ok(())
@@ -218,13 +222,13 @@ impl Drilled {
     }
 
     /// The engine's checks, unless there is nothing to prove.
-    fn prove(&mut self, open: &Open, identities: &[Identity], snapshot: &Snapshot, scratch: &Path) -> Result<()> {
+    fn prove(&mut self, open: &Open, identities: &[Identity], snapshot: &Snapshot, scratch: &Path, settings: &Settings) -> Result<()> {
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
         let times = Stopwatch::default();
         let begun = Instant::now();
-        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times };
+        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
         match proof::prove(&case) {
             Ok(found) => self.checks.extend(found),
             Err(e) if of_the_environment(&e) => {
