@@ -222,7 +222,14 @@ impl Drilled {
     }
 
     /// The engine's checks, unless there is nothing to prove.
-    fn prove(&mut self, open: &Open, identities: &[Identity], snapshot: &Snapshot, scratch: &Path, settings: &Settings) -> Result<()> {
+    fn prove(
+        &mut self,
+        open: &Open,
+        identities: &[Identity],
+        snapshot: &Snapshot,
+        scratch: &Path,
+        settings: &Settings,
+    ) -> Result<()> {
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
