@@ -48,6 +48,8 @@ pub enum Verb {
     Status(Status),
     Kit(Kit),
     Report(Report),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -65,6 +67,8 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Report(_) => "report",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -136,6 +140,23 @@ pub struct Backup {
     /// The source is right as it is, though it has changed greatly: suspect snapshots, a dump that shrank, another server
     #[arg(long)]
     pub accept_change: bool,
+}
+
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.

@@ -18,6 +18,7 @@ mod help;
 mod init;
 mod kit;
 mod load;
+mod manual;
 mod open;
 mod output;
 mod protect;
@@ -60,6 +61,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Report(args) => report::run(shell, args),
+        Verb::Completions(args) => manual::completions(shell, args),
+        Verb::Man(args) => manual::pages(shell, args),
     }
 }
 
