@@ -1,15 +1,16 @@
 //! The command line. The doc comments are the help.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 
-use crate::commands::Period;
-
 use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
+
+mod evidence;
+pub use evidence::{Bisect, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -48,6 +49,7 @@ pub enum Verb {
     Status(Status),
     Kit(Kit),
     Report(Report),
+    Bisect(Bisect),
     Completions(Completions),
     Man(Man),
 }
@@ -67,6 +69,7 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Report(_) => "report",
+            Verb::Bisect(_) => "bisect",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
         }
@@ -191,7 +194,7 @@ pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["into", "plan"])]
     pub to: Option<PathBuf>,
     /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
@@ -220,6 +223,15 @@ pub struct Restore {
     /// The name of the source once more
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
+    /// SOURCE is the name of a restore plan: show it, and run it for real once its name is confirmed
+    #[arg(long, conflicts_with_all = ["to", "into", "which", "path", "in_place", "repo"])]
+    pub plan: bool,
+    /// Go on behind the last good stage of a plan that stopped
+    #[arg(long, requires = "plan", conflicts_with = "restart")]
+    pub resume: bool,
+    /// Begin a plan anew that stopped
+    #[arg(long, requires = "plan")]
+    pub restart: bool,
     #[command(flatten)]
     pub place: Place,
 }
@@ -244,6 +256,9 @@ pub struct Drill {
     /// Leave the restored copy for inspection if the drill fails
     #[arg(long)]
     pub keep_failed: bool,
+    /// The names are those of restore plans: rehearse them in scratch
+    #[arg(long, requires = "sources", conflicts_with_all = ["level", "point"])]
+    pub plan: bool,
     /// The recovery key file
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
@@ -303,61 +318,6 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-}
-
-/// The evidence: signed reports of drills, real restores and plans
-///
-/// Without more it lists all, and exits 4 if a chain of reports is broken. With a period it is the page for an auditor: coverage, drills done and
-/// missed, failures and what followed.
-///
-/// Example: blackstart report --period 2026-Q4
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Report {
-    #[command(subcommand)]
-    pub verb: Option<ReportVerb>,
-    /// 2026, 2026-Q4 or 2026-11
-    #[arg(long, value_name = "PERIOD")]
-    pub period: Option<Period>,
-    /// With --period: md or json
-    #[arg(long, value_enum, default_value = "md")]
-    pub form: Form,
-    #[command(flatten)]
-    pub place: Place,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ReportVerb {
-    /// Verify report files, offline: signature, signer, and that they follow each other
-    Verify {
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// Fingerprint of the root key; otherwise the configuration's
-        #[arg(long, value_name = "SHA256:…")]
-        root: Option<String>,
-    },
-    /// Show one report, or write it out with what stock tools need to verify it
-    Show {
-        /// A source, or plan.NAME
-        subject: String,
-        /// Its number; otherwise the newest
-        number: Option<u64>,
-        #[arg(long, value_enum, default_value = "md")]
-        form: Form,
-        /// Write files into this new directory instead
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-        #[command(flatten)]
-        place: Place,
-    },
-}
-
-/// How a report is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    Md,
-    Html,
-    Json,
 }
 
 fn level(text: &str) -> Result<Level, String> {

@@ -40,7 +40,7 @@ type Measure = fn(&Fingerprint) -> f64;
 
 /// Facts whose members are counts, and facts that identify.
 const COUNTS: [&str; 4] = ["tables", "rows", "keys", "collections"];
-const IDENTITY: [&str; 2] = ["system_identifier", "application_id"];
+const IDENTITY: [&str; 3] = ["system", "system_identifier", "application_id"];
 
 impl Fingerprint {
     pub fn of(stats: &Stats, facts: &Value) -> Fingerprint {

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::backup::each;
 use super::open::{Canary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, size, span, time};
+use super::plan;
 use super::restore::configuration;
 use crate::cli::Drill;
 use crate::config::{Config, SourceConfig};
@@ -14,6 +15,7 @@ use crate::operations::Open;
 use crate::operations::drill::{self, DrillReport, Level, Options, Point};
 use crate::operations::evidence;
 use crate::operations::measures::{self, Measures, Prediction};
+use crate::plan::Mode;
 use crate::repository::keys::KeyFile;
 
 /// What the operator asked for.
@@ -34,6 +36,9 @@ impl Wanted {
 }
 
 pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
+    if args.plan {
+        return plans(shell, args);
+    }
     let config = shell.config()?;
     let sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
@@ -47,6 +52,28 @@ pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
         let report = one(shell, &config, &open, &keys, source, wanted)?;
         Ok((exit(&report), report))
     })
+}
+
+/// Each plan named, one after the other; the worst decides.
+fn plans(shell: &Shell, args: &Drill) -> Result<Ending> {
+    let mut worst: Option<Ending> = None;
+    for name in &args.sources {
+        let asked = plan::Asked {
+            name: name.as_str(),
+            mode: Mode::Drill,
+            identity: args.identity.as_deref(),
+            dry_run: false,
+            resume: false,
+            restart: false,
+            confirm: None,
+            keep_failed: args.keep_failed,
+        };
+        let ending = plan::run(shell, &asked)?;
+        if worst.as_ref().is_none_or(|w| ending.exit > w.exit) {
+            worst = Some(ending);
+        }
+    }
+    worst.map_or_else(|| Ending::new(Exit::NothingToDo, json!({"plans": []})), Ok)
 }
 
 pub fn exit(report: &DrillReport) -> Exit {

@@ -12,6 +12,7 @@ use output::{Ending, Shell};
 pub use report::Period;
 
 mod backup;
+mod bisect;
 mod check;
 mod drill;
 mod help;
@@ -21,6 +22,7 @@ mod load;
 mod manual;
 mod open;
 mod output;
+mod plan;
 mod protect;
 mod prune;
 mod report;
@@ -61,6 +63,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Report(args) => report::run(shell, args),
+        Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

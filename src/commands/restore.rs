@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::drill::by_hand;
-use super::load;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, numbers, size, span, time};
+use super::{load, plan};
 use crate::cli::Restore;
 use crate::config::Config;
 use crate::entry::Name;
@@ -16,12 +16,16 @@ use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
 use crate::operations::{Open, backup, drill};
 use crate::report::Outcome;
+use crate::repository::agefile::Identity;
 use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::target;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
+    if args.plan {
+        return plan::for_real(shell, args);
+    }
     if args.into.is_some() {
         return load::run(shell, args);
     }
@@ -50,28 +54,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
     let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
-        if !args.in_place {
-            target::must_be_free(&request.to)?;
-        }
-        let rate = drill::verified(open, &args.source)?
-            .iter()
-            .rev()
-            .find(|p| p.seconds > 0.0)
-            .map(|p| p.bytes as f64 / p.seconds);
-        let forecast = restore::forecast(open, &keys.identities, &snapshot, &request, rate)?;
-        shell.say(format!(
-            "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
-            forecast.seq,
-            forecast.source,
-            time(forecast.data_time),
-            forecast.to.display(),
-            forecast.entries,
-            size(forecast.bytes),
-            size(forecast.bytes_to_fetch),
-            forecast.packs,
-            forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
-        ));
-        return Ending::new(Exit::Done, forecast);
+        return foretell(shell, open, &keys.identities, &snapshot, &request);
     }
     let busy = shell.busy(format!("restoring {}", args.source));
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
@@ -88,6 +71,38 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     record(shell, open, keys.signing.as_ref(), (&commit, &snapshot), &report, &how);
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
+}
+
+/// What a restore would do.
+fn foretell(
+    shell: &Shell,
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<Ending> {
+    if !request.in_place {
+        target::must_be_free(&request.to)?;
+    }
+    let rate = drill::verified(open, &snapshot.source)?
+        .iter()
+        .rev()
+        .find(|p| p.seconds > 0.0)
+        .map(|p| p.bytes as f64 / p.seconds);
+    let forecast = restore::forecast(open, identities, snapshot, request, rate)?;
+    shell.say(format!(
+        "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
+        forecast.seq,
+        forecast.source,
+        time(forecast.data_time),
+        forecast.to.display(),
+        forecast.entries,
+        size(forecast.bytes),
+        size(forecast.bytes_to_fetch),
+        forecast.packs,
+        forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
+    ));
+    Ending::new(Exit::Done, forecast)
 }
 
 /// The default passes over suspect snapshots, and never in silence.

@@ -37,7 +37,7 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         // A copy that is not what was stored is no matter for an engine.
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
             let options = case.settings.postgres.clone().unwrap_or_default();
-            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options, case.times)?);
         }
         "command" => {
             let Settings { base, command: options, .. } = case.settings;

@@ -13,12 +13,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 use super::Variables;
 use crate::child::{self, Spec};
 use crate::config::duration;
 use crate::report::Check;
 use crate::repository::layout::{Hash, SourceName};
+
+/// Variables of programs that are never shown.
+pub type Secrets = Vec<(OsString, Zeroizing<String>)>;
 
 /// Bytes of an answer that are looked at.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -65,6 +69,7 @@ pub struct Case<'a> {
     pub variables: &'a Variables,
     pub copies: &'a BTreeMap<SourceName, Copy>,
     pub environment: Vec<(OsString, OsString)>,
+    pub secrets: Secrets,
     pub timeout: Duration,
 }
 
@@ -185,7 +190,11 @@ impl CheckOf {
             return Ok(Check { passed: status == expected && has, ..check });
         }
         if let Some(argv) = &self.command {
-            let spec = Spec { set: case.environment.clone(), ..Spec::new(case.variables.fill_all(argv)?) };
+            let spec = Spec {
+                set: case.environment.clone(),
+                secret: case.secrets.clone(),
+                ..Spec::new(case.variables.fill_all(argv)?)
+            };
             let out = child::run(&spec, case.timeout, ANSWER_MAX)?;
             let out = String::from_utf8_lossy(&out);
             let has = self.contains.as_ref().is_none_or(|text| out.contains(text.as_str()));

@@ -27,7 +27,7 @@ use crate::secret::{Secret, Text};
 use check::CheckOf;
 
 pub use journal::Journal;
-pub use report::{Forecast, PlanReport, StageReport, State, forecast, reports, state, subject};
+pub use report::{Ended, Forecast, PlanReport, StageReport, State, forecast, reports, state, subject};
 pub use run::{Mode, Run, Wanted};
 pub use variables::Variables;
 

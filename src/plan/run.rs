@@ -6,11 +6,10 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::check::{Case, Copy};
+use super::check::{Case, Copy, Secrets};
 use super::report::{Ended, PlanReport, StageReport};
 use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, subject};
 use crate::config::Config;
@@ -107,6 +106,8 @@ impl Run<'_> {
                 stopped = Some(stage.name.clone());
                 if stage.on_failure == OnFailure::Rollback {
                     self.undo(&mut progress);
+                    // What was undone is not done: the next run begins anew.
+                    progress.journal.take().map_or(Ok(()), Journal::finish)?;
                 }
             }
         }
@@ -185,12 +186,12 @@ impl Run<'_> {
     }
 
     fn act(&self, stage: &Stage, progress: &mut Progress, report: &mut StageReport) -> Result<String> {
-        let environment = self.secrets(stage)?;
+        let secrets = self.secrets(stage)?;
         if let (Mode::Drill, InDrill::Replace(argv)) = (self.wanted.mode, &stage.in_drill) {
-            return stage::program(argv, &progress.variables, &environment, stage.timeout);
+            return stage::program(argv, &progress.variables, &secrets, stage.timeout);
         }
         match &stage.action {
-            Action::Run(argv) => stage::program(argv, &progress.variables, &environment, stage.timeout),
+            Action::Run(argv) => stage::program(argv, &progress.variables, &secrets, stage.timeout),
             Action::Restore(restore) => match self.wanted.mode {
                 Mode::Drill => self.restore_into_scratch(restore, progress, report),
                 Mode::Real => self.restore_for_real(restore, progress, report),
@@ -200,7 +201,8 @@ impl Run<'_> {
                 let case = Case {
                     variables: &progress.variables,
                     copies: &progress.copies,
-                    environment,
+                    environment: Vec::new(),
+                    secrets,
                     timeout: stage.timeout,
                 };
                 let (left_out, made): (Vec<_>, Vec<_>) = checks.iter().partition(|c| usual && c.is_live());
@@ -209,14 +211,14 @@ impl Run<'_> {
                 Ok(format!("{} checks", made.len()))
             }
             Action::WaitFor(what) => stage::wait(what, &progress.variables, stage.timeout),
-            Action::Notify(notify) => stage::notify(notify, &progress.variables, &environment, self.config.base()),
+            Action::Notify(notify) => stage::notify(notify, &progress.variables, &secrets, self.config.base()),
         }
     }
 
     /// The stage's secrets, for the environment of its programs alone.
-    fn secrets(&self, stage: &Stage) -> Result<Vec<(OsString, OsString)>> {
+    fn secrets(&self, stage: &Stage) -> Result<Secrets> {
         let base = self.config.base();
-        stage.secrets.iter().map(|(name, secret)| Ok((name.into(), secret.read(base)?.as_str().into()))).collect()
+        stage.secrets.iter().map(|(name, secret)| Ok((name.into(), secret.read(base)?))).collect()
     }
 
     /// Removes scratch, then signs: a report says whether anything is left.

@@ -1,12 +1,12 @@
 //! What one stage does: programs, requests, waiting.
 
 use anyhow::{Context, Result, anyhow, bail};
-use std::ffi::OsString;
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::check::Secrets;
 use super::{Notify, Variables, WaitFor};
 use crate::child::{self, Spec};
 
@@ -18,15 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs a program to its end; the error quotes what it said last.
-pub fn program(
-    argv: &[String],
-    variables: &Variables,
-    environment: &[(OsString, OsString)],
-    timeout: Duration,
-) -> Result<String> {
-    let spec = Spec { set: environment.to_vec(), ..Spec::new(variables.fill_all(argv)?) };
-    let out = child::run(&spec, timeout, OUTPUT_MAX)?;
-    Ok(String::from_utf8_lossy(&out).lines().last().unwrap_or_default().trim().chars().take(200).collect())
+pub fn program(argv: &[String], variables: &Variables, secrets: &Secrets, timeout: Duration) -> Result<String> {
+    let spec = Spec { secret: secrets.clone(), ..Spec::new(variables.fill_all(argv)?) };
+    // What it wrote may hold anything, secrets too: it is not shown.
+    child::run(&spec, timeout, OUTPUT_MAX)?;
+    Ok("exit 0".into())
 }
 
 /// GETs `url`: the status and the begin of the answer. A status of any kind is an answer.
@@ -96,12 +92,7 @@ fn look(what: &WaitFor, variables: &Variables) -> Result<(String, Result<()>)> {
 }
 
 /// Tells people. `base` is the configuration's directory.
-pub fn notify(
-    notify: &Notify,
-    variables: &Variables,
-    environment: &[(OsString, OsString)],
-    base: &Path,
-) -> Result<String> {
+pub fn notify(notify: &Notify, variables: &Variables, secrets: &Secrets, base: &Path) -> Result<String> {
     let text = variables.fill(&notify.text)?;
     if let Some(url) = &notify.webhook {
         let url = url.read(base)?;
@@ -111,7 +102,7 @@ pub fn notify(
         anyhow::ensure!(status.is_success(), "the webhook answers {status}");
     }
     if !notify.run.is_empty() {
-        program(&notify.run, variables, environment, PATIENCE)?;
+        program(&notify.run, variables, secrets, PATIENCE)?;
     }
     Ok(text)
 }

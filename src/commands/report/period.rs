@@ -145,7 +145,15 @@ fn cover(
     let real = |r: &&DrillReport| r.r#type == "drill";
     let proofs: Vec<Timestamp> = drills.iter().filter(|r| r.proves()).map(|r| r.started).collect();
     let proofs: Vec<Timestamp> = proofs.into_iter().chain(plans.iter().filter(|p| p.1).map(|p| p.0)).collect();
-    let missed = parts.iter().filter(|(_, from, to)| *from < now && !proofs.iter().any(|at| at >= from && at < to));
+    // Before there was anything to prove, nothing was missed.
+    let seen = snapshots.iter().chain(chain.reports.iter().map(|s| &s.head.started)).min().copied();
+    let unproven = |from: Timestamp, to: Timestamp| !proofs.iter().any(|at| *at >= from && *at < to);
+    let missed =
+        parts.iter().filter(|(_, from, to)| *from < now && seen.is_some_and(|seen| seen < *to) && unproven(*from, *to));
+    let mut missed: Vec<String> = missed.map(|(month, ..)| month.strftime("%Y-%m").to_string()).collect();
+    if seen.is_none() {
+        missed.push("never backed up".into());
+    }
     let failures = drills.iter().filter(real).filter(|r| inside(r.started) && !r.passed).map(|r| Failed {
         n: r.n,
         at: r.started,
@@ -164,7 +172,7 @@ fn cover(
         drills: (done().count() + plans.iter().filter(|p| inside(p.0)).count()) as u64,
         passed: (done().filter(|r| r.passed).count() + plans.iter().filter(|p| inside(p.0) && p.1).count()) as u64,
         restores: drills.iter().filter(|r| r.r#type == "restore" && inside(r.started)).count() as u64,
-        missed: missed.map(|(month, ..)| month.strftime("%Y-%m").to_string()).collect(),
+        missed,
         rpo_missed: done().filter(|r| r.rpo_met == Some(false)).count() as u64,
         rto_missed: done().filter(|r| r.rto_met == Some(false)).count() as u64,
         longest_rto_seconds: done()

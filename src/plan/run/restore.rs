@@ -7,6 +7,7 @@ use super::super::check::Copy;
 use super::super::report::{PointReport, StageReport};
 use super::super::{PointOf, Restore};
 use super::{Progress, Run};
+use crate::durable;
 use crate::operations::backup;
 use crate::operations::drill::{self, Drilled, Options, Point, signer};
 use crate::operations::evidence::restored::{self, Circumstances};
@@ -75,12 +76,16 @@ impl Run<'_> {
         let (commit, snapshot, why) = self.point(restore, true)?;
         let to: PathBuf = self.config.base().join(progress.variables.fill(&restore.to)?);
         let to: PathBuf = std::path::absolute(&to)?.components().collect();
+        // On a machine that is new nothing is there yet.
+        if let Some(above) = to.parent() {
+            durable::create_directories(above).with_context(|| format!("make {}", above.display()))?;
+        }
         let request = Request {
             to: to.clone(),
             in_place: restore.replace,
             paths: Vec::new(),
             workers: backup::Options::default().workers,
-            finish: None,
+            finish: restore::finish_of(&snapshot, &to),
         };
         let done = restore::restore(self.open, &self.keys.identities, &commit, &snapshot, &request)?;
         report.kept = done.kept.as_ref().map(|kept| kept.display().to_string());
