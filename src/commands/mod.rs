@@ -13,6 +13,7 @@ pub use report::Period;
 
 mod backup;
 mod bisect;
+mod bucket;
 mod check;
 mod drill;
 mod help;
@@ -23,6 +24,7 @@ mod manual;
 mod open;
 mod output;
 mod plan;
+mod policies;
 mod protect;
 mod prune;
 mod report;
@@ -32,6 +34,7 @@ mod setup;
 mod snapshots;
 mod status;
 mod verify;
+mod watch;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -64,6 +67,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Report(args) => report::run(shell, args),
         Verb::Bisect(args) => bisect::run(shell, args),
+        Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

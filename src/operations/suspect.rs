@@ -14,8 +14,7 @@ use crate::repository::series::Whole;
 use crate::repository::snapshot::Snapshot;
 /// Numbers of the snapshots that are suspect and that no later run has accepted.
 pub fn suspects(whole: &Whole) -> BTreeSet<u64> {
-    let accepted = whole.snapshots().filter(|(_, s)| s.accepted).map(|(_, s)| s.seq).max().unwrap_or(0);
-    whole.snapshots().filter(|(_, s)| s.suspect && s.seq > accepted).map(|(_, s)| s.seq).collect()
+    whole.snapshots().filter(|(_, s)| whole.looks_wrong(s)).map(|(_, s)| s.seq).collect()
 }
 
 /// What a drill says of a snapshot's fingerprint; nothing of the first snapshots, which have none before them.

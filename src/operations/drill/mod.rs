@@ -364,7 +364,9 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
 
 /// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
 pub fn of_the_environment(error: &anyhow::Error) -> bool {
-    let store = |kind| matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full);
+    let store = |kind| {
+        matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full | storage::Kind::Archived)
+    };
     matches!(kind_of(error), Kind::Environment | Kind::Interrupted)
         || error.chain().any(|cause| {
             cause.downcast_ref::<storage::Error>().is_some_and(|e| store(e.kind))

@@ -15,6 +15,7 @@ use std::fmt;
 use super::Open;
 use crate::report::{Check, Outcome, Phase};
 use crate::repository::check_format;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series;
 use crate::repository::signed::{PublicKey, SignedLine, SigningKey};
@@ -229,28 +230,34 @@ pub struct Chain {
     pub reports: Vec<Stored>,
     /// What does not verify, is missing or breaks the chain: (object, why).
     pub faults: Vec<(Key, String)>,
+    /// What somebody has put over reports; the oldest version counts.
+    pub covers: Vec<Cover>,
 }
 
 impl Chain {
     pub fn read(open: &Open, subject: &str) -> Result<Chain> {
-        let mut listed: BTreeMap<u64, Key> = BTreeMap::new();
+        let mut listed: BTreeMap<u64, Written> = BTreeMap::new();
         let mut chain = Chain::default();
-        for object in open.store.list(&layout::drills(subject)).context("list reports")? {
-            match layout::parse_drill(&object.key) {
-                Some(n) => drop(listed.insert(n, object.key)),
-                None => chain.faults.push((object.key, "is not named as a report is".into())),
+        for written in history::list(&open.store, &layout::drills(subject)).context("list reports")? {
+            chain.covers.extend(written.cover());
+            match layout::parse_drill(&written.key) {
+                Some(n) => drop(listed.insert(n, written)),
+                None => chain.faults.push((written.key, "is not named as a report is".into())),
             }
         }
         let last = listed.last_key_value().map_or(0, |(n, _)| *n);
         let mut before: Option<Hash> = None;
         for n in 1..=last {
-            let Some(key) = listed.remove(&n) else {
+            let Some(written) = listed.remove(&n) else {
                 chain.faults.push((layout::drill(subject, n), "is missing: somebody removed evidence".into()));
                 before = None;
                 continue;
             };
-            let body = open.store.get(&key).context("read a report")?;
-            match Stored::parse(&body).and_then(|stored| belongs(open, subject, n, &stored).map(|()| stored)) {
+            let key = written.key.clone();
+            let read = written.read(&open.store, |body| {
+                Stored::parse(body).and_then(|stored| belongs(open, subject, n, &stored).map(|()| stored))
+            });
+            match read {
                 Ok(stored) => {
                     // What is before it and does not verify has been named already.
                     if before.is_some_and(|hash| stored.head.previous != Some(hash)) {
@@ -259,6 +266,7 @@ impl Chain {
                     before = Some(stored.hash);
                     chain.reports.push(stored);
                 }
+                Err(e) if e.is::<storage::Error>() => return Err(e.context("read a report")),
                 Err(e) => {
                     chain.faults.push((key, format!("{e:#}")));
                     before = None;
