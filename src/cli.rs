@@ -6,12 +6,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
-use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
 use crate::time::length;
 
 mod evidence;
-pub use evidence::{Bisect, Form, Report, ReportVerb};
+pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -261,34 +260,6 @@ pub enum ThawHaste {
     Expedited,
 }
 
-/// Restore into scratch, check, measure, and sign the report
-///
-/// Levels, from the cheap to the dear: existence, hashes, decode (no restore), engine (restore, compare, start the engine: the default; proves the
-/// snapshot), cold-start (as engine, but restored by recover.py with stock tools alone).
-///
-/// Example: blackstart drill orders --identity /media/usb/recovery.key
-#[derive(Debug, Args)]
-pub struct Drill {
-    /// Sources of the configuration; without any, all
-    #[arg(value_parser = source)]
-    pub sources: Vec<SourceName>,
-    /// How deep: existence, hashes, decode, engine, cold-start
-    #[arg(long, value_name = "LEVEL", value_parser = level, default_value = "engine")]
-    pub level: Level,
-    /// Which recovery point: latest, random, random:30d (of the last 30 days), or a snapshot's number
-    #[arg(long, value_name = "POINT", default_value = "latest")]
-    pub point: Point,
-    /// Leave the restored copy for inspection if the drill fails
-    #[arg(long)]
-    pub keep_failed: bool,
-    /// The names are those of restore plans: rehearse them in scratch
-    #[arg(long, requires = "sources", conflicts_with_all = ["level", "point"])]
-    pub plan: bool,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
-}
-
 /// Check that the repository is whole: signatures, chain, and that every object is there
 ///
 /// Example: blackstart verify orders --hashes
@@ -346,11 +317,6 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-}
-
-fn level(text: &str) -> Result<Level, String> {
-    let known = || Level::ALL.map(Level::name).join(", ");
-    Level::ALL.into_iter().find(|l| l.name() == text).ok_or_else(|| format!("levels are {}", known()))
 }
 
 /// Raise the alarm when agents fall silent: a look at every source of a repository from outside, without any key

@@ -1,11 +1,45 @@
-//! The verbs that look back: `report`, `bisect`.
+//! The verbs that prove and look back: `drill`, `report`, `bisect`.
 
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 use super::{Place, source};
 use crate::commands::Period;
+use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
+
+/// Restore into scratch, check, measure, and sign the report
+///
+/// Levels, from the cheap to the dear: existence, hashes, decode (no restore), engine (restore, compare, start the engine: the default; proves the
+/// snapshot), cold-start (as engine, but restored by recover.py with stock tools alone).
+///
+/// Example: blackstart drill orders --identity /media/usb/recovery.key
+#[derive(Debug, Args)]
+pub struct Drill {
+    /// Sources of the configuration; without any, all
+    #[arg(value_parser = source)]
+    pub sources: Vec<SourceName>,
+    /// How deep: existence, hashes, decode, engine, cold-start
+    #[arg(long, value_name = "LEVEL", value_parser = level, default_value = "engine")]
+    pub level: Level,
+    /// Which recovery point: latest, random, random:30d (of the last 30 days), or a snapshot's number
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    pub point: Point,
+    /// Leave the restored copy for inspection if the drill fails
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// The names are those of restore plans: rehearse them in scratch
+    #[arg(long, requires = "sources", conflicts_with_all = ["level", "point"])]
+    pub plan: bool,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let known = || Level::ALL.map(Level::name).join(", ");
+    Level::ALL.into_iter().find(|l| l.name() == text).ok_or_else(|| format!("levels are {}", known()))
+}
 
 /// The evidence: signed reports of drills, real restores and plans
 ///

@@ -144,7 +144,7 @@ impl Drilled {
             seconds: 0.0,
             environment: Environment::here(scratch, isolation),
         };
-        drilled.check(open, identities, (commit, snapshot), scratch, options)?;
+        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
         drilled.seconds = clock.elapsed().as_secs_f64();
         drilled.ended = open.now();
         if snapshot.outcome == Outcome::Partial {
@@ -360,6 +360,20 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     open.push("the application itself (a restore plan can check it)".to_owned());
     open.push("another machine, network and store than those of this drill".to_owned());
     (vec![format!("{tested} (kind {kind})")], open)
+}
+
+/// Names an error of the place as one; others stay as they are.
+fn of_this_place(error: anyhow::Error) -> anyhow::Error {
+    if kind_of(&error) != Kind::Failed || !of_the_environment(&error) {
+        return error;
+    }
+    let archived = |e: &storage::Error| e.kind == storage::Kind::Archived;
+    let help = if error.chain().any(|cause| cause.downcast_ref::<storage::Error>().is_some_and(archived)) {
+        "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier."
+    } else {
+        "Nothing is said of the backup. Put right what the error names, and drill again."
+    };
+    Failure::new(Kind::Environment, format!("the drill could not be carried out: {error:#}"), help)
 }
 
 /// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
