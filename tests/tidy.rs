@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the crate, lowest first. A file imports only from its own row or a lower one.
 const ROWS: [(&str, &[&str]); 6] = [
-    ("words", &["entry", "error", "interrupt", "report", "clock", "limits", "progress", "size", "id", "time"]),
+    (
+        "words",
+        &["entry", "error", "fingerprint", "interrupt", "report", "clock", "limits", "progress", "size", "id", "time"],
+    ),
     ("edges", &["storage", "source", "target", "bridge", "durable", "accounts", "child", "net", "secret"]),
     (
         "repository",
