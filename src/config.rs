@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
+use crate::operations::proof::Programs;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::Source;
+use crate::source::chroma::{self, Chroma};
 use crate::source::files::{Files, FilesOptions};
+use crate::source::redis::{self, Redis};
 use crate::source::sqlite::Sqlite;
 use crate::storage::location::Location;
 
@@ -59,7 +62,7 @@ pub struct Config {
 pub struct SourceConfig {
     pub name: SourceName,
     pub kind: SourceKind,
-    /// Of what lies on this machine: `files`, `sqlite`.
+    /// Of what lies on this machine: `chroma`, `files`, `sqlite`.
     pub path: Option<PathBuf>,
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
@@ -77,12 +80,18 @@ pub struct SourceConfig {
     #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
+    /// Of `chroma`.
+    pub chroma: Option<chroma::Options>,
+    /// Of `redis`.
+    pub redis: Option<redis::Options>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
+    Chroma,
     Files,
+    Redis,
     Sqlite,
 }
 
@@ -90,7 +99,9 @@ impl SourceKind {
     /// As it is written in the configuration and in commits.
     pub fn name(self) -> &'static str {
         match self {
+            SourceKind::Chroma => "chroma",
             SourceKind::Files => "files",
+            SourceKind::Redis => "redis",
             SourceKind::Sqlite => "sqlite",
         }
     }
@@ -101,11 +112,22 @@ impl SourceConfig {
     fn validate(&self) -> Result<()> {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
-            SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Chroma | SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Redis => false,
         };
+        if let (SourceKind::Redis, Some(Text::Plain(url))) = (self.kind, &self.url)
+            && redis::address::Address::parse(url)?.password.is_some()
+        {
+            let help = "Nothing was done. Take it out of the address and put it where only this user can read it: password = { file = \"…\" }.";
+            return Err(Failure::new(Kind::Config, format!("the address of source {name} has a password in it"), help));
+        }
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
+            (!by_path && self.url.is_none(), "needs a url"),
+            (!by_path && self.path.is_some(), "is read from a server: it takes no path"),
+            (self.kind != SourceKind::Redis && self.redis.is_some(), "takes no [source.redis]"),
+            (self.kind != SourceKind::Chroma && self.chroma.is_some(), "takes no [source.chroma]"),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
@@ -281,9 +303,27 @@ impl Config {
         })
     }
 
+    /// What proofs of a source start.
+    pub fn programs(&self, source: &SourceConfig) -> Programs {
+        Programs {
+            python: source.chroma.clone().unwrap_or_default().below(self.base()).python,
+            redis: source.redis.clone().unwrap_or_default().below(self.base()).server,
+        }
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Chroma => {
+                let options = source.chroma.clone().unwrap_or_default().below(self.base());
+                Box::new(Chroma::open(&self.path_of(source)?, self.scratch(), options, Arc::clone(clock))?)
+            }
+            SourceKind::Redis => {
+                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+                let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
+                let options = source.redis.clone().unwrap_or_default().below(self.base());
+                Box::new(Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))?)
+            }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {

@@ -10,8 +10,9 @@ use crate::cli::Restore;
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
-use crate::operations::{Open, backup, drill};
+use crate::operations::{Open, backup, drill, proof};
 use crate::report::Outcome;
+use crate::repository::sealed::SealedPart;
 use crate::target;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
@@ -60,6 +61,9 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);
+    if let Ok(sealed) = SealedPart::open(&snapshot, &keys.identities) {
+        proof::advice(&snapshot.kind, &sealed.facts).iter().for_each(|line| shell.say(line));
+    }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
 }

@@ -5,10 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Open;
-use super::proof::{self, Case};
+use super::proof::{self, Case, Programs};
 use super::restore::{self, Phases, Request};
 use crate::error::{Kind, kind_of};
 use crate::report::Check;
@@ -29,6 +29,7 @@ pub struct Options {
     pub rto: Option<SignedDuration>,
     /// Leave the restored copy for inspection.
     pub keep: bool,
+    pub programs: Programs,
 }
 
 /// Evidence: signed into the repository, and shown.
@@ -91,7 +92,7 @@ pub fn drill(
         workers: options.workers,
         finish: None,
     };
-    let trial = try_out(open, identities, commit, snapshot, &request, clock)?;
+    let trial = try_out(open, identities, commit, snapshot, &request, &options.programs)?;
     let Trial { checks, bytes, bytes_fetched, phases, restored_at } = trial;
     let total = clock.elapsed();
     let scratch_removed = if options.keep {
@@ -125,7 +126,7 @@ pub fn drill(
         rto_target_seconds: target(options.rto),
         rto_met: target(options.rto).map(|t| achieved_rto_seconds <= t),
         phases,
-        check_seconds: (total - restored_at).as_secs_f64(),
+        check_seconds: total.saturating_sub(restored_at - clock).as_secs_f64(),
         agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         scratch_removed,
     };
@@ -143,8 +144,7 @@ struct Trial {
     bytes: u64,
     bytes_fetched: u64,
     phases: Phases,
-    /// Since the start of the drill.
-    restored_at: Duration,
+    restored_at: Instant,
 }
 
 fn try_out(
@@ -153,17 +153,17 @@ fn try_out(
     commit: &Commit,
     snapshot: &Snapshot,
     request: &Request,
-    clock: Instant,
+    programs: &Programs,
 ) -> Result<Trial> {
     let restored = restore::restore(open, identities, commit, snapshot, request);
-    let restored_at = clock.elapsed();
+    let restored_at = Instant::now();
     let mut trial = Trial { checks: Vec::new(), bytes: 0, bytes_fetched: 0, phases: Phases::default(), restored_at };
     match restored {
         Ok(report) => {
             (trial.bytes, trial.bytes_fetched, trial.phases) = (report.bytes, report.bytes_fetched, report.phases);
             trial.checks.push(Check::compare("restore", "done", "done"));
             let scratch = request.to.parent().context("a drill needs a directory for scratch")?;
-            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch }) {
+            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch, programs }) {
                 Ok(found) => trial.checks.extend(found),
                 Err(e) if kind_of(&e) == Kind::Environment => {
                     return Err(e.context("the copy was restored, but could not be proven here"));

@@ -5,8 +5,10 @@ use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
 
+pub mod chroma;
 pub mod detect;
 pub mod files;
+pub mod redis;
 pub mod sqlite;
 
 /// What the newest snapshot says of the source, for those that compare with it: a dump that shrank, a server that is another one.

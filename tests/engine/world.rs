@@ -81,7 +81,14 @@ impl World {
     pub fn drill(&self, source: &str) -> anyhow::Result<drill::DrillReport> {
         let open = &self.host.open;
         let (commit, snapshot) = restore::find(open, &name(source), &Pick::Latest)?;
-        let options = drill::Options { scratch: self.path("scratch"), workers: 2, rpo: None, rto: None, keep: false };
+        let options = drill::Options {
+            scratch: self.path("scratch"),
+            workers: 2,
+            rpo: None,
+            rto: None,
+            keep: false,
+            programs: Default::default(),
+        };
         drill::drill(
             open,
             std::slice::from_ref(&self.recovery.identity),
