@@ -8,15 +8,14 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
-use crate::operations::proof::Programs;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::Source;
 use crate::source::chroma::{self, Chroma};
 use crate::source::files::{Files, FilesOptions};
 use crate::source::redis::{self, Redis};
 use crate::source::sqlite::Sqlite;
+use crate::source::{Settings, Source};
 use crate::storage::location::Location;
 
 const NAME: &str = "blackstart.toml";
@@ -303,12 +302,9 @@ impl Config {
         })
     }
 
-    /// What proofs of a source start.
-    pub fn programs(&self, source: &SourceConfig) -> Programs {
-        Programs {
-            python: source.chroma.clone().unwrap_or_default().below(self.base()).python,
-            redis: source.redis.clone().unwrap_or_default().below(self.base()).server,
-        }
+    /// What a proof or a loading of the source must know beside its snapshot.
+    pub fn settings(&self, source: &SourceConfig) -> Settings {
+        Settings { base: self.directory().to_owned(), chroma: source.chroma.clone(), redis: source.redis.clone() }
     }
 
     /// Opens a source for one run.

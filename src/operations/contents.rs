@@ -32,9 +32,7 @@ pub fn compare(
     let layers = snapshot.layers.iter().map(|l| LayerReader::new(index.clone(), shared.clone(), &l.entries)).collect();
     let mut merge = Merge::new(layers);
     let mut found = Differences::default();
-    let (mut entries, mut bytes) = (0u64, 0u64);
-    // The root of a tree is an entry; a single file has none, and its directory is not counted.
-    let mut rooted = false;
+    let (mut entries, mut bytes, mut rooted) = (0u64, 0u64, false);
     while let Some(merged) = merge.next_entry()? {
         let Some(entry) = merged.entry else { continue };
         entries += 1;
@@ -55,6 +53,7 @@ pub fn compare(
             }
         }
     }
+    // The root of a tree is an entry; a single file has none, and its directory is not counted.
     let present = count(dir).context("count the restored entries")? + u64::from(rooted);
     Ok(vec![
         Check::compare("entries restored", entries, present),

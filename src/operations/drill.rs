@@ -5,10 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Open;
-use super::proof::{self, Case, Programs};
+use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
 use crate::error::{Kind, kind_of};
 use crate::report::Check;
@@ -19,6 +19,7 @@ use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
 use crate::repository::{FORMAT, check_format};
+use crate::source::Settings;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -29,7 +30,8 @@ pub struct Options {
     pub rto: Option<SignedDuration>,
     /// Leave the restored copy for inspection.
     pub keep: bool,
-    pub programs: Programs,
+    /// For the proof.
+    pub settings: Settings,
 }
 
 /// Evidence: signed into the repository, and shown.
@@ -92,7 +94,7 @@ pub fn drill(
         workers: options.workers,
         finish: None,
     };
-    let trial = try_out(open, identities, commit, snapshot, &request, &options.programs)?;
+    let trial = try_out(open, identities, (commit, snapshot), &request, &options.settings, clock)?;
     let Trial { checks, bytes, bytes_fetched, phases, restored_at } = trial;
     let total = clock.elapsed();
     let scratch_removed = if options.keep {
@@ -126,7 +128,7 @@ pub fn drill(
         rto_target_seconds: target(options.rto),
         rto_met: target(options.rto).map(|t| achieved_rto_seconds <= t),
         phases,
-        check_seconds: total.saturating_sub(restored_at - clock).as_secs_f64(),
+        check_seconds: (total - restored_at).as_secs_f64(),
         agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         scratch_removed,
     };
@@ -144,26 +146,27 @@ struct Trial {
     bytes: u64,
     bytes_fetched: u64,
     phases: Phases,
-    restored_at: Instant,
+    /// Since the start of the drill.
+    restored_at: Duration,
 }
 
 fn try_out(
     open: &Open,
     identities: &[Identity],
-    commit: &Commit,
-    snapshot: &Snapshot,
+    (commit, snapshot): (&Commit, &Snapshot),
     request: &Request,
-    programs: &Programs,
+    settings: &Settings,
+    clock: Instant,
 ) -> Result<Trial> {
     let restored = restore::restore(open, identities, commit, snapshot, request);
-    let restored_at = Instant::now();
+    let restored_at = clock.elapsed();
     let mut trial = Trial { checks: Vec::new(), bytes: 0, bytes_fetched: 0, phases: Phases::default(), restored_at };
     match restored {
         Ok(report) => {
             (trial.bytes, trial.bytes_fetched, trial.phases) = (report.bytes, report.bytes_fetched, report.phases);
             trial.checks.push(Check::compare("restore", "done", "done"));
             let scratch = request.to.parent().context("a drill needs a directory for scratch")?;
-            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch, programs }) {
+            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch, settings }) {
                 Ok(found) => trial.checks.extend(found),
                 Err(e) if kind_of(&e) == Kind::Environment => {
                     return Err(e.context("the copy was restored, but could not be proven here"));

@@ -1,14 +1,14 @@
 //! The proof of a restored copy: the checks of its kind, with the real engine where there is one.
 
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Open, contents};
 use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{chroma, redis, sqlite};
+use crate::source::{Settings, chroma, redis, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -19,16 +19,8 @@ pub struct Case<'a> {
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
     pub scratch: &'a Path,
-    pub programs: &'a Programs,
-}
-
-/// Programs that the operator has named for proofs; what is not named is looked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Programs {
-    /// A Python that can import `chromadb`.
-    pub python: Option<PathBuf>,
-    /// A Redis or Valkey server.
-    pub redis: Option<PathBuf>,
+    /// The operator's checks, programs and the like; empty where the configuration is not at hand.
+    pub settings: &'a Settings,
 }
 
 /// What a person who has restored a snapshot of this kind needs to know, for the terminal.
@@ -49,15 +41,15 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
             checks.extend(sqlite::check::check(&file, &sealed.facts)?);
         }
-        "chroma" => {
-            checks.extend(chroma::proof::prove(
-                case.copy,
-                case.scratch,
-                &sealed.facts,
-                case.programs.python.as_deref(),
-            )?);
+        // A copy that is not what was stored is no matter for an engine.
+        "chroma" if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.chroma.clone().unwrap_or_default().below(&case.settings.base);
+            checks.extend(chroma::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
         }
-        "redis" => checks.extend(redis::proof::prove(case.copy, &sealed.facts, case.programs.redis.as_deref())?),
+        "redis" if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
+            checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
+        }
         _ => {}
     }
     Ok(checks)

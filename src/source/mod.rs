@@ -4,6 +4,7 @@ use crate::entry::{Entry, Name};
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::path::PathBuf;
 
 pub mod chroma;
 pub mod detect;
@@ -72,6 +73,15 @@ pub struct Finished {
     pub skipped: Vec<Skip>,
     /// What the engine said of itself, sealed into the commit: versions, page size, rows by table, …
     pub facts: serde_json::Value,
+}
+
+/// What the configuration says of a source beyond where it is: its proof and its loading need it, the restore of its files does not.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The directory that relative paths and secrets start from.
+    pub base: PathBuf,
+    pub chroma: Option<chroma::Options>,
+    pub redis: Option<redis::Options>,
 }
 
 impl Skip {

@@ -8,9 +8,9 @@ use blackstart::operations::{Host, Open, drill};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::SourceName;
 use blackstart::repository::trust::{Certificate, Role, Trust, TrustRecord};
-use blackstart::source::Source;
 use blackstart::source::files::{Files, FilesOptions};
 use blackstart::source::sqlite::Sqlite;
+use blackstart::source::{Settings, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ impl World {
             rpo: None,
             rto: None,
             keep: false,
-            programs: Default::default(),
+            settings: Settings::default(),
         };
         drill::drill(
             open,

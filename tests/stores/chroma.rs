@@ -37,6 +37,10 @@ fn source(path: &Path, scratch: &Path) -> Chroma {
     Chroma::open(path, scratch.to_owned(), Options::default(), Arc::new(SystemClock)).unwrap()
 }
 
+fn options(version: &str) -> Options {
+    Options { python: Some(python(version)), ..Options::default() }
+}
+
 fn none() -> Vec<&'static Check> {
     Vec::new()
 }
@@ -65,7 +69,7 @@ fn under_load(version: &str) {
         assert_eq!(failed(&checks), none());
         counts.push(found.iter().find(|c| c.name == "alpha").unwrap().count);
         if i % 2 == 0 {
-            let checks = prove(&copy, dir.path(), &finished.facts, Some(&python(version))).unwrap();
+            let checks = prove(&copy, dir.path(), &finished.facts, &options(version)).unwrap();
             assert_eq!(failed(&checks), none());
             assert!(
                 checks.iter().any(|c| c.name.contains("opened again") && c.name.ends_with("by search")),

@@ -8,7 +8,7 @@ use blackstart::source::redis::address::Address;
 use blackstart::source::redis::connection::{Connection, Reply};
 use blackstart::source::redis::proof::prove;
 use blackstart::source::redis::{Options, RIGHTS, Redis};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -312,7 +312,7 @@ fn a_replica_only_if_it_is_meant_and_current() {
     let finished = copy_all(&mut replica.source(meant.clone()), &copy.path().join("copy")).unwrap();
     assert_eq!(finished.facts["role"], "slave");
     assert_eq!(
-        failed(&prove(&copy.path().join("copy"), &finished.facts, None).unwrap()),
+        failed(&prove(&copy.path().join("copy"), &finished.facts, &Options::default()).unwrap()),
         Vec::<&blackstart::report::Check>::new()
     );
     replica.run(&format!("REPLICAOF 127.0.0.1 {relay}"));
@@ -345,7 +345,7 @@ fn a_proof_that_can_fail() {
     let whole = std::fs::read(copy.join("dump.rdb")).unwrap();
     let prove_with = |bytes: &[u8], facts: &serde_json::Value| {
         std::fs::write(copy.join("dump.rdb"), bytes).unwrap();
-        let checks = prove(&copy, facts, None).unwrap();
+        let checks = prove(&copy, facts, &Options::default()).unwrap();
         failed(&checks).iter().map(|c| c.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(prove_with(&whole, &finished.facts), Vec::<String>::new());
@@ -361,7 +361,8 @@ fn a_proof_that_can_fail() {
     facts["rdb"]["magic"] = "VALKEY".into();
     facts["rdb"]["version"] = 80.into();
     std::fs::write(copy.join("dump.rdb"), &whole).unwrap();
-    let error = prove(&copy, &facts, Some(Path::new("/usr/bin/redis-server"))).unwrap_err();
+    let error = prove(&copy, &facts, &Options { server: Some("/usr/bin/redis-server".into()), ..Options::default() })
+        .unwrap_err();
     assert_eq!(blackstart::error::kind_of(&error), blackstart::error::Kind::Environment, "{error:#}");
     assert!(said(&error).contains("Valkey 9.0 or newer"), "{}", said(&error));
 }

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Facts;
 use super::verify::{Copy, Found};
+use super::{Facts, Options};
 use crate::child::{self, Spec};
 use crate::durable;
 use crate::report::Check;
@@ -48,8 +48,8 @@ struct Seen {
     wrong: Option<String>,
 }
 
-/// Proves the copy in `copy`, and changes it: Chroma writes when it opens. `scratch` is a directory beside it, `named` the Python to use.
-pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, named: Option<&Path>) -> Result<Vec<Check>> {
+/// Proves the copy in `copy`, and changes it: Chroma writes when it opens. `scratch` is a directory beside it.
+pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
     let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its directory")?;
     let verifier = Copy::open(copy)?;
     let (mut checks, found) = verifier.verify()?;
@@ -59,7 +59,7 @@ pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, named: Opti
     if checks.iter().any(|c| !c.passed) {
         return Ok(checks);
     }
-    let python = match find_python(named) {
+    let python = match find_python(options.python.as_deref()) {
         Ok(python) => python,
         Err(why) => {
             let not_run = format!("not started: {why}");

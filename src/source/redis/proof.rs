@@ -14,12 +14,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::DUMP;
 use super::address::{Address, Endpoint};
 use super::connection::{Connection, Reply};
 use super::engine::{self, Program};
 use super::rdb::{self, Key, Summary, Tap};
 use super::server::{Facts, Info};
+use super::{DUMP, Options};
 use crate::child::{Child, Spec};
 use crate::error::{Failure, Kind};
 use crate::net::Roots;
@@ -34,8 +34,8 @@ const LOAD_LEAST: Duration = Duration::from_secs(60);
 /// The longest path that a socket can have, less some.
 const SOCKET_PATH_MAX: usize = 100;
 
-/// Proves the copy in `copy`. `named` is the server program to use. `Kind::Environment`: no server here can load it.
-pub fn prove(copy: &Path, facts: &serde_json::Value, named: Option<&Path>) -> Result<Vec<Check>> {
+/// Proves the copy in `copy`. `Kind::Environment`: no server here can load it.
+pub fn prove(copy: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
     let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;
     let file = copy.join(DUMP);
     let mut sample = Sample::default();
@@ -43,7 +43,7 @@ pub fn prove(copy: &Path, facts: &serde_json::Value, named: Option<&Path>) -> Re
     let mut checks = vec![checksum(&found)];
     let Ok(found) = found else { return Ok(checks) };
     checks.push(Check::compare("keys in the file", count(&facts.rdb), count(&found)));
-    let program = engine::find(named, facts.flavour, &facts.rdb)?;
+    let program = engine::find(options.server.as_deref(), facts.flavour, &facts.rdb)?;
     let started = Instant::now();
     let server = match Running::start(&program, copy, &found, None) {
         Ok(server) => server,
