@@ -1,13 +1,16 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod text;
+
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::{Deserialize, Deserializer};
+use jiff::SignedDuration;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
+use crate::job::Job;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
@@ -18,9 +21,13 @@ use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 use crate::storage::location::Location;
 
+pub(crate) use text::{duration, explain, length_of_time};
+
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
+/// Job files lie in this directory beside the configuration.
+const SCHEDULES: &str = "schedules";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,6 +57,9 @@ pub struct Config {
     pub grace: Option<SignedDuration>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
+    /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
+    #[serde(skip)]
+    pub jobs: Vec<Job>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -150,15 +160,6 @@ fn level() -> i32 {
     3
 }
 
-/// `1h`, `30d`; a day has 24 hours.
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
-    let text = String::deserialize(d)?;
-    let wrong = || serde::de::Error::custom(format!("{text:?} is not a length of time such as \"90m\" or \"30d\""));
-    let span: Span = text.parse().map_err(|_| wrong())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
-}
-
 impl Config {
     /// The configuration in force: `given`, `$BLACKSTART_CONFIG`, `./blackstart.toml`, `/etc/blackstart/blackstart.toml`.
     pub fn find(given: Option<&Path>) -> Option<PathBuf> {
@@ -177,8 +178,13 @@ impl Config {
         given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from))
     }
 
-    /// Finds and reads the configuration. Every failure is of `Kind::Config`.
+    /// Finds and reads the configuration with its jobs. Every failure is of `Kind::Config`.
     pub fn load(given: Option<&Path>) -> Result<Config> {
+        Config::load_alone(given)?.with_jobs()
+    }
+
+    /// As [`Config::load`], without the jobs.
+    pub fn load_alone(given: Option<&Path>) -> Result<Config> {
         let Some(path) = Config::find(given) else {
             let looked = Config::named(given).map_or(format!("./{NAME} and {SYSTEM}"), |p| p.display().to_string());
             return Err(Failure::new(
@@ -196,6 +202,11 @@ impl Config {
         Config::parse(&text, &path)
     }
 
+    /// The directory of job files.
+    pub fn schedules(&self) -> PathBuf {
+        self.directory().join(SCHEDULES)
+    }
+
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
@@ -203,7 +214,7 @@ impl Config {
         Ok(config)
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (i, source) in self.source.iter().enumerate() {
             if self.source[..i].iter().any(|s| s.name == source.name) {
                 let help =
@@ -342,38 +353,6 @@ pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
         }
         Location::S3(_) => location.to_owned(),
     })
-}
-
-fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
-    let line = error
-        .span()
-        .map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
-    let message = error.message();
-    let mut help = "Nothing was done. Correct the file; `blackstart check` reads it again.".to_owned();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    if message.starts_with("unknown")
-        && let Some((wrong, known)) = quoted.split_first()
-        && let Some(nearest) = known.iter().min_by_key(|k| distance(wrong, k))
-    {
-        help = format!("Did you mean `{nearest}`? {help}");
-    }
-    Failure::new(Kind::Config, format!("{}, line {line}: {}", path.display(), message.trim_end()), help)
-}
-
-/// Edits (Levenshtein) between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod repository;
 pub mod operations;
 // agent: what the operator wrote down
 pub mod config;
+pub mod job;
 // shell: the only part that prints
 pub mod cli;
 pub mod commands;
