@@ -72,7 +72,7 @@ impl Header {
 
     /// How `data_level0.bin` of so many bytes is best cut into pages: at elements, some together where they are small. `None`: it is streamed.
     pub fn page(&self, size: u64) -> Option<u32> {
-        let elements = (self.element > 0 && size % self.element == 0).then(|| size / self.element)?;
+        let elements = (self.element > 0 && size.is_multiple_of(self.element)).then(|| size / self.element)?;
         let least = PAGE_MIN.div_ceil(self.element);
         let together = (least..=PAGE_MAX / self.element).find(|n| elements % n == 0)?;
         u32::try_from(together * self.element).ok()

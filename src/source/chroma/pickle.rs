@@ -255,7 +255,9 @@ mod tests {
         output.stdout
     }
 
-    fn pairs(bytes: &[u8]) -> Result<(u32, Vec<(u32, Value, Value)>)> {
+    type Pairs = Vec<(u32, Value, Value)>;
+
+    fn pairs(bytes: &[u8]) -> Result<(u32, Pairs)> {
         let mut pairs = Vec::new();
         let root = read(bytes, &mut |n, key, value| {
             pairs.push((n, key, value));
@@ -270,10 +272,10 @@ mod tests {
                           'label_to_id': {i * 70000: f'id{i}' for i in range(2500)}, 'none': None, 'neg': -2**35, 'id_to_seq_id': {}}";
         for protocol in 2..=5 {
             let bytes = pickled(protocol, expression);
-            let (root, pairs) = pairs(&bytes).unwrap();
+            let (root, found) = pairs(&bytes).unwrap();
             let of = |name: &str| {
-                let found = pairs.iter().find(|(n, key, _)| *n == root && *key == Value::Text(name.into()));
-                found.unwrap_or_else(|| panic!("{name} in protocol {protocol}")).2.clone()
+                let one = found.iter().find(|(n, key, _)| *n == root && *key == Value::Text(name.into()));
+                one.unwrap_or_else(|| panic!("{name} in protocol {protocol}")).2.clone()
             };
             assert_eq!(
                 (of("max_seq_id"), of("neg"), of("none")),
@@ -281,15 +283,15 @@ mod tests {
             );
             for (map, sum) in [("id_to_label", 2500), ("label_to_id", 2500), ("id_to_seq_id", 0)] {
                 let Value::Dictionary(n) = of(map) else { panic!("{map} is no dictionary") };
-                assert_eq!(pairs.iter().filter(|(d, ..)| *d == n).count(), sum, "{map} in protocol {protocol}");
+                assert_eq!(found.iter().filter(|(d, ..)| *d == n).count(), sum, "{map} in protocol {protocol}");
             }
-            assert!(pairs.contains(&(
-                pairs.iter().find(|p| p.1 == Value::Text("id2499".into())).unwrap().0,
+            assert!(found.contains(&(
+                found.iter().find(|p| p.1 == Value::Text("id2499".into())).unwrap().0,
                 Value::Text("id2499".into()),
                 Value::Number(2499 * 70000)
             )));
             for cut in [1, 2, bytes.len() / 2, bytes.len() - 3] {
-                assert!(super::tests::pairs(&bytes[..bytes.len() - cut]).is_err(), "torn by {cut}");
+                assert!(pairs(&bytes[..bytes.len() - cut]).is_err(), "torn by {cut}");
             }
         }
     }
