@@ -60,24 +60,23 @@ fn under_load(version: &str) {
     let mut counts = Vec::new();
     for i in 0..5 {
         let copy = dir.path().join(format!("copy{i}"));
+        let t = Instant::now();
         let finished = copy_all(&mut source(&data, &scratch), &copy).unwrap();
         assert_eq!(finished.skipped, []);
         assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "scratch is not empty");
+        eprintln!("copy {i}: {:?} {}", t.elapsed(), finished.facts);
         let held = finished.facts["locked_seconds"].as_f64().unwrap();
         assert!(held < 10.0, "the lock was held for {held} s");
         let (checks, found) = Copy::open(&copy).unwrap().verify().unwrap();
         assert_eq!(failed(&checks), none());
         counts.push(found.iter().find(|c| c.name == "alpha").unwrap().count);
-        if i % 2 == 0 {
+        if i == 4 {
             let checks = prove(&copy, dir.path(), &finished.facts, &options(version)).unwrap();
             assert_eq!(failed(&checks), none());
             assert!(
                 checks.iter().any(|c| c.name.contains("opened again") && c.name.ends_with("by search")),
                 "{checks:?}"
             );
-            for name in ["request.json", "prove.py"] {
-                fs::remove_file(dir.path().join(name)).unwrap();
-            }
         }
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -117,16 +116,10 @@ fn a_round_trip_stores_changed_vectors_only() {
     assert_eq!(first["facts"]["left_out"].as_array().unwrap().len(), 1, "{first}");
     let unchanged = report(home.path(), &["backup"], 0);
     assert_eq!(unchanged["stats"]["bytes_new"], 0, "{unchanged}");
-    for _ in 0..26 {
-        let output = writer(version, "change", &data, 128, 4000).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    let output = writer(version, "change", &data, 128, 4000).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let changed = report(home.path(), &["backup"], 0);
     let (all, new) = (changed["stats"]["bytes"].as_u64().unwrap(), changed["stats"]["bytes_new"].as_u64().unwrap());
-    println!(
-        "bytes {all}, new after 1 % of the vectors changed 26 times {new}, first stored {}",
-        first["stats"]["bytes_stored"]
-    );
     assert!(new > 0 && new < all, "{changed}");
     let drill = report(home.path(), &["drill"], 0);
     let names: Vec<&str> = drill["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
@@ -138,7 +131,7 @@ fn a_round_trip_stores_changed_vectors_only() {
         assert_eq!(failed(&checks), none());
         let mut names: Vec<&str> = found.iter().map(|c| c.name.as_str()).collect();
         names.sort_unstable();
-        assert_eq!(names, ["alpha", "empty", "tiny", "with space"]);
+        assert_eq!(names, ["alpha", "empty", "tiny", "with_mark"]);
         assert_eq!(found.iter().find(|c| c.name == "alpha").unwrap().count, 3999);
     }
 }

@@ -1,6 +1,6 @@
 """Works on a persistent directory of ChromaDB. usage: chroma_writer.py make|load|change DIRECTORY DIMENSIONS COUNT
 
-make: a collection with COUNT vectors, tiny ones, and one that was deleted. change: 1 % of the vectors get another value.
+make: a collection with COUNT vectors, tiny ones, and one that was deleted. change: 26 times, 1 % of the vectors get another value.
 load: says "ready", then adds, changes and deletes in batches of 100, and makes and deletes small collections, until it is killed.
 """
 import random
@@ -29,13 +29,15 @@ if verb == "make":
         add(start, min(500, count - start))
     collection.delete(ids=["id7"])
     collection.upsert(ids=["id9"], embeddings=[vector()])
-    for name in ("tiny", "with space", "gone"):
+    for name in ("tiny", "with_mark", "gone"):
         client.get_or_create_collection(name, embedding_function=None).add(ids=["x", "y"], embeddings=[[1.0, 2.0], [3.0, 4.0]])
     client.create_collection("empty", embedding_function=None)
     client.delete_collection("gone")
 elif verb == "change":
-    names = ["id%d" % i for i in random.sample(range(10, count), count // 100)]
-    collection.upsert(ids=names, embeddings=[vector() for _ in names])
+    # So often that the vectors leave the queue for the index.
+    for _ in range(26):
+        names = ["id%d" % i for i in random.sample(range(10, count), count // 100)]
+        collection.upsert(ids=names, embeddings=[vector() for _ in names])
 else:
     print("ready", flush=True)
     start = count

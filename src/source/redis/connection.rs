@@ -13,6 +13,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 /// The longest reply that is taken, in bytes: INFO of a large cluster has some 100 KB.
 const REPLY_MAX: usize = 4 << 20;
+/// How deep lists may be nested.
+const DEPTH_MAX: u32 = 8;
 /// The longest line of a reply.
 const LINE_MAX: u64 = 64 << 10;
 
@@ -71,7 +73,7 @@ impl Connection {
 
     pub fn command_bytes(&mut self, words: &[&[u8]]) -> Result<Reply> {
         self.send(words)?;
-        self.reply(REPLY_MAX, 3)
+        self.reply(REPLY_MAX, DEPTH_MAX)
             .with_context(|| format!("ask {}", self.endpoint))?
             .map_err(|said| refused(&self.endpoint, &said))
     }
@@ -80,7 +82,7 @@ impl Connection {
     pub fn try_command(&mut self, words: &[&str]) -> Result<Option<Reply>> {
         let words: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();
         self.send(&words)?;
-        Ok(self.reply(REPLY_MAX, 3).with_context(|| format!("ask {}", self.endpoint))?.ok())
+        Ok(self.reply(REPLY_MAX, DEPTH_MAX).with_context(|| format!("ask {}", self.endpoint))?.ok())
     }
 
     pub fn send(&mut self, words: &[&[u8]]) -> Result<()> {
