@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod source;
 mod text;
 
 use anyhow::{Context, Result};
@@ -11,17 +12,18 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
-use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
-use crate::secret::{Secret, Text};
-use crate::source::chroma::{self, Chroma};
+use crate::secret::Text;
+use crate::source::chroma::Chroma;
+use crate::source::command::Command;
 use crate::source::files::{Files, FilesOptions};
-use crate::source::redis::{self, Redis};
+use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 use crate::storage::location::Location;
-
-pub(crate) use text::{duration, explain, length_of_time};
+pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use source::{SourceConfig, SourceKind};
+pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
@@ -63,97 +65,6 @@ pub struct Config {
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
-}
-
-/// One `[[source]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    pub name: SourceName,
-    pub kind: SourceKind,
-    /// Of what lies on this machine: `chroma`, `files`, `sqlite`.
-    pub path: Option<PathBuf>,
-    /// Of what a server holds. A password does not belong into it in plain text.
-    pub url: Option<Text>,
-    pub password: Option<Secret>,
-    #[serde(default)]
-    pub exclude: Vec<String>,
-    #[serde(default)]
-    pub one_file_system: bool,
-    #[serde(default)]
-    pub tolerate_changing: Vec<String>,
-    /// Data that may be lost at most, as time.
-    #[serde(default, deserialize_with = "duration")]
-    pub rpo: Option<SignedDuration>,
-    /// Time that a restore may take.
-    #[serde(default, deserialize_with = "duration")]
-    pub rto: Option<SignedDuration>,
-    pub retention: Option<Policy>,
-    /// Of `chroma`.
-    pub chroma: Option<chroma::Options>,
-    /// Of `redis`.
-    pub redis: Option<redis::Options>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    Chroma,
-    Files,
-    Redis,
-    Sqlite,
-}
-
-impl SourceKind {
-    /// As it is written in the configuration and in commits.
-    pub fn name(self) -> &'static str {
-        match self {
-            SourceKind::Chroma => "chroma",
-            SourceKind::Files => "files",
-            SourceKind::Redis => "redis",
-            SourceKind::Sqlite => "sqlite",
-        }
-    }
-}
-
-impl SourceConfig {
-    /// That each key given is one of this kind's, and each that the kind needs is given.
-    fn validate(&self) -> Result<()> {
-        let (name, kind) = (&self.name, self.kind.name());
-        let by_path = match self.kind {
-            SourceKind::Chroma | SourceKind::Files | SourceKind::Sqlite => true,
-            SourceKind::Redis => false,
-        };
-        if let (SourceKind::Redis, Some(Text::Plain(url))) = (self.kind, &self.url)
-            && redis::address::Address::parse(url)?.password.is_some()
-        {
-            let help = "Nothing was done. Take it out of the address and put it where only this user can read it: password = { file = \"…\" }.";
-            return Err(Failure::new(Kind::Config, format!("the address of source {name} has a password in it"), help));
-        }
-        let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
-        let wrong = [
-            (by_path && self.path.is_none(), "needs a path"),
-            (!by_path && self.url.is_none(), "needs a url"),
-            (!by_path && self.path.is_some(), "is read from a server: it takes no path"),
-            (self.kind != SourceKind::Redis && self.redis.is_some(), "takes no [source.redis]"),
-            (self.kind != SourceKind::Chroma && self.chroma.is_some(), "takes no [source.chroma]"),
-            (
-                by_path && (self.url.is_some() || self.password.is_some()),
-                "is read from a path: it takes no url and no password",
-            ),
-            (
-                self.kind != SourceKind::Files && of_files,
-                "takes no patterns: exclude, one_file_system and tolerate_changing are for kind = \"files\"",
-            ),
-        ];
-        match wrong.iter().find(|(wrong, _)| *wrong) {
-            Some((_, what)) => {
-                let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
-                Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 fn level() -> i32 {
@@ -285,7 +196,7 @@ impl Config {
             (Some(path), _) => self.directory().join(path).display().to_string(),
             (None, Some(Text::Plain(url))) => url.clone(),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => source.name.to_string(),
+            (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
     }
 
@@ -315,7 +226,12 @@ impl Config {
 
     /// What a proof or a loading of the source must know beside its snapshot.
     pub fn settings(&self, source: &SourceConfig) -> Settings {
-        Settings { base: self.directory().to_owned(), chroma: source.chroma.clone(), redis: source.redis.clone() }
+        Settings {
+            base: self.directory().to_owned(),
+            chroma: source.chroma.clone(),
+            command: source.command.clone(),
+            redis: source.redis.clone(),
+        }
     }
 
     /// Opens a source for one run.
@@ -330,6 +246,11 @@ impl Config {
                 let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
                 let options = source.redis.clone().unwrap_or_default().below(self.base());
                 Box::new(Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))?)
+            }
+            SourceKind::Command => {
+                let options =
+                    source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;
+                Box::new(Command::open(options, self.directory(), Arc::clone(clock))?)
             }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {

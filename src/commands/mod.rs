@@ -16,6 +16,8 @@ mod drill;
 mod help;
 mod init;
 mod kit;
+mod load;
+mod manual;
 mod open;
 mod output;
 mod protect;
@@ -56,6 +58,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Completions(args) => manual::completions(shell, args),
+        Verb::Man(args) => manual::pages(shell, args),
     }
 }
 

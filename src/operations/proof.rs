@@ -8,7 +8,7 @@ use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{Settings, chroma, redis, sqlite};
+use crate::source::{Settings, chroma, command, redis, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -49,6 +49,10 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         "redis" if checks.iter().all(|check| check.passed) => {
             let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
+        }
+        "command" => {
+            let Settings { base, command: options } = case.settings;
+            checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
         }
         _ => {}
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use std::path::PathBuf;
 
 pub mod chroma;
+pub mod command;
 pub mod detect;
 pub mod files;
 pub mod redis;
@@ -82,6 +83,7 @@ pub struct Settings {
     pub base: PathBuf,
     pub chroma: Option<chroma::Options>,
     pub redis: Option<redis::Options>,
+    pub command: Option<command::Options>,
 }
 
 impl Skip {
