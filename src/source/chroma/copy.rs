@@ -35,6 +35,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// A file that changed this short a time ago may be about to change again.
 const FRESH: SignedDuration = SignedDuration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(250);
+/// Looks without a change after which nobody is writing any more.
+const STILL: u32 = 3;
 /// Files of one directory; Chroma has five.
 const FILES_MAX: usize = 1000;
 
@@ -82,10 +84,12 @@ pub fn copy(way: Way, limit: Duration) -> Result<Copied> {
     let segments = segments(&connection)?;
     let mut copied =
         Copied { seen, locked: Duration::ZERO, rounds: 0, page, left_out: Vec::new(), torn: BTreeMap::new() };
+    let mut still = 0;
     loop {
         copied.rounds += 1;
-        let quiet = settle(way, &segments, &mut copied)?;
-        if quiet && copied.torn.is_empty() {
+        still = if settle(way, &segments, &mut copied)? { still + 1 } else { 0 };
+        // What stays torn while nobody writes is damaged: writers need not wait for it.
+        if still > 0 && copied.torn.is_empty() || still >= STILL {
             break;
         }
         if began.elapsed() + QUIET > limit {
