@@ -51,7 +51,7 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
         }
         "command" => {
-            let Settings { base, command: options } = case.settings;
+            let Settings { base, command: options, .. } = case.settings;
             checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
         }
         _ => {}
