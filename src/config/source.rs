@@ -116,3 +116,25 @@ impl SourceConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> String {
+        let source: SourceConfig = toml::from_str(text).unwrap();
+        format!("{:#}", source.validate().unwrap_err())
+    }
+
+    #[test]
+    fn each_kind_takes_its_own_keys() {
+        let redis = "name = \"a\"\nkind = \"redis\"\n";
+        assert!(said(redis).contains("needs a url"));
+        assert!(said(&format!("{redis}url = \"redis://h\"\npath = \"p\"")).contains("takes no path"));
+        assert!(said(&format!("{redis}url = \"redis://h\"\n[chroma]")).contains("takes no [source.chroma]"));
+        let leaked = said(&format!("{redis}url = \"redis://u:hunter2@h\""));
+        assert!(leaked.contains("has a password in it") && !leaked.contains("hunter2"), "{leaked}");
+        assert!(said("name = \"a\"\nkind = \"chroma\"\nurl = \"http://h\"").contains("needs a path"));
+        assert!(said("name = \"a\"\nkind = \"sqlite\"\npath = \"p\"\n[redis]").contains("takes no [source.redis]"));
+    }
+}

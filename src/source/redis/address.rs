@@ -16,11 +16,17 @@ const PORT: u16 = 6379;
 pub const SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
 
 /// A parsed address.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Address {
     pub endpoint: Endpoint,
     pub user: Option<String>,
     pub password: Option<Zeroizing<String>>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.endpoint)
+    }
 }
 
 /// The address without user and password: what may be shown.
@@ -130,6 +136,7 @@ mod tests {
         let address = Address::parse("redis://u:p%40w%C3%A9@h").unwrap();
         assert_eq!((address.user.as_deref(), address.password.unwrap().as_str()), (Some("u"), "p@wé"));
         let address = Address::parse("redis://:secret@h").unwrap();
+        assert!(!format!("{address:?}").contains("secret"));
         assert_eq!((address.user, address.password.unwrap().as_str()), (None, "secret"));
         for bad in
             ["localhost", "http://h", "redis://", "redis://h:x", "redis://[::1", "unix://relative", "redis://u:%zz@h"]

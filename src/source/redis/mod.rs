@@ -193,7 +193,7 @@ impl Redis {
             self.begun = Some(Begun { at, by: "sync", not_before: None });
             return RdbStream::start(Box::new(move |to, most| payload.read_some(to, most)));
         };
-        let (origin, _size, asked) = saved::save(&mut connection, &path)?;
+        let (origin, asked) = saved::save(&mut connection, &path)?;
         self.begun = Some(Begun { at, by: "bgsave", not_before: Some(asked) });
         RdbStream::start(origin)
     }

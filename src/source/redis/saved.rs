@@ -14,10 +14,12 @@ use super::stream::Origin;
 /// How long a save may take; a data set of 100 GB takes some ten minutes.
 const SAVE: Duration = Duration::from_secs(6 * 3600);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Looks in a row that find nothing but an error.
+const ERRORS: u32 = 10;
 
 /// Has the server save, waits for the end, and opens the file: the server replaces it by a rename, so what is open stays as it is.
-/// Gives the file's size as well, and the earliest second (server's clock) that the file may be of.
-pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, u64, i64)> {
+/// Gives the earliest second (server's clock) as well that the file may be of.
+pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, i64)> {
     let last = |connection: &mut Connection| -> Result<i64> {
         Ok(connection.command(&["LASTSAVE"])?.text().and_then(|t| t.parse().ok()).unwrap_or_default())
     };
@@ -30,13 +32,17 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, u64, i6
     let asked = now(connection)?;
     connection.command(&["BGSAVE", "SCHEDULE"])?;
     let until = Instant::now() + SAVE;
+    let mut errors = 0;
     loop {
         let info = Info::ask(connection)?;
         let idle = info.get("rdb_bgsave_in_progress") == "0";
         if idle && info.number("rdb_last_save_time").unwrap_or_default() > before {
             break;
         }
-        if idle && info.get("rdb_last_bgsave_status") == "err" {
+        // An error of an earlier save stands until ours begins, which may wait for a rewrite of the append-only file.
+        let failed = idle && info.get("aof_rewrite_in_progress") == "0" && info.get("rdb_last_bgsave_status") == "err";
+        errors = if failed { errors + 1 } else { 0 };
+        if errors > ERRORS {
             return Err(unusable(
                 &connection.endpoint,
                 "its BGSAVE failed",
@@ -53,7 +59,6 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, u64, i6
         std::thread::sleep(PAUSE);
     }
     let mut opened = File::open(file).with_context(|| format!("open the RDB file {}", file.display()))?;
-    let size = opened.metadata().with_context(|| format!("look at {}", file.display()))?.len();
     let origin: Origin = Box::new(move |buffer, most| {
         let old = buffer.len();
         buffer.resize(old + most, 0);
@@ -61,7 +66,7 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, u64, i6
         buffer.truncate(old + *n.as_ref().unwrap_or(&0));
         n
     });
-    Ok((origin, size, asked))
+    Ok((origin, asked))
 }
 
 /// The server's clock, in seconds since the epoch.
