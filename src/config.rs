@@ -17,6 +17,8 @@ use crate::secret::Text;
 use crate::source::chroma::Chroma;
 use crate::source::command::Command;
 use crate::source::files::{Files, FilesOptions};
+use crate::source::postgres;
+use crate::source::postgres::client::Address;
 use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
@@ -194,7 +196,7 @@ impl Config {
     pub fn place_of(&self, source: &SourceConfig) -> String {
         match (&source.path, &source.url) {
             (Some(path), _) => self.directory().join(path).display().to_string(),
-            (None, Some(Text::Plain(url))) => url.clone(),
+            (None, Some(Text::Plain(url))) => Address::without_password(url),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
             (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
@@ -230,6 +232,7 @@ impl Config {
             base: self.directory().to_owned(),
             chroma: source.chroma.clone(),
             command: source.command.clone(),
+            postgres: source.postgres.clone(),
             redis: source.redis.clone(),
         }
     }
@@ -246,6 +249,11 @@ impl Config {
                 let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
                 let options = source.redis.clone().unwrap_or_default().below(self.base());
                 Box::new(Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))?)
+            }
+            SourceKind::Postgres => {
+                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+                let address = postgres::address(url, source.password.as_ref(), self.directory())?;
+                postgres::open(address, source.postgres.clone().unwrap_or_default(), clock)?
             }
             SourceKind::Command => {
                 let options =

@@ -10,7 +10,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::{chroma, command, redis};
+use crate::source::{chroma, command, postgres, redis};
 
 /// One `[[source]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +25,7 @@ pub struct SourceConfig {
     pub password: Option<Secret>,
     pub chroma: Option<chroma::Options>,
     pub command: Option<command::Options>,
+    pub postgres: Option<postgres::Options>,
     pub redis: Option<redis::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -47,6 +48,7 @@ pub enum SourceKind {
     Chroma,
     Command,
     Files,
+    Postgres,
     Redis,
     Sqlite,
 }
@@ -58,6 +60,7 @@ impl SourceKind {
             SourceKind::Chroma => "chroma",
             SourceKind::Command => "command",
             SourceKind::Files => "files",
+            SourceKind::Postgres => "postgres",
             SourceKind::Redis => "redis",
             SourceKind::Sqlite => "sqlite",
         }
@@ -70,22 +73,23 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Chroma | SourceKind::Files | SourceKind::Sqlite => true,
-            SourceKind::Command | SourceKind::Redis => false,
+            SourceKind::Command | SourceKind::Postgres | SourceKind::Redis => false,
         };
-        if let (SourceKind::Redis, Some(Text::Plain(url))) = (self.kind, &self.url)
-            && redis::address::Address::parse(url)?.password.is_some()
-        {
-            let help = "Nothing was done. Take it out of the address and put it where only this user can read it: password = { file = \"…\" }.";
-            return Err(Failure::new(Kind::Config, format!("the address of source {name} has a password in it"), help));
+        if let (SourceKind::Redis, Some(Text::Plain(url))) = (self.kind, &self.url) {
+            redis::address::Address::without_password(url).with_context(|| format!("source {name}"))?;
         }
-        let by_url = self.kind == SourceKind::Redis;
+        let by_url = matches!(self.kind, SourceKind::Postgres | SourceKind::Redis);
         let by_command = self.kind == SourceKind::Command;
         let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
-            (by_url && self.url.is_none(), "needs a url"),
-            (by_url && self.path.is_some(), "is read from a server: it takes no path"),
+            (by_url && self.url.is_none(), "needs a url: postgres://user@host:5432/database, redis://user@host:6379"),
+            (by_url && self.path.is_some(), "is read over a connection: it takes no path"),
+            (
+                self.kind != SourceKind::Postgres && self.postgres.is_some(),
+                "takes no [source.postgres]: that is for kind = \"postgres\"",
+            ),
             (self.kind != SourceKind::Redis && self.redis.is_some(), "takes no [source.redis]"),
             (self.kind != SourceKind::Chroma && self.chroma.is_some(), "takes no [source.chroma]"),
             (

@@ -8,7 +8,7 @@ use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{Settings, chroma, command, redis, sqlite};
+use crate::source::{Settings, chroma, command, postgres, redis, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -49,6 +49,10 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         "redis" if checks.iter().all(|check| check.passed) => {
             let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
+        }
+        postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
         }
         "command" => {
             let Settings { base, command: options, .. } = case.settings;

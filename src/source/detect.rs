@@ -11,22 +11,20 @@ use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{chroma, redis};
+use super::{chroma, postgres, redis};
 
 /// A walk that looks for databases stops here.
 const ENTRIES_MAX: usize = 100_000;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// The smallest database: one page of the smallest size, in bytes.
 const SMALLEST: u64 = 512;
-/// Directories of Chroma's segments, as a pattern.
-const SEGMENTS: &str = "????????-????-????-????-????????????/";
 /// The length that FORMAT.md §2 allows for the name of a source.
 const NAME_MAX: usize = 63;
 
 /// One source to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// `chroma`, `files`, `redis`, `sqlite`.
+    /// `chroma`, `files`, `postgres`, `redis`, `sqlite`.
     pub kind: &'static str,
     pub place: Place,
     /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
@@ -65,25 +63,26 @@ pub fn detect(what: &Path) -> Result<Vec<Found>> {
 
 /// What is behind the address of a server.
 fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
-    if !redis::address::SCHEMES.contains(&scheme) {
-        bail!(
-            "{scheme}:// is no kind of address that blackstart can protect; give a path, or the address of a Redis server"
-        );
+    if matches!(scheme, "postgres" | "postgresql") {
+        return Ok(vec![Found {
+            kind: "postgres",
+            place: Place::Url(url.to_owned()),
+            exclude: Vec::new(),
+            suggested_name: unique_name(Some(OsStr::new("postgres")), &mut BTreeSet::new()),
+            notes: postgres::detect::look(url)?,
+        }]);
     }
-    let address = redis::address::Address::parse(url)?;
-    if address.password.is_some() {
-        bail!(
-            "the address has a password in it, which every user of this machine can see; write the source into the configuration instead, with `password = {{ file = \"…\" }}`"
-        );
+    if redis::address::SCHEMES.contains(&scheme) {
+        redis::address::Address::without_password(url)?;
+        return Ok(vec![Found {
+            kind: "redis",
+            place: Place::Url(url.to_owned()),
+            exclude: Vec::new(),
+            suggested_name: unique_name(Some(OsStr::new("redis")), &mut BTreeSet::new()),
+            notes: Vec::new(),
+        }]);
     }
-    let suggested_name = unique_name(Some(OsStr::new("redis")), &mut BTreeSet::new());
-    Ok(vec![Found {
-        kind: "redis",
-        place: Place::Url(url.to_owned()),
-        exclude: Vec::new(),
-        suggested_name,
-        notes: Vec::new(),
-    }])
+    bail!("{scheme}:// is no kind of address that blackstart can protect; give a path, postgres://… or redis://…")
 }
 
 fn at_path(path: &Path) -> Result<Vec<Found>> {
@@ -93,7 +92,7 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
     if metadata.is_file() {
         let is_sqlite =
             metadata.len() >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
-        if is_sqlite && is_chroma(&path) {
+        if is_sqlite && chroma::is_database(&path) {
             return at_path(path.parent().unwrap_or(Path::new("/")));
         }
         if starts_like_rdb(&path) {
@@ -132,9 +131,9 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
             continue;
         };
         tree.exclude.extend(["", "-wal", "-shm", "-journal"].map(|suffix| pattern(relative, suffix)));
-        if is_chroma(&file) {
+        if chroma::is_database(&file) {
             let directory = relative.strip_suffix(chroma::DATABASE).unwrap_or_default();
-            tree.exclude.push(pattern(directory, SEGMENTS));
+            tree.exclude.push(pattern(directory, chroma::SEGMENTS));
             let directory = file.parent().unwrap_or(&path).to_owned();
             let suggested_name = unique_name(directory.file_name(), &mut names);
             found.push(Found {
@@ -149,28 +148,12 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
         }
     }
     // A directory that Chroma has to itself is no tree.
-    if found.len() == 1 && found[0].place == Place::Path(path.clone()) && has_nothing_else(&path)? {
+    if found.len() == 1 && found[0].place == Place::Path(path.clone()) && chroma::is_alone_in(&path)? {
         found[0].suggested_name = tree.suggested_name;
     } else {
         found.insert(0, tree);
     }
     Ok(found)
-}
-
-fn is_chroma(database: &Path) -> bool {
-    database.file_name() == Some(OsStr::new(chroma::DATABASE))
-}
-
-/// Whether a directory holds what belongs to Chroma alone.
-fn has_nothing_else(directory: &Path) -> Result<bool> {
-    for entry in std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
-        let name = entry.with_context(|| format!("list {}", directory.display()))?.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with(chroma::DATABASE) && !chroma::is_segment(&name) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn starts_like_rdb(path: &Path) -> bool {

@@ -10,6 +10,7 @@ pub mod chroma;
 pub mod command;
 pub mod detect;
 pub mod files;
+pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 
@@ -21,6 +22,15 @@ pub struct Before<'a> {
     pub seq: u64,
     /// The operator has said that a great change is meant (`backup --accept-change`).
     pub accept_change: bool,
+}
+
+/// The order in which a source gives its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The order of [`Name`], the root's first.
+    ByName,
+    /// As the engine sends them. No path may come twice.
+    AsTheyCome,
 }
 
 /// One run's reading of one source.
@@ -37,7 +47,12 @@ pub trait Source: Send {
         Ok(())
     }
 
-    /// The next entry in the order of [`Name`], the root's first; `None` once the source has been walked to its end.
+    /// Asked once, before the first `next`.
+    fn order(&self) -> Order {
+        Order::ByName
+    }
+
+    /// The next entry in [`Source::order`]; `None` once the source has been walked to its end.
     /// An entry that cannot be read at all is left out and goes to the skips of [`Source::finish`].
     /// `entry.stat` is set only where its equality proves that the contents are unchanged.
     fn next(&mut self) -> Result<Option<Entry>>;
@@ -83,6 +98,7 @@ pub struct Settings {
     pub base: PathBuf,
     pub chroma: Option<chroma::Options>,
     pub redis: Option<redis::Options>,
+    pub postgres: Option<postgres::Options>,
     pub command: Option<command::Options>,
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::error::{Failure, Kind};
@@ -13,6 +14,9 @@ pub const DATABASE: &str = "chroma.sqlite3";
 pub const MAPS: &str = "index_metadata.pickle";
 /// The vectors of a vector segment.
 pub const VECTORS: &str = "data_level0.bin";
+
+/// Directories of segments, as a pattern in the syntax of `.gitignore`.
+pub const SEGMENTS: &str = "????????-????-????-????-????????????/";
 
 /// Tables that every known layout has; the last since 0.5.
 const TABLES: [&str; 7] = [
@@ -105,4 +109,21 @@ pub fn is_segment(name: &str) -> bool {
     let groups: Vec<&str> = name.split('-').collect();
     let lengths: Vec<usize> = groups.iter().map(|g| g.len()).collect();
     lengths == [8, 4, 4, 4, 12] && groups.concat().chars().all(|c| c.is_ascii_hexdigit())
+}
+
+/// Whether a SQLite database is that of a persistent directory.
+pub fn is_database(database: &Path) -> bool {
+    database.file_name() == Some(OsStr::new(DATABASE))
+}
+
+/// Whether a directory holds what belongs to Chroma alone.
+pub fn is_alone_in(directory: &Path) -> Result<bool> {
+    for entry in std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let name = entry.with_context(|| format!("list {}", directory.display()))?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(DATABASE) && !is_segment(&name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

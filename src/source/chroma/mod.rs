@@ -30,7 +30,7 @@ pub mod pickle;
 pub mod proof;
 pub mod verify;
 
-pub use layout::{DATABASE, is_segment};
+pub use layout::{DATABASE, SEGMENTS, is_alone_in, is_database};
 
 use copy::Way;
 use hnsw::Header;

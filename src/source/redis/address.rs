@@ -80,6 +80,18 @@ impl Address {
     }
 }
 
+impl Address {
+    /// As [`Address::parse`], for what is written where others can read it.
+    pub fn without_password(url: &str) -> Result<Address> {
+        let address = Address::parse(url)?;
+        if address.password.is_none() {
+            return Ok(address);
+        }
+        let help = "Nothing was done. Put it where only this user can read it, and name that in the configuration: password = { file = \"…\" }.";
+        Err(Failure::new(Kind::Config, "the address has a password in it, for everybody to read", help))
+    }
+}
+
 fn host_and_port(place: &str) -> Result<(String, u16)> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
