@@ -60,11 +60,9 @@ fn under_load(version: &str) {
     let mut counts = Vec::new();
     for i in 0..5 {
         let copy = dir.path().join(format!("copy{i}"));
-        let t = Instant::now();
         let finished = copy_all(&mut source(&data, &scratch), &copy).unwrap();
         assert_eq!(finished.skipped, []);
         assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "scratch is not empty");
-        eprintln!("copy {i}: {:?} {}", t.elapsed(), finished.facts);
         let held = finished.facts["locked_seconds"].as_f64().unwrap();
         assert!(held < 10.0, "the lock was held for {held} s");
         let (checks, found) = Copy::open(&copy).unwrap().verify().unwrap();
