@@ -161,7 +161,8 @@ impl<'a> Copy<'a> {
         let labels = "INSERT OR REPLACE INTO label SELECT key, value FROM item
                       WHERE map = (SELECT -value FROM item WHERE map = ?1 AND key = 'id_to_label') AND typeof(key) = 'text'";
         self.connection.execute(labels, [root]).context("read the labels")?;
-        let inverse = "SELECT count(*) FROM label l LEFT JOIN item i ON i.key = l.label
+        // `+` takes the column's affinity away, which would keep the index on keys from being used.
+        let inverse = "SELECT count(*) FROM label l LEFT JOIN item i ON i.key = +l.label
                        AND i.map = (SELECT -value FROM item WHERE map = ?1 AND key = 'label_to_id') WHERE i.value IS NOT l.id";
         self.connection.execute("CREATE INDEX IF NOT EXISTS temp.item_key ON item(key, map)", [])?;
         let wrong = self.number(inverse, [root])?;
