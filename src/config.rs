@@ -1,7 +1,9 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod named;
 mod source;
 mod text;
+mod tier;
 
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
@@ -138,6 +140,9 @@ impl Config {
             if let Some(policy) = &source.retention {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
+            if let (Some(tiers), Some(policy)) = (&source.tier, &source.retention) {
+                tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
+            }
         }
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
@@ -205,25 +210,6 @@ impl Config {
     /// The directory that relative paths in the configuration start from.
     pub fn base(&self) -> &Path {
         self.directory()
-    }
-
-    /// The sources named, or all.
-    pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceConfig>> {
-        if names.is_empty() {
-            return Ok(self.source.iter().collect());
-        }
-        names.iter().map(|name| self.named_source(name)).collect()
-    }
-
-    fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
-        self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
-            Failure::new(
-                Kind::Usage,
-                format!("{} has no source {name}", self.file.display()),
-                format!("Nothing was done. There are: {}.", known.join(", ")),
-            )
-        })
     }
 
     /// What a proof or a loading of the source must know beside its snapshot.

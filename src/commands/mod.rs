@@ -11,6 +11,7 @@ use crate::error::Kind;
 use output::{Ending, Shell};
 
 mod backup;
+mod bucket;
 mod check;
 mod drill;
 mod help;
@@ -20,6 +21,7 @@ mod load;
 mod manual;
 mod open;
 mod output;
+mod policies;
 mod protect;
 mod prune;
 mod restore;
@@ -28,6 +30,7 @@ mod setup;
 mod snapshots;
 mod status;
 mod verify;
+mod watch;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -58,6 +61,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

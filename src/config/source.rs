@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::duration;
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::{chroma, command, postgres, redis};
@@ -40,6 +41,8 @@ pub struct SourceConfig {
     #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
+    /// Storage classes and locks of the retention's tiers.
+    pub tier: Option<Tiers>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
