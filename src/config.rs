@@ -14,7 +14,6 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
-use crate::repository::layout::SourceName;
 use crate::secret::Text;
 use crate::source::chroma::Chroma;
 use crate::source::command::Command;
