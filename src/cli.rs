@@ -200,9 +200,13 @@ pub struct Restore {
     /// A directory that does not exist yet
     #[arg(long, value_name = "DIR", required_unless_present = "into")]
     pub to: Option<PathBuf>,
-    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    /// Load it: dumps into a new database (postgres://user@host/name, password in $PGPASSWORD), a command through its `restore` programs (with
+    /// --confirm SOURCE and no address)
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "in_place")]
     pub into: Option<Option<String>>,
+    /// With --into: roles and tablespaces, too
+    #[arg(long, requires = "into")]
+    pub globals: bool,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,

@@ -107,6 +107,9 @@ fn say(shell: &Shell, report: &BackupReport) {
     for notice in &report.notices {
         shell.warn(notice);
     }
+    for note in report.facts["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str()) {
+        shell.warn(format!("{}: {note}", report.source));
+    }
     for skip in &report.skipped {
         shell.warn(format!("{}: {}: {}", report.source, skip.path, skip.why));
     }

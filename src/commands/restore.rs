@@ -173,7 +173,7 @@ pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
 }
 
 /// A path of the source, relative to its root.
-fn name_of(path: &Path) -> Name {
+pub fn name_of(path: &Path) -> Name {
     let bytes = path.as_os_str().as_bytes();
     let bytes = bytes.strip_prefix(b"./").unwrap_or(bytes);
     Name::new(bytes.strip_suffix(b"/").unwrap_or(bytes))

@@ -58,6 +58,10 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             let Settings { base, command: options, .. } = case.settings;
             checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
         }
+        postgres::LOGICAL if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(postgres::logical::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+        }
         _ => {}
     }
     Ok(checks)

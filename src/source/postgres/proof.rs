@@ -67,7 +67,7 @@ pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<
     checks.push(tables.check());
     checks.extend(amcheck(engine)?);
     for query in &options.check {
-        checks.push(ask(engine, facts, query));
+        checks.push(ask(engine, facts.database.as_deref().unwrap_or("postgres"), query));
     }
     match checks.iter().find(|check| !check.passed && check.actual.contains(NO_LIBRARY)) {
         Some(check) => Err(environment(format!("an extension's library is missing on this machine: {}", check.actual))),
@@ -145,8 +145,7 @@ fn amcheck(engine: &Engine) -> Result<Option<Check>> {
 }
 
 /// One of the operator's queries: its first value must say yes.
-fn ask(engine: &Engine, facts: &Facts, query: &str) -> Check {
-    let database = facts.database.as_deref().unwrap_or("postgres");
+pub(super) fn ask(engine: &Engine, database: &str, query: &str) -> Check {
     let answer = engine.client(database).and_then(|mut sql| {
         sql.patience = PATIENCE;
         sql.value(query)
