@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, size, span};
+use super::output::{Ending, Exit, Shell, size, span, time};
 use super::restore::{name_of, pick, say};
 use crate::cli::Restore;
 use crate::config::Config;
@@ -74,7 +74,17 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         drop(scratch.keep());
     }
     let report = result?;
-    say(shell, &report.restored);
+    if args.to.is_some() {
+        say(shell, &report.restored);
+    } else {
+        let restored = &report.restored;
+        shell.say(format!(
+            "Restored snapshot {} of {} (data of {}). Every byte was checked.",
+            restored.seq,
+            restored.source,
+            time(restored.data_time)
+        ));
+    }
     tell(shell, &report);
     Ending::new(exit(&report), report)
 }
