@@ -9,8 +9,10 @@ use crate::cli::{Cli, Verb};
 use crate::clock::SystemClock;
 use crate::error::Kind;
 use output::{Ending, Shell};
+pub use report::Period;
 
 mod backup;
+mod bisect;
 mod bucket;
 mod check;
 mod drill;
@@ -21,9 +23,11 @@ mod load;
 mod manual;
 mod open;
 mod output;
+mod plan;
 mod policies;
 mod protect;
 mod prune;
+mod report;
 mod restore;
 mod sample;
 mod setup;
@@ -61,6 +65,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Report(args) => report::run(shell, args),
+        Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),

@@ -60,6 +60,12 @@ pub struct Snapshot {
     pub packs: PackChange,
     #[serde(default)]
     pub lost: Vec<Hash>,
+    /// It looks wrong beside the snapshots before it (FORMAT.md §4-11).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
+    /// The operator accepted what it and the suspect ones before it show.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
     /// Everything that the snapshot names was locked so when it was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
