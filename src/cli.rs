@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use crate::operations::reread::Amount;
 use crate::repository::layout::SourceName;
-use crate::size;
 use crate::time::length;
 
 mod evidence;
@@ -88,7 +87,7 @@ impl Verb {
 /// Example: blackstart protect /srv/app --repo /mnt/backup
 #[derive(Debug, Args)]
 pub struct Protect {
-    /// Directories, SQLite databases, postgres://user@host/database; without any, all sources of the configuration
+    /// Directories, SQLite databases, addresses (postgres://user@host/database, redis://host); without any, all sources of the configuration
     pub paths: Vec<PathBuf>,
     /// A directory, or s3://bucket/prefix?endpoint=https://host&region=name
     #[arg(long, value_name = "LOCATION")]
@@ -372,9 +371,7 @@ fn source(text: &str) -> Result<SourceName, String> {
 /// A share of all, or a size.
 fn amount(text: &str) -> Result<Amount, String> {
     let Some(percent) = text.strip_suffix('%') else {
-        return size::read(text)
-            .map(Amount::Bytes)
-            .map_err(|_| format!("{text:?} is neither a share such as 5% nor a size such as 20GiB"));
+        return crate::size::read(text).map(Amount::Bytes).map_err(|e| format!("{e}, nor a share such as 5%"));
     };
     match percent.trim().parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
