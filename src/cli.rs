@@ -128,6 +128,9 @@ pub struct Backup {
     /// Go on although stored data is missing, and store it again
     #[arg(long)]
     pub heal: bool,
+    /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
+    #[arg(long)]
+    pub accept_change: bool,
 }
 
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.

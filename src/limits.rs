@@ -22,6 +22,8 @@ pub const INDEX_RAW_MAX: usize = MIB;
 pub const LAYERS_MAX: usize = 16;
 /// Pages in one data line of a paged file; lines are aligned to this.
 pub const SEGMENT_PAGES: usize = 4096;
+/// Files of one snapshot whose sizes only their ends tell.
+pub const STREAMS_MAX: usize = 10_000;
 /// Extents in one data line of a streamed file.
 pub const EXTENTS_PER_LINE: usize = 512;
 /// Bytes of a log that one of its objects may hold.

@@ -20,8 +20,14 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
         return Ending::new(Exit::NothingToDo, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
-    let wanted =
-        Options { full: args.full, baseline: args.baseline, adopt: args.adopt, heal: args.heal, ..options(&config) };
+    let wanted = Options {
+        full: args.full,
+        baseline: args.baseline,
+        adopt: args.adopt,
+        heal: args.heal,
+        accept_change: args.accept_change,
+        ..options(&config)
+    };
     each(shell, sources, |source| {
         let report = one(shell, &config, &host, source, wanted)?;
         Ok((exit(&report), report))

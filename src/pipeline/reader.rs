@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::batch::{BasisPages, Batch, Part};
 use super::cut::Cutter;
 use crate::entry::{Entry, EntryKind, Name};
-use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES};
+use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES, STREAMS_MAX};
 use crate::repository::index::{Extent, Merge, MergedEntry, Segment};
 use crate::source::{Piece, Source};
 
@@ -28,6 +28,8 @@ pub struct Tally {
     pub live: HashMap<u64, u64>,
     /// Files that could not be read to their end, after the workers had begun on them.
     pub lost: Vec<Name>,
+    /// Entries of streams, with the sizes that only their ends have told.
+    pub streams: Vec<Entry>,
 }
 
 pub struct Reader<'a> {
@@ -193,6 +195,7 @@ impl<'a> Reader<'a> {
                     at += len as u64;
                 }
                 Piece::Hole(_) => anyhow::bail!("a paged source has no holes"),
+                Piece::StreamEnd => anyhow::bail!("a paged source is no stream"),
                 Piece::End => return Ok(true),
                 Piece::Lost => return Ok(false),
             }
@@ -205,7 +208,7 @@ impl<'a> Reader<'a> {
             self.chunks_loaded = true;
         }
         let size = entry.size;
-        self.part(Part::Entry { entry: Box::new(entry), inherit: 0 })?;
+        self.part(Part::Entry { entry: Box::new(entry.clone()), inherit: 0 })?;
         // Bytes from `from` to `used` are read and not yet cut; the first of them lies at `at` in the file.
         self.room(CHUNK_MAX.min(usize::try_from(size).unwrap_or(CHUNK_MAX)))?;
         let (mut at, mut from) = (0u64, self.used);
@@ -225,6 +228,15 @@ impl<'a> Reader<'a> {
                 }
                 Piece::End => {
                     self.cut(&mut at, &mut from, 1)?;
+                    return Ok(true);
+                }
+                Piece::StreamEnd => {
+                    self.cut(&mut at, &mut from, 1)?;
+                    self.tally.bytes = self.tally.bytes - size + at;
+                    if at != size {
+                        anyhow::ensure!(self.tally.streams.len() < STREAMS_MAX, "more than {STREAMS_MAX} streams");
+                        self.tally.streams.push(Entry { size: at, ..entry });
+                    }
                     return Ok(true);
                 }
                 Piece::Lost => {

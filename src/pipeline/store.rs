@@ -12,7 +12,7 @@ use super::cut::Cutter;
 use super::pack::{Done, Packs, Place};
 use super::reader::{Reader, Tally};
 use super::worker::{self, Shared};
-use crate::entry::Name;
+use crate::entry::{Entry, Name};
 use crate::repository::agefile::{Identity, Recipient};
 use crate::repository::index::{IndexStore, LayerReader, LayerWriter, Merge, ObjectWriter, PackLine, layers_to_fold};
 use crate::repository::sealed::Secrets;
@@ -108,8 +108,8 @@ pub fn store(
     if !layer.packs.is_empty() || !layer.entries.is_empty() {
         layers.push(layer);
     }
-    if !tally.lost.is_empty() {
-        layers.push(hide(&tally.lost, target)?);
+    if !tally.lost.is_empty() || !tally.streams.is_empty() {
+        layers.push(amend(&tally.lost, &tally.streams, target)?);
     }
     Ok(Stored {
         layers,
@@ -235,10 +235,18 @@ fn paths_in(packs: &HashSet<u64>, layers: &[Layer], target: &Target) -> Result<H
     Ok(found)
 }
 
-/// A layer above all others that takes `paths` out of the snapshot.
-fn hide(paths: &[Name], target: &Target) -> Result<Layer> {
+/// A layer above all others with what the run's own layer could not know yet: it takes `lost` out of the snapshot, and gives `streams`
+/// their sizes. Both are in path order.
+fn amend(lost: &[Name], streams: &[Entry], target: &Target) -> Result<Layer> {
     let mut writer = LayerWriter::new(ObjectWriter::new(target.index.clone(), target.index_to.clone()));
-    for path in paths {
+    let mut lost = lost.iter().peekable();
+    for entry in streams {
+        while let Some(path) = lost.next_if(|path| **path < entry.path) {
+            writer.gone(path)?;
+        }
+        writer.entry(entry, entry.size)?;
+    }
+    for path in lost {
         writer.gone(path)?;
     }
     Ok(Layer { packs: Vec::new(), entries: writer.finish()? })

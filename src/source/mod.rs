@@ -7,7 +7,18 @@ use jiff::Timestamp;
 
 pub mod detect;
 pub mod files;
+pub mod postgres;
 pub mod sqlite;
+
+/// What the newest snapshot says of the source, for those that compare with it: a dump that shrank, a server that is another one.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// [`Finished::facts`] of that snapshot.
+    pub facts: &'a serde_json::Value,
+    pub seq: u64,
+    /// The operator has said that a great change is meant (`backup --accept-change`).
+    pub accept_change: bool,
+}
 
 /// One run's reading of one source.
 pub trait Source: Send {
@@ -16,6 +27,12 @@ pub trait Source: Send {
 
     /// The path or address that is read, for people. Never with a secret in it.
     fn root(&self) -> String;
+
+    /// Called once, before the first `next`, where the newest snapshot of the source can be read. An `Err` ends the run.
+    fn compare(&mut self, before: Before) -> Result<()> {
+        let _nothing_to_compare = before;
+        Ok(())
+    }
 
     /// The next entry in the order of [`Name`], the root's first; `None` once the source has been walked to its end.
     /// An entry that cannot be read at all is left out and goes to the skips of [`Source::finish`].
@@ -39,6 +56,8 @@ pub enum Piece {
     Hole(u64),
     /// The file has ended.
     End,
+    /// A stream has ended: it is as long as what was read of it, whatever its entry promised. Not for paged files.
+    StreamEnd,
     /// The file cannot be read on (I/O error, vanished). What was read of it is dropped; the source has noted the skip.
     Lost,
 }

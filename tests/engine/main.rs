@@ -8,5 +8,6 @@ mod faults;
 mod histories;
 mod keys;
 mod roundtrip;
+mod streams;
 mod world;
 mod writers;

@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-fn noise(seed: u64, n: usize) -> Vec<u8> {
+pub fn noise(seed: u64, n: usize) -> Vec<u8> {
     let mut x = seed | 1;
     let mut step = || {
         x ^= x << 13;
@@ -107,7 +107,7 @@ fn a_database_stores_only_its_changed_pages() {
 }
 
 /// recover.py, in an environment without the binary, brings back what `restore` brings back.
-fn break_glass(world: &World, source: &str) {
+pub fn break_glass(world: &World, source: &str) {
     let keys = world.path("recovery.key");
     blackstart::durable::publish_new(&keys, world.recovery.to_text("test").as_bytes(), 0o600).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("recover/recover.py");

@@ -20,7 +20,7 @@ use crate::repository::sealed::{SealedPart, Secrets};
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, Line, Mode, Snapshot};
 use crate::repository::trust::{Role, parse_recipient};
-use crate::source::Source;
+use crate::source::{Before, Source};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -34,6 +34,8 @@ pub struct Options {
     pub adopt: bool,
     /// Go on when more than 1 % of the packs are missing.
     pub heal: bool,
+    /// A great change against the newest snapshot is meant: see [`Before`].
+    pub accept_change: bool,
     /// zstd's.
     pub level: i32,
     pub workers: usize,
@@ -48,6 +50,7 @@ impl Default for Options {
             baseline_every: SignedDuration::from_hours(30 * 24),
             adopt: false,
             heal: false,
+            accept_change: false,
             level: 3,
             workers: cores.clamp(1, crate::limits::WORKERS_MAX),
         }
@@ -133,6 +136,8 @@ struct Run<'a> {
     mode: Mode,
     why: String,
     basis_of: Option<(Snapshot, SealedPart)>,
+    /// Number, kind and facts of the newest snapshot, if this host can read them.
+    before: Option<(u64, String, serde_json::Value)>,
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
@@ -160,6 +165,7 @@ impl<'a> Run<'a> {
             mode: Mode::Incremental,
             why: String::new(),
             basis_of: None,
+            before: None,
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
@@ -236,6 +242,7 @@ impl<'a> Run<'a> {
         }
         let identities = [self.host.keys.identity.clone()];
         let sealed = SealedPart::open(snapshot, &identities);
+        self.before = sealed.as_ref().ok().map(|s| (snapshot.seq, snapshot.kind.clone(), s.facts.clone()));
         let since = self.started.duration_since(snapshot.baseline_started);
         let index_lost = self.index_lost(snapshot)?;
         let baseline = match &sealed {
@@ -295,6 +302,9 @@ impl<'a> Run<'a> {
                 format!("{} holds snapshots of kind {}, and the source is of kind {kind}", self.name, basis.kind),
                 "Nothing was written. Give the new source a name of its own.",
             ));
+        }
+        if let Some((seq, _, facts)) = self.before.as_ref().filter(|(_, of, _)| of == kind) {
+            source.compare(Before { facts, seq: *seq, accept_change: self.options.accept_change })?;
         }
         let open = &self.host.open;
         let data: Arc<[_]> = open.trust.recovery_recipients()?.into();

@@ -159,7 +159,7 @@ pub fn layers_to_fold(layers: &[Layer]) -> usize {
     let bytes = |l: &Layer| l.entries.iter().chain(&l.packs).map(|(_, size)| *size).sum::<u64>();
     let mut sizes = layers.iter().rev().map(bytes);
     let Some(mut together) = sizes.next() else { return 0 };
-    // The run adds its own layer, and one more where files were lost while read.
+    // The run adds its own layer, and one more where files were lost or streams were read.
     if layers.len() + 2 > LAYERS_MAX {
         return layers.len();
     }

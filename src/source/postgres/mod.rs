@@ -1,0 +1,3 @@
+//! PostgreSQL servers: the client, and what is built on it.
+
+pub mod client;
