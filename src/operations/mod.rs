@@ -20,6 +20,7 @@ pub mod prune;
 pub mod restore;
 pub mod retention;
 pub mod verify;
+pub mod wal;
 
 /// A repository, open for reading.
 #[derive(Clone)]

@@ -11,4 +11,4 @@ mod writer;
 pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
 pub use listing::{Gone, Log, Span, Stretch, Window};
 pub use read::{Reader, StoredHistory};
-pub use writer::{Author, Begin, Head, Writer};
+pub use writer::{Author, Begin, Head, Writer, unit_end};

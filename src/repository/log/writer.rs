@@ -140,7 +140,8 @@ impl<'a> Writer<'a> {
                 hash: tail.line.last.unwrap_or(tail.hash),
             };
             writer.time = tail.line.time;
-            writer.parts = writer.parts_of_last_unit(stretch)?;
+            let unit = writer.stretch.unit;
+            writer.parts = writer.parts(stretch, (writer.head.end - 1) / unit * unit, writer.head.end)?;
         }
         Ok(writer)
     }
@@ -160,6 +161,11 @@ impl<'a> Writer<'a> {
 
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// The author's clock.
+    pub fn now(&self) -> Timestamp {
+        self.author.clock.now()
     }
 
     /// The engine's clock at the head.
@@ -234,8 +240,17 @@ impl<'a> Writer<'a> {
             self.head.end
         );
         if self.parts.len() > 1 {
-            self.write_run(0)?;
+            passing(self.write_run(0))?;
         }
+        self.keep_history(timeline, start, history)?;
+        self.head = Head { timeline, end: start, hash: self.head.hash };
+        self.parts.clear();
+        self.hand.clear();
+        Ok(())
+    }
+
+    /// Stores the history of a timeline. It is durable when this returns.
+    pub fn keep_history(&self, timeline: u32, start: u64, history: &[u8]) -> Result<()> {
         let key = layout::log_history(&self.source, self.stretch.n, timeline);
         let body = seal_body(&self.recipients, history, self.author.level)?;
         let line = HistoryLine {
@@ -258,9 +273,6 @@ impl<'a> Writer<'a> {
                 return Err(taken(&self.source, "wrote another history of this timeline into"));
             }
         }
-        self.head = Head { timeline, end: start, hash: self.head.hash };
-        self.parts.clear();
-        self.hand.clear();
         Ok(())
     }
 
@@ -351,15 +363,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The fewest objects that cover the unit of the head's last byte.
-    fn parts_of_last_unit(&self, stretch: &Stretch) -> Result<Vec<Part>> {
-        let unit = self.stretch.unit;
-        let from = (self.head.end - 1) / unit * unit;
+    /// The fewest objects of the head's timeline that cover a range, or what is there of it from its first object on.
+    fn parts(&self, stretch: &Stretch, from: u64, to: u64) -> Result<Vec<Part>> {
         let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
-        let here: Vec<_> = spans.iter().filter(|s| s.start >= from).collect();
+        let here: Vec<_> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
         let mut parts: Vec<Part> = Vec::new();
-        let mut at = here.first().map_or(self.head.end, |s| s.start);
-        while at < self.head.end {
+        let mut at = here.first().map_or(to, |s| s.start);
+        while at < to {
             let best = here.iter().filter(|s| s.start == at).max_by_key(|s| s.end);
             let best = best.with_context(|| format!("the log has lost what it held at {at:016x}"))?;
             let fetched = super::listing::fetch(self.author.store, self.author.trust, &self.source, &best.object.key)?;
@@ -376,6 +386,24 @@ impl<'a> Writer<'a> {
             at = line.end.0;
         }
         Ok(parts)
+    }
+
+    /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.
+    pub fn holds(&self, log: &Log, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
+        let stretch = log.stretches.last().context("there is no stretch")?;
+        let parts = self.parts(stretch, start, start + bytes.len() as u64)?;
+        let (mut at, mut rest) = (start, bytes);
+        for part in &parts {
+            if part.start != at || part.end - at > rest.len() as u64 {
+                return Ok(None);
+            }
+            let (now, later) = rest.split_at(usize::try_from(part.end - at)?);
+            if self.sealed.check(now)? != part.check {
+                return Ok(Some(false));
+            }
+            (at, rest) = (part.end, later);
+        }
+        Ok(rest.is_empty().then_some(true))
     }
 }
 

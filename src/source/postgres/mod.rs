@@ -1,3 +1,4 @@
 //! PostgreSQL servers: the client, and what is built on it.
 
 pub mod client;
+pub mod wal;
