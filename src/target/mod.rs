@@ -88,11 +88,6 @@ pub struct StagingTree {
 }
 
 impl StagingTree {
-    /// Where the tree lies until it is published.
-    pub fn path(&self) -> PathBuf {
-        self.parent_path.join(&self.staging_name)
-    }
-
     /// A new staging directory `.<name>.blackstart-<id>` beside `final_path`, which must not exist.
     pub fn create(final_path: &Path, id: &str) -> Result<StagingTree> {
         must_be_free(final_path)?;

@@ -218,7 +218,7 @@ pub fn restore(
         },
     )?;
     if let Some(finish) = &request.finish {
-        finish(&tree.path()).context("finish the restored copy")?;
+        finish(&tree.staging_path()).context("finish the restored copy")?;
     }
     plan.each_entry(|entry, _| tree.seal(entry))?;
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
