@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::retention::{Decision, Point, Policy, decide};
+use super::wal::keep::{self, Anchor};
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
 use crate::repository::FORMAT;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
-use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Commit, Line, Prune, Removed};
+use crate::repository::log::{Gone, Log};
+use crate::repository::series::{self, Series, Whole};
+use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
 use crate::storage::{self, Key};
 
@@ -37,6 +39,8 @@ pub struct Plan {
     pub unnamed_bytes: u64,
     /// Objects that nothing names, but that are too young to go.
     pub young_count: u64,
+    /// What of the log is needed no more; its objects are among the unnamed.
+    pub log: Vec<Gone>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -95,6 +99,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_count: 0,
         unnamed_bytes: 0,
         young_count: 0,
+        log: Vec::new(),
     };
     // An interrupted sweep left these behind; its record has them removed already.
     plan.unnamed.extend(whole.leftover.iter().map(|seq| layout::snapshot(source, *seq)));
@@ -113,7 +118,26 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
             plan.unnamed.push(object.key);
         }
     }
+    let horizon = policy.reachable_from(now);
+    prune_log(open, &mut plan, &whole, horizon, now - grace)?;
     Ok(plan)
+}
+
+/// Adds what the kept snapshots need no more of the log, of what was stored before `old`.
+fn prune_log(open: &Open, plan: &mut Plan, whole: &Whole, horizon: Option<Timestamp>, old: Timestamp) -> Result<()> {
+    let log = Log::list(&open.store, &open.trust, &plan.source)?;
+    if log.is_empty() {
+        return Ok(());
+    }
+    let stays = |s: &&Snapshot| !plan.remove.iter().any(|r| r.seq == s.seq);
+    let anchor = |s: &Snapshot| Some(Anchor { range: s.log.clone()?, data_time: s.data_time });
+    let kept: Vec<Anchor> = whole.snapshots().map(|(_, s)| s).filter(stays).filter_map(anchor).collect();
+    let spare = keep::spare(open, &log, &kept, horizon, old)?;
+    plan.unnamed_count += spare.objects.len() as u64;
+    plan.unnamed_bytes += spare.objects.iter().map(|o| o.size).sum::<u64>();
+    plan.unnamed.extend(spare.objects.into_iter().map(|o| o.key));
+    plan.log = spare.gone;
+    Ok(())
 }
 
 /// Carries `plan` out. Fails without deleting anything if the series has grown since.
@@ -174,6 +198,7 @@ fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
         agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         started: now,
         removed: plan.remove.clone(),
+        log: plan.log.clone(),
     };
     let body = host.keys.signing.sign_line(&Line::Prune(record))?;
     // What this program would not accept it must not write.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check_format;
 use super::layout::{Hash, SourceName};
+use super::log::{Gone, Position};
 use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
 use crate::limits::LAYERS_MAX;
@@ -59,7 +60,18 @@ pub struct Snapshot {
     pub packs: PackChange,
     #[serde(default)]
     pub lost: Vec<Hash>,
+    /// Of a source that has a log: what of it the snapshot contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogRange>,
     pub sealed: String,
+}
+
+/// A range of a log (FORMAT.md §2.8). From `end` on the log takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRange {
+    pub timeline: u32,
+    pub start: Position,
+    pub end: Position,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +86,9 @@ pub struct Prune {
     pub agent: String,
     pub started: Timestamp,
     pub removed: Vec<Removed>,
+    /// What of the log went with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<Gone>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -196,7 +196,13 @@ impl Cluster {
 
     /// Tables of `pgbench`; a scale of 1 is 15 MB.
     pub fn pgbench_init(&self, scale: u32) {
-        self.tool("pgbench", &[&self.reach()[..], &["-i", "-q", "-s", &scale.to_string(), "postgres"]].concat());
+        let output = command(&self.bin("pgbench"))
+            .args(self.reach())
+            .args(["-i", "-q", "-s", &scale.to_string(), "postgres"])
+            .current_dir(&self.directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// A load in the background, until it is dropped.
@@ -207,8 +213,10 @@ impl Cluster {
         Load(load.spawn().unwrap())
     }
 
-    fn reach(&self) -> [&str; 4] {
-        ["-h", self.directory.to_str().unwrap(), "-U", "postgres"]
+    /// How PostgreSQL's programs reach the server.
+    pub fn reach(&self) -> [String; 6] {
+        let words = ["-h", self.directory.to_str().unwrap(), "-p", &self.port.to_string(), "-U", "postgres"];
+        words.map(str::to_owned)
     }
 
     pub fn log(&self) -> String {

@@ -58,6 +58,8 @@ impl Run<'_> {
             pack_lists,
             packs,
             lost: self.lost.clone(),
+            // A source that has a log says where its snapshot lies in it.
+            log: serde_json::from_value(stored.finished.facts["log"].clone()).ok(),
             sealed: sealed.seal(&target.index_to)?,
         };
         let Some((snapshot, commit)) = self.create(snapshot)? else { return Ok(Committed::Overtaken(seq)) };

@@ -44,14 +44,8 @@ impl<'a> Files<'a> {
     /// `None`: nothing is stored.
     pub fn open(open: &'a Open, identities: &'a [Identity], source: &SourceName) -> Result<Option<Files<'a>>> {
         let log = Log::list(&open.store, &open.trust, source)?;
-        if let Some((key, why)) = log.faults.first() {
-            return Err(Failure::new(
-                Kind::Failed,
-                format!("{key} does not verify: {why}"),
-                "Nothing was written. `verify` tells more.",
-            ));
-        }
         if log.is_empty() {
+            sound(&log)?;
             return Ok(None);
         }
         let windows = log.windows(&open.store, &open.trust)?;
@@ -107,6 +101,21 @@ pub fn get(open: &Open, identities: &[Identity], source: &SourceName, name: &str
         return Ok(Got::Written(bytes.len() as u64));
     }
     let Some(files) = Files::open(open, identities, source)? else { return Ok(Got::NotThere) };
+    let got = fetch(&files, name, to, spool.as_deref())?;
+    if got == Got::NotThere {
+        // It may lie in what cannot be read.
+        sound(&files.log)?;
+    }
+    Ok(got)
+}
+
+fn sound(log: &Log) -> Result<()> {
+    let Some((key, why)) = log.faults.first() else { return Ok(()) };
+    let help = "Nothing was written. What else is stored can be read; `verify` tells more.";
+    Err(Failure::new(Kind::Failed, format!("{key} does not verify: {why}"), help))
+}
+
+fn fetch(files: &Files, name: &str, to: &Path, spool: Option<&Path>) -> Result<Got> {
     match WalFile::parse(name, files.segment_size) {
         None => Ok(Got::NotThere),
         Some(WalFile::History { timeline }) => {
@@ -129,7 +138,7 @@ pub fn get(open: &Open, identities: &[Identity], source: &SourceName, name: &str
             }
             if let Some(spool) = spool {
                 // A saving of time only: the next call fetches what is missing.
-                drop(fetch_ahead(&files, window, timeline, start, &spool));
+                drop(fetch_ahead(files, window, timeline, start, spool));
             }
             Ok(Got::Written(bytes))
         }

@@ -1,8 +1,10 @@
 //! Continuous archiving: PostgreSQL's log into the repository, and back out of it.
 
 pub mod get;
+pub mod keep;
 pub mod push;
 pub mod receive;
+pub mod recover;
 
 use anyhow::{Context, Result};
 

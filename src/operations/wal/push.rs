@@ -27,8 +27,14 @@ pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result
     let name = path.file_name().context("wal-push needs the path of a file")?.to_string_lossy().into_owned();
     let mut report = PushReport { source: source.clone(), file: name.clone(), bytes: 0, notes: Vec::new() };
     let open = &host.open;
-    let author =
-        Author { store: &open.store, trust: &open.trust, keys: &host.keys, host: &host.name, clock: &*open.clock, level };
+    let author = Author {
+        store: &open.store,
+        trust: &open.trust,
+        keys: &host.keys,
+        host: &host.name,
+        clock: &*open.clock,
+        level,
+    };
     let log = Log::list(&open.store, &open.trust, source)?;
     if let Some(timeline) = name.strip_suffix(".history") {
         let timeline = u32::from_str_radix(timeline, 16).with_context(|| format!("{name} is no file of the log"))?;
@@ -42,7 +48,9 @@ pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result
         return Ok(report);
     }
     if name.ends_with(".backup") || name.ends_with(".partial") {
-        report.notes.push(format!("{name}: not stored; snapshots and the next timeline's segment hold what counts of it"));
+        report
+            .notes
+            .push(format!("{name}: not stored; snapshots and the next timeline's segment hold what counts of it"));
         return Ok(report);
     }
     let size = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.len();
@@ -87,8 +95,15 @@ impl Segment<'_> {
         if self.timeline > head.timeline {
             let (text, at) = history_beside(self.path, self.timeline)?;
             if head.end >= self.start.min(at) && at <= self.end() {
-                self.compare(&mut writer)?;
-                self.fill(&mut writer, at)?;
+                if head.end <= at {
+                    self.compare(&mut writer)?;
+                    self.fill(&mut writer, at)?;
+                } else {
+                    let (left, end) = (Lsn(at), Lsn(head.end));
+                    report
+                        .notes
+                        .push(format!("timeline {} is stored up to {end}, and was left at {left}", head.timeline));
+                }
                 writer.switch(self.timeline, at, &text)?;
                 self.append(&mut writer)?;
                 return Ok(head.end);
@@ -106,7 +121,9 @@ impl Segment<'_> {
         }
         let why = format!("archiving went on at {}, and the log ends at {}", Lsn(self.start), Lsn(head.end));
         let mut writer = self.begin(author, &log, &system, &why)?;
-        report.notes.push(format!("{}: a gap in the log: {why}. Points in time after it need a new snapshot", report.file));
+        report
+            .notes
+            .push(format!("{}: a gap in the log: {why}. Points in time after it need a new snapshot", report.file));
         self.append(&mut writer)?;
         Ok(self.start)
     }
@@ -171,7 +188,9 @@ fn same_server(writer: &Writer, system: &str, source: &SourceName) -> Result<()>
     }
     Err(Failure::new(
         Kind::CheckFailed,
-        format!("this segment is of the server with the system identifier {system}, and the log of {source} is of {known}"),
+        format!(
+            "this segment is of the server with the system identifier {system}, and the log of {source} is of {known}"
+        ),
         "Nothing was stored. Give each server a source of its own.",
     ))
 }

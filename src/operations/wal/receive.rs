@@ -56,17 +56,38 @@ impl Options {
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// Connected; the log goes on from here.
-    Streaming { timeline: u32, position: String },
+    Streaming {
+        timeline: u32,
+        position: String,
+    },
     /// Up to here everything is stored.
-    Stored { timeline: u32, position: String, time: Timestamp, bytes: u64 },
+    Stored {
+        timeline: u32,
+        position: String,
+        time: Timestamp,
+        bytes: u64,
+    },
     /// What the server wrote in between is not in the log: points in time need a new snapshot first.
-    Gap { why: String },
-    Timeline { timeline: u32, position: String },
+    Gap {
+        why: String,
+    },
+    Timeline {
+        timeline: u32,
+        position: String,
+    },
     /// Of the slot: bytes that the server keeps for us.
-    Slot { retained: u64, status: String },
+    Slot {
+        retained: u64,
+        status: String,
+    },
     /// Something passing; another session follows after the pause.
-    Waiting { why: String, seconds: f64 },
-    Note { text: String },
+    Waiting {
+        why: String,
+        seconds: f64,
+    },
+    Note {
+        text: String,
+    },
 }
 
 /// What a receiver did until it stopped.
@@ -113,7 +134,8 @@ pub fn receive(
         // Its purpose is fulfilled once a stretch has begun.
         options.anew = options.anew && report.timeline == 0;
         let error = match ended {
-            Ok(()) => return Ok(report),
+            Ok(session::End::Done) => return Ok(report),
+            Ok(session::End::Timeline) => continue,
             Err(error) => error,
         };
         let first = report.sessions == 1 && report.timeline == 0;

@@ -155,7 +155,9 @@ impl LogLine {
         );
         match expected {
             None => ensure!(body.is_empty(), "bytes after the signature"),
-            Some(hash) => ensure!(Hash::of(body) == hash, "the body is not the one that was signed: cut short or altered"),
+            Some(hash) => {
+                ensure!(Hash::of(body) == hash, "the body is not the one that was signed: cut short or altered")
+            }
         }
         Ok(LogObject { hash: Hash::of(object), signer: signed.key, body, line })
     }

@@ -102,11 +102,26 @@ impl Log {
                 (Err(e), _) => log.faults.push((key, format!("{e:#}"))),
             }
         }
+        log.leave_out_unknown_timelines();
         for (n, timelines) in spans {
             let first = timelines.into_values().flatten().next();
             log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
         }
         Ok(log)
+    }
+
+    /// Where a timeline's history is lost, nobody knows where its bytes belong: the stretch cannot be used.
+    fn leave_out_unknown_timelines(&mut self) {
+        let unknown =
+            |s: &Stretch| s.timelines.keys().find(|t| **t != s.line.timeline && !s.histories.contains_key(*t)).copied();
+        for stretch in &self.stretches {
+            let Some(timeline) = unknown(stretch) else { continue };
+            let key = layout::log_history(&self.source, stretch.line.n, timeline);
+            if !self.faults.iter().any(|(k, _)| *k == key) {
+                self.faults.push((key, "is missing: what is stored of its timeline cannot be used".into()));
+            }
+        }
+        self.stretches.retain(|s| unknown(s).is_none());
     }
 
     fn stretch_mut(&mut self, n: u64) -> Option<&mut Stretch> {
@@ -124,7 +139,7 @@ impl Log {
             let (Some(from), Some(tail)) = (stretch.first(), stretch.tail(store, trust)?) else { continue };
             let to = (tail.line.timeline, tail.line.end);
             match windows.last_mut() {
-                Some(last) if stretch.line.continues && last.last + 1 == at => {
+                Some(last) if stretch.line.continues && self.stretches[last.last].line.n + 1 == stretch.line.n => {
                     (last.last, last.to, last.until) = (at, to, tail.line.time);
                 }
                 _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time }),
@@ -146,7 +161,9 @@ impl Log {
         let Some(stretch) = last.into_iter().find(|s| s.line.timeline <= timeline) else { return true };
         let spans = stretch.timelines.get(&stretch.timeline_at(timeline, u64::MAX)).map_or(&[][..], Vec::as_slice);
         let begun = stretch.timeline_at(timeline, u64::MAX) == stretch.timeline_at(timeline, position);
-        begun && stretch.line.start.0 <= position && spans.iter().all(|s| s.end.unwrap_or(s.start) <= position)
+        // A piece that begins here holds the position; one that begins before is asked by whoever reads.
+        let ended = |s: &Span| s.end.map_or(s.start < position, |end| end <= position);
+        begun && stretch.line.start.0 <= position && spans.iter().all(ended)
     }
 }
 

@@ -9,6 +9,6 @@ mod read;
 mod writer;
 
 pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
-pub use listing::{Gone, Log, Span, Stretch, Window};
+pub use listing::{Gone, Log, Span, Stretch, Window, fetch};
 pub use read::{Reader, StoredHistory};
 pub use writer::{Author, Begin, Head, Writer, unit_end};

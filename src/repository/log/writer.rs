@@ -134,11 +134,8 @@ impl<'a> Writer<'a> {
         let line = stretch.line.clone();
         let mut writer = Writer::at(author, log.source.clone(), data, line, sealed, head, stretch.line.started);
         if let Some(tail) = stretch.tail(author.store, author.trust)? {
-            writer.head = Head {
-                timeline: tail.line.timeline,
-                end: tail.line.end.0,
-                hash: tail.line.last.unwrap_or(tail.hash),
-            };
+            writer.head =
+                Head { timeline: tail.line.timeline, end: tail.line.end.0, hash: tail.line.last.unwrap_or(tail.hash) };
             writer.time = tail.line.time;
             let unit = writer.stretch.unit;
             writer.parts = writer.parts(stretch, (writer.head.end - 1) / unit * unit, writer.head.end)?;
@@ -209,15 +206,7 @@ impl<'a> Writer<'a> {
         let line = self.line(self.head.end, end, self.head.hash, &check, time);
         let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, self.head.end, None);
         let hash = self.put(key, line, bytes)?.ok_or_else(|| taken(&self.source, "wrote the next piece of"))?;
-        let part = Part {
-            start: self.head.end,
-            end,
-            level: 0,
-            previous: self.head.hash,
-            last: hash,
-            pieces: 1,
-            check,
-        };
+        let part = Part { start: self.head.end, end, level: 0, previous: self.head.hash, last: hash, pieces: 1, check };
         // What is in hand must reach back without a gap.
         if self.parts.is_empty() || self.hand.len() as u64 >= self.head.end - self.parts[0].start {
             self.parts.push(part);
@@ -300,7 +289,9 @@ impl<'a> Writer<'a> {
 
     /// Replaces the parts from `first` on by one run of their bytes.
     fn write_run(&mut self, first: usize) -> Result<()> {
-        let (Some(from), Some(to)) = (self.parts.get(first).cloned(), self.parts.last().cloned()) else { return Ok(()) };
+        let (Some(from), Some(to)) = (self.parts.get(first).cloned(), self.parts.last().cloned()) else {
+            return Ok(());
+        };
         let back = usize::try_from(self.head.end - from.start)?;
         if back > self.hand.len() {
             return Ok(());

@@ -50,8 +50,16 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Streams until the task is to stop or has caught up.
-pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<()> {
+/// How a session ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// The server has gone on to another timeline, and the log with it.
+    Timeline,
+}
+
+/// Streams until the task is to stop or has caught up, or the server goes on to another timeline.
+pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
     let mut stream = Stream::connect(task.address)?;
     let server = stream.identify()?;
     stream.ensure_slot(&task.options.slot)?;
@@ -110,7 +118,7 @@ struct Flow<'r, 't, 'scope> {
 }
 
 impl<'t, 'scope> Flow<'_, 't, 'scope> {
-    fn run<'env>(&mut self, scope: &'scope Scope<'scope, 'env>) -> Result<()>
+    fn run<'env>(&mut self, scope: &'scope Scope<'scope, 'env>) -> Result<End>
     where
         't: 'scope,
     {
@@ -135,7 +143,12 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
             match self.stream.receive(wait)? {
                 Received::Wal { start, time } => {
                     let expected = self.stored + self.pending.len() as u64;
-                    ensure!(start == expected, "the server sent position {} where {} was due", Lsn(start), Lsn(expected));
+                    ensure!(
+                        start == expected,
+                        "the server sent position {} where {} was due",
+                        Lsn(start),
+                        Lsn(expected)
+                    );
                     self.pending.extend_from_slice(self.stream.bytes());
                     self.time = time;
                     self.oldest.get_or_insert_with(Instant::now);
@@ -195,7 +208,8 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
         't: 'scope,
     {
         let draining = self.task.stop.load(Ordering::SeqCst);
-        if self.pending.is_empty() || !(draining || self.until_due().is_zero()) {
+        let due = draining || self.until_due().is_zero();
+        if self.pending.is_empty() || !due || !matches!(self.desk, Desk::Here(_)) {
             return Ok(());
         }
         let Desk::Here(mut writer) = std::mem::replace(&mut self.desk, Desk::Empty) else {
@@ -241,7 +255,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
     }
 
     /// Stores what has come and goes on with the timeline that follows, in a session of its own.
-    fn switch<'env>(&mut self, scope: &'scope Scope<'scope, 'env>, next: u32, at: u64) -> Result<()>
+    fn switch<'env>(&mut self, scope: &'scope Scope<'scope, 'env>, next: u32, at: u64) -> Result<End>
     where
         't: 'scope,
     {
@@ -256,14 +270,15 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
         }
         let Desk::Here(writer) = &mut self.desk else { bail!("the writer of the log is away") };
         open::follow(self.task, &mut self.stream, writer, next, at)?;
-        bail!("the server goes on with timeline {next}")
+        Ok(End::Timeline)
     }
 
-    fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self) -> Result<End> {
         self.stream.confirm(self.stored, self.task.host.open.now())?;
-        let Desk::Here(writer) = &self.desk else { return Ok(()) };
-        self.report.time.get_or_insert(writer.time());
-        Ok(())
+        if let Desk::Here(writer) = &self.desk {
+            self.report.time.get_or_insert(writer.time());
+        }
+        Ok(End::Done)
     }
 }
 

@@ -215,8 +215,12 @@ impl Follower {
             let row = self.names.by_oid.get(&(database, oid));
             row.is_none_or(|row| matches!(row.kind, b'r' | b'm' | b'p') && !row.name.starts_with("pg_toast"))
         };
-        let mut tables: Vec<u32> =
-            whole.locked.iter().filter(|(d, oid)| *d == database && *oid >= 16_384 && is_table(*oid)).map(|(_, oid)| *oid).collect();
+        let mut tables: Vec<u32> = whole
+            .locked
+            .iter()
+            .filter(|(d, oid)| *d == database && *oid >= 16_384 && is_table(*oid))
+            .map(|(_, oid)| *oid)
+            .collect();
         if tables.iter().any(|oid| self.names.by_oid.contains_key(&(database, *oid))) {
             tables.retain(|oid| self.names.by_oid.contains_key(&(database, *oid)));
         }

@@ -223,13 +223,13 @@ impl<'a> Record<'a> {
             match *rest.first()? {
                 255 => {
                     main = usize::from(*rest.get(1)?);
-                    (total, rest) = (total + main, rest.get(2..)?);
+                    rest = rest.get(2..)?;
                     // Main data comes last.
                     break;
                 }
                 254 => {
                     main = u32_at(rest, 1)? as usize;
-                    (total, rest) = (total + main, rest.get(5..)?);
+                    rest = rest.get(5..)?;
                     break;
                 }
                 253 => rest = rest.get(3..)?,
@@ -256,7 +256,11 @@ impl<'a> Record<'a> {
 
     /// A block header: the block, its image (length, offset of the hole, compressed), the length of its data, and the bytes of the header.
     #[expect(clippy::type_complexity, reason = "one caller, which takes it apart at once")]
-    fn block(&self, header: &[u8], last: Option<(u32, u32, u32)>) -> Option<(Block<'a>, (usize, usize, bool), usize, usize)> {
+    fn block(
+        &self,
+        header: &[u8],
+        last: Option<(u32, u32, u32)>,
+    ) -> Option<(Block<'a>, (usize, usize, bool), usize, usize)> {
         let flags = *header.get(1)?;
         let data = usize::from(u16_at(header, 2)?);
         let (mut at, mut image) = (4, (0, 0, false));

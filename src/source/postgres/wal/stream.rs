@@ -104,7 +104,12 @@ impl Stream {
     }
 
     /// Begins to stream. `Ok(Err(_))`: the server refuses, and the connection can be used on.
-    pub fn start(&mut self, slot: &str, timeline: u32, from: u64) -> Result<std::result::Result<Option<Received>, Refused>> {
+    pub fn start(
+        &mut self,
+        slot: &str,
+        timeline: u32,
+        from: u64,
+    ) -> Result<std::result::Result<Option<Received>, Refused>> {
         let slot_name = identifier(slot)?;
         let command = format!("START_REPLICATION SLOT {slot_name} PHYSICAL {} TIMELINE {timeline}", Lsn(from));
         self.client.begin(&command)?;

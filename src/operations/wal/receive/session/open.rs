@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::{Event, ReceiveReport, Task};
 use crate::error::{Failure, Kind};
 use crate::limits::LOG_UNIT_MAX;
-use crate::repository::log::{Begin, Head, Log, Writer};
+use crate::repository::log::{Begin, Log, Writer};
+use crate::source::postgres::client::ServerError;
 use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::stream::{Identity, Received, Refused, Stream};
 
@@ -45,8 +46,9 @@ pub fn open<'a>(
         Some(pending) => Ok(Opened { writer: of_this_epoch(task, server, writer)?, pending }),
         None => {
             let (end, slot) = (Lsn(writer.head().end), &task.options.slot);
-            let why =
-                format!("the server no longer has its log from {end} on: the replication slot {slot} was lost or dropped");
+            let why = format!(
+                "the server no longer has its log from {end} on: the replication slot {slot} was lost or dropped"
+            );
             stream.renew_slot(slot)?;
             gap(task, stream, server, &why, report)
         }
@@ -60,7 +62,10 @@ fn same_server(task: &Task, writer: &Writer, server: &Identity) -> Result<()> {
     }
     Err(Failure::new(
         Kind::CheckFailed,
-        format!("{} has the system identifier {}, and the stored log is of the server {known}", task.address, server.system),
+        format!(
+            "{} has the system identifier {}, and the stored log is of the server {known}",
+            task.address, server.system
+        ),
         "Nothing was written. Check the address. If the database was made anew, give it a source of its own; \
          wal-receive --anew begins a new stretch in this one.",
     ))
@@ -89,16 +94,17 @@ fn go_on(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut Write
         if server.timeline > head.timeline && left_before(task, stream, server, writer)? {
             continue;
         }
-        match show(task, stream, writer)? {
-            Shown::Bytes(bytes) => {
-                let stored = usize::try_from(head.end - writer.show_from())?;
-                if !writer.compare(&bytes[..stored])? {
+        match show(task, stream, server, writer)? {
+            Shown::Bytes { start, bytes, ended } => {
+                let stored = usize::try_from(head.end - start)?;
+                if stored > 0 && !writer.compare(&bytes[..stored])? {
                     return Err(forked(&format!("what it has shortly before {at} is not what is stored")));
                 }
-                return Ok(Some(bytes[stored..].to_vec()));
+                match ended {
+                    Some((next, left)) => follow(task, stream, writer, next, left)?,
+                    None => return Ok(Some(bytes[stored..].to_vec())),
+                }
             }
-            Shown::Begun => return Ok(Some(Vec::new())),
-            Shown::Ended { next, at } => follow(task, stream, writer, next, at)?,
             Shown::Removed => return Ok(None),
             Shown::OtherHistory => {
                 return Err(forked(&format!("{at} of timeline {} is not in its history", head.timeline)));
@@ -108,48 +114,62 @@ fn go_on(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut Write
 }
 
 enum Shown {
-    /// From [`Writer::show_from`] up to the head at least.
-    Bytes(Vec<u8>),
-    /// From the head on; nothing could be compared.
-    Begun,
-    Ended { next: u32, at: u64 },
+    /// From `start` up to the head at least; and the timeline that follows, if this one ends there, with its beginning.
+    Bytes {
+        start: u64,
+        bytes: Vec<u8>,
+        ended: Option<(u32, u64)>,
+    },
     Removed,
     OtherHistory,
 }
 
 /// Lets the server stream from the unit in which the log ends, so that both can be compared; from the log's end, where it has no more.
-fn show(task: &Task, stream: &mut Stream, writer: &Writer) -> Result<Shown> {
+fn show(task: &Task, stream: &mut Stream, server: &Identity, writer: &Writer) -> Result<Shown> {
     let (from, head) = (writer.show_from(), writer.head());
-    let starts = if from < head.end { vec![from, head.end] } else { vec![from] };
-    for start in starts {
-        match stream.start(&task.options.slot, head.timeline, start)? {
-            Ok(None) if start == head.end && from < head.end => return Ok(Shown::Begun),
-            Ok(None) => return Ok(Shown::Bytes(collect(stream, start, head)?)),
-            Ok(Some(Received::Ended { next, at })) => return Ok(Shown::Ended { next, at }),
-            Ok(Some(other)) => bail!("the server began to stream with {other:?}"),
-            Err(Refused::Removed) => {}
-            Err(Refused::Ahead | Refused::OtherHistory) => return Ok(Shown::OtherHistory),
-        }
+    let shown = first(task, stream, server, (head.timeline, from), head.end)?;
+    if from < head.end && matches!(shown, Shown::Removed) {
+        return first(task, stream, server, (head.timeline, head.end), head.end);
     }
-    Ok(Shown::Removed)
+    Ok(shown)
 }
 
-/// Receives from `start` until the head is reached, and what came with that.
-fn collect(stream: &mut Stream, start: u64, head: Head) -> Result<Vec<u8>> {
-    let wanted = usize::try_from(head.end - start)?;
+/// Begins to stream at `from`, and receives until `until` is reached. Where the server has more, the first of it is awaited as well:
+/// only then is it certain that it is still there.
+fn first(task: &Task, stream: &mut Stream, server: &Identity, from: (u32, u64), until: u64) -> Result<Shown> {
+    let (timeline, start) = from;
+    match stream.start(&task.options.slot, timeline, start)? {
+        Ok(None) => {}
+        Ok(Some(Received::Ended { next, at })) => {
+            return Ok(Shown::Bytes { start, bytes: Vec::new(), ended: Some((next, at)) });
+        }
+        Ok(Some(other)) => bail!("the server began to stream with {other:?}"),
+        Err(Refused::Removed) => return Ok(Shown::Removed),
+        Err(Refused::Ahead | Refused::OtherHistory) => return Ok(Shown::OtherHistory),
+    }
     let mut bytes = Vec::new();
-    while bytes.len() < wanted {
-        match stream.receive(SHOW)? {
-            Received::Wal { start: at, .. } => {
+    let more = timeline < server.timeline || server.end > until;
+    while start + (bytes.len() as u64) < until || more && start + bytes.len() as u64 == until {
+        match stream.receive(SHOW) {
+            Ok(Received::Wal { start: at, .. }) => {
                 ensure!(at == start + bytes.len() as u64, "the server sent another position than was asked for");
                 bytes.extend_from_slice(stream.bytes());
             }
-            Received::Alive { .. } => {}
-            Received::Ended { .. } => bail!("the server's timeline ends before what is stored of it"),
-            Received::Nothing => bail!("the server does not show its log up to {}", Lsn(head.end)),
+            Ok(Received::Alive { .. }) => {}
+            Ok(Received::Ended { next, at }) => {
+                ensure!(start + bytes.len() as u64 >= until, "the server's timeline ends before what is stored of it");
+                return Ok(Shown::Bytes { start, bytes, ended: Some((next, at)) });
+            }
+            Ok(Received::Nothing) => bail!("the server does not show its log from {} on", Lsn(start)),
+            // Found out only when it read the first segment; the connection is in the middle of a copy then.
+            Err(e) if ServerError::of(&e).is_some_and(|said| said.code == "58P01") => {
+                *stream = Stream::connect(task.address)?;
+                return Ok(Shown::Removed);
+            }
+            Err(e) => return Err(e),
         }
     }
-    Ok(bytes)
+    Ok(Shown::Bytes { start, bytes, ended: None })
 }
 
 /// Whether the server's history left the log's timeline before the log ends; then the log goes on with the one that followed.
@@ -219,24 +239,27 @@ fn begin<'a>(task: &Task<'a>, stream: &mut Stream, server: &Identity, log: &Log,
         }
     };
     for start in starts {
-        match stream.start(&task.options.slot, server.timeline, start)? {
-            Ok(None) => {
+        match first(task, stream, server, (server.timeline, start), start)? {
+            Shown::Bytes { bytes, ended: None, .. } => {
                 let begin = how(server, (server.timeline, start), false, why);
                 let writer = Writer::begin(task.author(), log, begin)?;
                 if let Some((from, text)) = &born {
                     writer.keep_history(server.timeline, *from, text)?;
                 }
-                return Ok(Opened { writer, pending: Vec::new() });
+                return Ok(Opened { writer, pending: bytes });
             }
-            Ok(Some(_)) => bail!("the server has just gone on to another timeline"),
-            Err(Refused::Removed) => {}
-            Err(refused) => bail!("the server does not stream its own log from {}: {refused:?}", Lsn(start)),
+            Shown::Bytes { .. } => bail!("the server has just gone on to another timeline"),
+            Shown::Removed => {}
+            Shown::OtherHistory => bail!("the server does not stream its own log from {}", Lsn(start)),
         }
     }
     Err(Failure::new(
         Kind::Failed,
         format!("the server does not stream its log: the replication slot {} is unusable", task.options.slot),
-        format!("Nothing was written. Drop the slot on the server (select pg_drop_replication_slot('{}')) and begin again.", task.options.slot),
+        format!(
+            "Nothing was written. Drop the slot on the server (select pg_drop_replication_slot('{}')) and begin again.",
+            task.options.slot
+        ),
     ))
     .context("begin to receive the log")
 }

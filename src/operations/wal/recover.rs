@@ -1,0 +1,417 @@
+//! A point in time: the snapshot before it, the log from there on, and the settings with which the server stops at it.
+//!
+//! What the server needs is put into its own `pg_wal`, so that it starts without this program, without a key, and without the repository.
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::Path;
+
+use super::get::Files;
+use super::has_timeline;
+use crate::error::{Failure, Kind};
+use crate::operations::Open;
+use crate::report::Outcome;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::SourceName;
+use crate::repository::log::Window;
+use crate::repository::series::Series;
+use crate::repository::snapshot::{Commit, LogRange, Snapshot};
+use crate::source::postgres::wal::events::{Follower, Happened, What};
+use crate::source::postgres::wal::records::Records;
+use crate::source::postgres::wal::{Lsn, WalFile};
+
+/// Where to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// With everything that is stored.
+    Latest,
+    /// As soon as the snapshot is consistent.
+    Immediate,
+    /// After the last transaction that committed at this time or before, by the server's clock.
+    Time(Timestamp),
+    Lsn(u64),
+    Xid(u32),
+    /// A restore point (`pg_create_restore_point`).
+    Name(String),
+}
+
+/// What the server does when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// Opens for writing, on a timeline of its own.
+    #[default]
+    Promote,
+    /// Opens for reading; `select pg_wal_replay_resume()` lets it go on.
+    Pause,
+}
+
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    pub target: Target,
+    /// Stop just before the target, where that can be said: position, transaction, time.
+    pub before: bool,
+    pub then: Then,
+    /// The newest that can be reached unless given.
+    pub timeline: Option<u32>,
+}
+
+/// The snapshot to begin with, and the way from there.
+pub struct Route {
+    pub commit: Commit,
+    pub snapshot: Snapshot,
+    pub start: LogRange,
+    window: Option<Window>,
+    pub timeline: u32,
+}
+
+/// What was prepared.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prepared {
+    /// Segments written, and bytes of the log in them.
+    pub segments: u64,
+    pub bytes: u64,
+    /// The last transaction's end that will be replayed, as far as it is known.
+    pub last: Option<Happened>,
+    pub timeline: u32,
+    pub notes: Vec<String>,
+}
+
+/// A stretch of time to which a source can be brought back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recoverable {
+    /// The first snapshot, and its time.
+    pub snapshot: u64,
+    pub from: Timestamp,
+    /// The server's clock at the end of the log.
+    pub until: Timestamp,
+    pub timeline: u32,
+    pub position: String,
+}
+
+/// The windows of time that snapshots and log give together, the oldest first.
+pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>> {
+    let log = crate::repository::log::Log::list(&open.store, &open.trust, source)?;
+    let windows = log.windows(&open.store, &open.trust)?;
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let mut found = Vec::new();
+    for window in &windows {
+        let begins = |s: &&Snapshot| {
+            s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started)) && s.outcome == Outcome::Complete
+        };
+        let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
+        found.push(Recoverable {
+            snapshot: first.seq,
+            from: first.data_time,
+            until: window.until,
+            timeline: window.to.0,
+            position: Lsn(window.to.1.0).to_string(),
+        });
+    }
+    Ok(found)
+}
+
+/// Whether the log goes on in the window where a snapshot ends. One that was taken before the window began can be of another history.
+fn holds(log: &crate::repository::log::Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+    let begun = &log.stretches[window.first].line;
+    let anew = window.first > 0 && started < begun.started && range.end.0 < begun.start.0;
+    !anew
+        && has_timeline(log, window, range.timeline)
+        && window.from.1 <= range.end
+        && (range.end <= window.to.1 || range.timeline < window.to.0)
+}
+
+/// Finds the way to `recovery`'s target.
+pub fn route(open: &Open, identities: &[Identity], source: &SourceName, recovery: &Recovery) -> Result<Route> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let files = Files::open(open, identities, source)?;
+    let mut best: Option<Route> = None;
+    for (commit, snapshot) in whole.snapshots().collect::<Vec<_>>().into_iter().rev() {
+        let Some(range) = snapshot.log.clone().filter(|_| snapshot.outcome == Outcome::Complete) else { continue };
+        let reaches = |window: &&Window| {
+            let log = files.as_ref().map(|f| &f.log);
+            log.is_some_and(|log| holds(log, window, &range, snapshot.started))
+        };
+        let window = files.as_ref().and_then(|f| f.windows.iter().rev().find(reaches).cloned());
+        let newest = window.as_ref().map_or(range.timeline, |w| w.to.0);
+        let timeline = recovery.timeline.unwrap_or(newest);
+        if let (Some(files), Some(window)) = (&files, &window)
+            && files.log.locate(window, timeline, range.end.0).is_none_or(|(_, on)| on != range.timeline)
+        {
+            continue;
+        }
+        let route = Route { commit: commit.clone(), snapshot: snapshot.clone(), start: range, window, timeline };
+        if leads_there(&route, files.as_ref(), recovery)? {
+            best = Some(route);
+            break;
+        }
+    }
+    best.ok_or_else(|| unreachable(open, source, recovery, &whole.snapshots().map(|(_, s)| s).collect::<Vec<_>>()))
+}
+
+/// Whether the target lies between the end of the route's snapshot and the end of the log.
+fn leads_there(route: &Route, files: Option<&Files>, recovery: &Recovery) -> Result<bool> {
+    let (snapshot, end) = (&route.snapshot, route.start.end.0);
+    let until = route.window.as_ref().map_or(snapshot.data_time, |w| w.until);
+    Ok(match &recovery.target {
+        Target::Latest | Target::Immediate => true,
+        Target::Time(time) => snapshot.data_time <= *time && *time <= until,
+        Target::Lsn(lsn) => {
+            let last = route.window.as_ref().map_or(end, |w| w.to.1.0);
+            end <= *lsn && *lsn <= last
+        }
+        Target::Xid(_) | Target::Name(_) => match (files, &route.window) {
+            (Some(files), Some(window)) => scan(files, window, route, &recovery.target)?.is_some(),
+            _ => false,
+        },
+    })
+}
+
+fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, snapshots: &[&Snapshot]) -> anyhow::Error {
+    let what = match &recovery.target {
+        Target::Latest | Target::Immediate => "a snapshot of a PostgreSQL server's files".to_owned(),
+        Target::Time(time) => format!("the time {time}"),
+        Target::Lsn(lsn) => format!("position {}", Lsn(*lsn)),
+        Target::Xid(xid) => format!("the end of transaction {xid}"),
+        Target::Name(name) => format!("the restore point {name}"),
+    };
+    let windows = recoverable(open, source).unwrap_or_default();
+    let mut help = "Nothing was written.".to_owned();
+    if windows.is_empty() {
+        let points: Vec<String> = snapshots.iter().rev().take(5).map(|s| format!("{:.0}", s.data_time)).collect();
+        help.push_str(&format!(
+            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `wal-receive` stores the log.",
+            if points.is_empty() { "there is none".to_owned() } else { points.join(", ") }
+        ));
+    }
+    for window in &windows {
+        help.push_str(&format!(
+            " Everything from {:.0} (snapshot {}) to {:.0} ({}) can be reached.",
+            window.from, window.snapshot, window.until, window.position
+        ));
+    }
+    Failure::new(Kind::Usage, format!("{what} cannot be reached with what is stored of {source}"), help)
+}
+
+/// Where the target is, between the end of the route's snapshot and the end of the log.
+fn scan(files: &Files, window: &Window, route: &Route, target: &Target) -> Result<Option<Happened>> {
+    let mut found = None;
+    let from = route.start.end.0;
+    each(files, window, route.timeline, from, &mut |happened| {
+        found = is_target(&happened, target).then_some(happened);
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+fn is_target(happened: &Happened, target: &Target) -> bool {
+    match (target, &happened.what) {
+        (Target::Xid(xid), What::Commit { .. }) => happened.xid == *xid,
+        (Target::Name(wanted), What::RestorePoint { name }) => name == wanted,
+        // The first that is later: there the server knows that it has gone far enough.
+        (Target::Time(time), What::Commit { .. }) => happened.time.is_some_and(|at| at > *time),
+        _ => false,
+    }
+}
+
+/// Gives what happened from `from` on, until `more` is false or the log ends.
+pub fn each(
+    files: &Files,
+    window: &Window,
+    timeline: u32,
+    from: u64,
+    more: &mut dyn FnMut(Happened) -> bool,
+) -> Result<()> {
+    // A record may begin on the page before.
+    let mut at = from / 8192 * 8192;
+    at = at.max(window.from.1.0);
+    let mut records = Records::new(files.segment_size, at);
+    let mut follower = Follower::default();
+    let mut go_on = true;
+    let unit = files.log.stretches[window.last].line.unit;
+    while go_on && records.ended().is_none() {
+        let to = crate::repository::log::unit_end(at, unit);
+        let bytes = files.reader().range(&files.log, window, timeline, at, to)?;
+        let mut sink = |record: crate::source::postgres::wal::records::Record| {
+            if let Some(happened) = follower.take(&record).filter(|_| record.start >= from && go_on) {
+                go_on = more(happened);
+            }
+        };
+        records.feed(&bytes, &mut sink);
+        at += bytes.len() as u64;
+        if at < to {
+            records.finish(&mut sink);
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the log and the settings into the data directory at `data`, which was restored from the route's snapshot.
+pub fn prepare(
+    open: &Open,
+    identities: &[Identity],
+    source: &SourceName,
+    route: &Route,
+    recovery: &Recovery,
+    data: &Path,
+) -> Result<Prepared> {
+    let mut prepared = Prepared { segments: 0, bytes: 0, last: None, timeline: route.timeline, notes: Vec::new() };
+    let wal = data.join("pg_wal");
+    ensure!(wal.is_dir(), "{} is no data directory of PostgreSQL: it has no pg_wal", data.display());
+    let mut reached = matches!(recovery.target, Target::Latest | Target::Immediate);
+    if let (Some(window), false) = (&route.window, recovery.target == Target::Immediate) {
+        let files = Files::open(open, identities, source)?.context("the log is gone")?;
+        write_histories(&files, window, route.timeline, &wal)?;
+        reached |= write_segments(&files, window, route, recovery, &wal, &mut prepared)?;
+    }
+    let target = if reached { recovery.target.clone() } else { Target::Latest };
+    if !reached {
+        prepared.notes.push(match &recovery.target {
+            Target::Time(time) => format!(
+                "no transaction committed after {time} in the stored log: the server replays all of it, and that is its state at that time"
+            ),
+            _ => "the target is the end of the stored log: the server replays all of it".to_owned(),
+        });
+    }
+    append(&data.join("postgresql.auto.conf"), &settings(&target, recovery, route.timeline), data)?;
+    append(&data.join("recovery.signal"), "", data)?;
+    Ok(prepared)
+}
+
+fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) -> Result<()> {
+    let known = files.log.stretches[window.first..=window.last].iter().flat_map(|s| s.histories.keys());
+    let known: std::collections::BTreeSet<u32> = known.copied().filter(|t| *t <= timeline).collect();
+    for timeline in known {
+        let Some(history) = files.reader().history(&files.log, window, timeline)? else { continue };
+        let path = wal.join(WalFile::History { timeline }.name(files.segment_size));
+        let mut file = create(&path, wal)?;
+        file.write_all(&history.bytes).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes segments from the snapshot's end on until the target is passed. Whether it was.
+fn write_segments(
+    files: &Files,
+    window: &Window,
+    route: &Route,
+    recovery: &Recovery,
+    wal: &Path,
+    prepared: &mut Prepared,
+) -> Result<bool> {
+    let size = files.segment_size;
+    let mut at = route.start.end.0 / size * size;
+    let begin = at.max(window.from.1.0);
+    let mut records = Records::new(size, begin);
+    let mut follower = Follower::default();
+    let mut reached = recovery.target == Target::Latest;
+    loop {
+        let Some((_, on)) = files.log.locate(window, route.timeline, at + size - 1) else { break };
+        let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
+        let mut file = create(&path, wal)?;
+        let bytes = files.segment(window, route.timeline, at, &mut file)?;
+        if bytes == 0 {
+            crate::durable::remove(&path).with_context(|| format!("remove {}", path.display()))?;
+            break;
+        }
+        prepared.segments += 1;
+        prepared.bytes += bytes;
+        let mut passed = matches!(recovery.target, Target::Lsn(lsn) if at + bytes > lsn && at > lsn / size * size);
+        let mut sink = |record: crate::source::postgres::wal::records::Record| {
+            if let Target::Lsn(lsn) = recovery.target {
+                reached |= record.end > lsn || record.start >= lsn;
+            }
+            let Some(happened) = follower.take(&record).filter(|_| record.start >= route.start.end.0) else { return };
+            if is_target(&happened, &recovery.target) {
+                (reached, passed) = (true, true);
+            } else if !reached || recovery.target == Target::Latest {
+                prepared.last = Some(happened);
+            }
+        };
+        feed(&path, bytes, &mut records, &mut sink)?;
+        at += size;
+        if bytes < size {
+            records.finish(&mut sink);
+            break;
+        }
+        if passed {
+            break;
+        }
+    }
+    Ok(reached)
+}
+
+/// Feeds the first `bytes` of a file.
+fn feed(
+    path: &Path,
+    bytes: u64,
+    records: &mut Records,
+    sink: &mut dyn FnMut(crate::source::postgres::wal::records::Record),
+) -> Result<()> {
+    use std::io::Read;
+    let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?.take(bytes);
+    let mut part = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut part).with_context(|| format!("read {}", path.display()))?;
+        if n == 0 {
+            return Ok(());
+        }
+        records.feed(&part[..n], sink);
+    }
+}
+
+/// The settings of `recovery`, as lines of `postgresql.auto.conf`.
+fn settings(target: &Target, recovery: &Recovery, timeline: u32) -> String {
+    let mut lines = vec![
+        "# blackstart: the log that recovery needs lies in pg_wal; there is nothing to fetch.".to_owned(),
+        "restore_command = 'false'".into(),
+        format!("recovery_target_timeline = '{timeline}'"),
+    ];
+    match target {
+        Target::Latest => return lines.join("\n") + "\n",
+        Target::Immediate => lines.push("recovery_target = 'immediate'".into()),
+        Target::Time(time) => {
+            lines.push(format!("recovery_target_time = '{}+00'", time.strftime("%Y-%m-%d %H:%M:%S%.6f")));
+        }
+        Target::Lsn(lsn) => lines.push(format!("recovery_target_lsn = '{}'", Lsn(*lsn))),
+        Target::Xid(xid) => lines.push(format!("recovery_target_xid = '{xid}'")),
+        Target::Name(name) => lines.push(format!("recovery_target_name = '{}'", name.replace('\'', "''"))),
+    }
+    let inclusive = if recovery.before { "off" } else { "on" };
+    lines.push(format!("recovery_target_inclusive = {inclusive}"));
+    let action = if recovery.then == Then::Promote { "promote" } else { "pause" };
+    lines.push(format!("recovery_target_action = '{action}'"));
+    lines.join("\n") + "\n"
+}
+
+/// A new or emptied file that belongs to whom `like` belongs.
+fn create(path: &Path, like: &Path) -> Result<File> {
+    let make = || {
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+        own(path, like)?;
+        Ok::<_, std::io::Error>(file)
+    };
+    make().with_context(|| format!("write {}", path.display()))
+}
+
+fn append(path: &Path, text: &str, like: &Path) -> Result<()> {
+    let write = || {
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        own(path, like)
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+fn own(path: &Path, like: &Path) -> std::io::Result<()> {
+    let owner = like.metadata()?;
+    let is = path.metadata()?;
+    if (owner.uid(), owner.gid()) != (is.uid(), is.gid()) {
+        chown(path, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
