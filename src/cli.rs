@@ -157,14 +157,19 @@ pub struct Snapshots {
 
 /// Restore a source into a new directory; nothing is ever overwritten
 ///
+/// With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+///
 /// Example: blackstart restore orders --at "2026-01-31 03:00" --to /srv/restored
 #[derive(Debug, Args)]
 pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    pub to: Option<PathBuf>,
+    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    pub into: Option<Option<String>>,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -187,7 +192,7 @@ pub struct Restore {
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
     /// The name of the source once more
-    #[arg(long, value_name = "SOURCE", value_parser = source, requires = "in_place")]
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,

@@ -1,24 +1,32 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod text;
+
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::{Deserialize, Deserializer};
+use jiff::SignedDuration;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
+use crate::job::Job;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::Source;
+use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
 use crate::source::sqlite::Sqlite;
+use crate::source::{Settings, Source};
 use crate::storage::location::Location;
+pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
+/// Job files lie in this directory beside the configuration.
+const SCHEDULES: &str = "schedules";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +56,9 @@ pub struct Config {
     pub grace: Option<SignedDuration>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
+    /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
+    #[serde(skip)]
+    pub jobs: Vec<Job>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -64,6 +75,7 @@ pub struct SourceConfig {
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
     pub password: Option<Secret>,
+    pub command: Option<command::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -84,6 +96,7 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+    Command,
 }
 
 impl SourceKind {
@@ -92,6 +105,7 @@ impl SourceKind {
         match self {
             SourceKind::Files => "files",
             SourceKind::Sqlite => "sqlite",
+            SourceKind::Command => "command",
         }
     }
 }
@@ -102,13 +116,22 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Command => false,
         };
+        let by_command = self.kind == SourceKind::Command;
+        let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
+            ),
+            (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
+            (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
+            (
+                by_command && located,
+                "has its programs in [source.command]: it takes no path, no url and no password; give secrets by [source.command.environment]",
             ),
             (
                 self.kind != SourceKind::Files && of_files,
@@ -120,22 +143,17 @@ impl SourceConfig {
                 let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
                 Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
             }
-            None => Ok(()),
+            None => self
+                .command
+                .as_ref()
+                .map_or(Ok(()), command::Options::validate)
+                .with_context(|| format!("source {name}")),
         }
     }
 }
 
 fn level() -> i32 {
     3
-}
-
-/// `1h`, `30d`; a day has 24 hours.
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
-    let text = String::deserialize(d)?;
-    let wrong = || serde::de::Error::custom(format!("{text:?} is not a length of time such as \"90m\" or \"30d\""));
-    let span: Span = text.parse().map_err(|_| wrong())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    if length.is_positive() { Ok(Some(length)) } else { Err(wrong()) }
 }
 
 impl Config {
@@ -156,8 +174,13 @@ impl Config {
         given.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from))
     }
 
-    /// Finds and reads the configuration. Every failure is of `Kind::Config`.
+    /// Finds and reads the configuration with its jobs. Every failure is of `Kind::Config`.
     pub fn load(given: Option<&Path>) -> Result<Config> {
+        Config::load_alone(given)?.with_jobs()
+    }
+
+    /// As [`Config::load`], without the jobs.
+    pub fn load_alone(given: Option<&Path>) -> Result<Config> {
         let Some(path) = Config::find(given) else {
             let looked = Config::named(given).map_or(format!("./{NAME} and {SYSTEM}"), |p| p.display().to_string());
             return Err(Failure::new(
@@ -175,6 +198,11 @@ impl Config {
         Config::parse(&text, &path)
     }
 
+    /// The directory of job files.
+    pub fn schedules(&self) -> PathBuf {
+        self.directory().join(SCHEDULES)
+    }
+
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
@@ -182,7 +210,7 @@ impl Config {
         Ok(config)
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (i, source) in self.source.iter().enumerate() {
             if self.source[..i].iter().any(|s| s.name == source.name) {
                 let help =
@@ -253,7 +281,7 @@ impl Config {
             (Some(path), _) => self.directory().join(path).display().to_string(),
             (None, Some(Text::Plain(url))) => url.clone(),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => source.name.to_string(),
+            (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
     }
 
@@ -281,9 +309,19 @@ impl Config {
         })
     }
 
+    /// What a proof or a loading of the source must know beside its snapshot.
+    pub fn settings(&self, source: &SourceConfig) -> Settings {
+        Settings { base: self.directory().to_owned(), command: source.command.clone() }
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Command => {
+                let options =
+                    source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;
+                Box::new(Command::open(options, self.directory(), Arc::clone(clock))?)
+            }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {
@@ -306,38 +344,6 @@ pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
         }
         Location::S3(_) => location.to_owned(),
     })
-}
-
-fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
-    let line = error
-        .span()
-        .map_or(1, |span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
-    let message = error.message();
-    let mut help = "Nothing was done. Correct the file; `blackstart check` reads it again.".to_owned();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    if message.starts_with("unknown")
-        && let Some((wrong, known)) = quoted.split_first()
-        && let Some(nearest) = known.iter().min_by_key(|k| distance(wrong, k))
-    {
-        help = format!("Did you mean `{nearest}`? {help}");
-    }
-    Failure::new(Kind::Config, format!("{}, line {line}: {}", path.display(), message.trim_end()), help)
-}
-
-/// Edits (Levenshtein) between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod entry;
 pub mod error;
 pub mod limits;
 pub mod report;
+pub mod time;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;
@@ -26,6 +27,7 @@ pub mod repository;
 pub mod operations;
 // agent: what the operator wrote down
 pub mod config;
+pub mod job;
 // shell: the only part that prints
 pub mod cli;
 pub mod commands;

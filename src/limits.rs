@@ -36,6 +36,10 @@ pub const CHUNK_MIN: usize = 16 << 10;
 pub const CHUNK_AVERAGE: usize = 64 << 10;
 pub const CHUNK_MAX: usize = 256 << 10;
 
+/// Job files in `schedules/`, and bytes of one.
+pub const JOBS_MAX: usize = 1000;
+pub const JOB_FILE_MAX: u64 = 1 << 20;
+
 const _: () = {
     assert!(CHUNK_MAX <= FRAME_RAW_MAX);
     assert!(PACK_TARGET + 2 * FRAME_RAW_MAX <= PACK_MAX);

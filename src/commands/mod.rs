@@ -16,6 +16,7 @@ mod drill;
 mod help;
 mod init;
 mod kit;
+mod load;
 mod open;
 mod output;
 mod protect;

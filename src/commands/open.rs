@@ -27,10 +27,19 @@ impl Shell {
         Config::load(self.config.as_deref())
     }
 
+    /// The configuration for verbs that only read the repository: what is wrong with a job must not stand in the way of a restore.
+    fn config_to_read(&self) -> Result<Config> {
+        let config = Config::load_alone(self.config.as_deref())?;
+        Ok(config.clone().with_jobs().unwrap_or_else(|error| {
+            self.warn(format!("{error:#}\n  The jobs are left aside for this."));
+            config
+        }))
+    }
+
     /// The repository that the command line names, or the configuration's.
     pub fn reader(&self, place: &Place) -> Result<Reader> {
         let Some(repo) = &place.repo else {
-            let config = self.config()?;
+            let config = self.config_to_read()?;
             let open = self.open(&config)?;
             return Ok(Reader { config: Some(config), open });
         };

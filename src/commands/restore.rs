@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::load;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, size, span, time};
 use crate::cli::Restore;
@@ -15,7 +16,11 @@ use crate::report::Outcome;
 use crate::target;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
-    let to = std::path::absolute(&args.to).with_context(|| format!("resolve {}", args.to.display()))?;
+    if args.into.is_some() {
+        return load::run(shell, args);
+    }
+    let to = args.to.as_deref().context("--to DIR says where to restore")?;
+    let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
     // `DIR/` means DIR.
     let to: PathBuf = to.components().collect();
     if args.in_place {
@@ -76,7 +81,7 @@ fn may_replace(args: &Restore, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn pick(open: &Open, args: &Restore) -> Result<Pick> {
+pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
     Ok(match (args.at, args.snapshot) {
         (Some(at), _) => Pick::At(at),
         (_, Some(seq)) => Pick::Seq(seq),
@@ -94,7 +99,7 @@ fn name_of(path: &Path) -> Name {
     Name::new(bytes.strip_suffix(b"/").unwrap_or(bytes))
 }
 
-fn say(shell: &Shell, report: &RestoreReport) {
+pub fn say(shell: &Shell, report: &RestoreReport) {
     shell.say(format!(
         "Restored snapshot {} of {} (data of {}) to {}: {} entries, {}, in {}. Every byte was checked.",
         report.seq,

@@ -209,7 +209,7 @@ pub fn append_sources(config: &Config, blocks: &str) -> Result<Config> {
     let parsed = Config::parse(&text, &config.file)?;
     durable::publish_over(&config.file, text.as_bytes(), 0o644)
         .with_context(|| format!("write {}", config.file.display()))?;
-    Ok(parsed)
+    parsed.with_jobs()
 }
 
 /// A TOML string.

@@ -4,7 +4,9 @@ use crate::entry::{Entry, Name};
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::path::PathBuf;
 
+pub mod command;
 pub mod detect;
 pub mod files;
 pub mod postgres;
@@ -71,6 +73,14 @@ pub struct Finished {
     pub skipped: Vec<Skip>,
     /// What the engine said of itself, sealed into the commit: versions, page size, rows by table, …
     pub facts: serde_json::Value,
+}
+
+/// What the configuration says of a source beyond where it is: its proof and its loading need it, the restore of its files does not.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The directory that relative paths and secrets start from.
+    pub base: PathBuf,
+    pub command: Option<command::Options>,
 }
 
 impl Skip {

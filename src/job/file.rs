@@ -1,0 +1,188 @@
+//! The text of a job file, and what must hold in it.
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use super::rhythm::Interval;
+use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task, Window, free_at};
+use crate::config::{SourceConfig, duration, explain};
+use crate::error::{Failure, Kind};
+use crate::operations::retention::Policy;
+use crate::repository::layout::SourceName;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default = "yes")]
+    enabled: bool,
+    source: SourceOf,
+    /// Incremental backups, every so often.
+    every: Option<Interval>,
+    full: Option<Rhythm>,
+    incremental: Option<Rhythm>,
+    drill: Option<Rhythm>,
+    prune: Option<Rhythm>,
+    verify: Option<Rhythm>,
+    #[serde(default, deserialize_with = "duration")]
+    rpo: Option<SignedDuration>,
+    #[serde(default, deserialize_with = "duration")]
+    rto: Option<SignedDuration>,
+    jitter: Option<Jitter>,
+    #[serde(default)]
+    catch_up: CatchUp,
+    #[serde(default)]
+    overlap: Overlap,
+    #[serde(default)]
+    blackout: Vec<Window>,
+    retention: Option<Policy>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The name of a `[[source]]` of `blackstart.toml`, or a table of the same shape.
+#[derive(Debug)]
+enum SourceOf {
+    Named(SourceName),
+    Inline(Box<SourceConfig>),
+}
+
+/// By hand, because an untagged enum would lose the line of an error.
+impl<'de> Deserialize<'de> for SourceOf {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<SourceOf, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = SourceOf;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a source, or a [source] table")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SourceOf, E> {
+                SourceName::new(text).map(SourceOf::Named).map_err(E::custom)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SourceOf, A::Error> {
+                let source = SourceConfig::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(SourceOf::Inline(Box::new(source)))
+            }
+        }
+        d.deserialize_any(Either)
+    }
+}
+
+/// A length of time, or `"0s"` for none.
+#[derive(Debug, Clone, Copy)]
+struct Jitter(SignedDuration);
+
+impl<'de> Deserialize<'de> for Jitter {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Jitter, D::Error> {
+        let text = String::deserialize(d)?;
+        if text == "0s" || text == "0" {
+            return Ok(Jitter(SignedDuration::ZERO));
+        }
+        crate::config::length_of_time(&text).map(Jitter).map_err(de::Error::custom)
+    }
+}
+
+pub fn parse(text: &str, path: &Path) -> Result<Declared> {
+    let written: Written = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
+    let declared = declare(written, path).and_then(|declared| {
+        // A source of `blackstart.toml` may have an RPO, from which a job without any rhythm gets one.
+        check(&declared.job, declared.inline.is_some()).map(|()| declared)
+    });
+    declared.map_err(|(key, what, cure)| {
+        let help = format!("Nothing was done. {cure} `blackstart check` reads it again.");
+        Failure::new(Kind::Config, format!("{}, line {}: {what}", path.display(), line_of(text, key)), help)
+    })
+}
+
+/// The key that is to blame, what is wrong, and the cure.
+type Wrong = (&'static str, String, &'static str);
+
+fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
+    let mut tasks = BTreeMap::new();
+    if written.every.is_some() && written.incremental.is_some() {
+        let what = "`every` and `incremental` both say when incremental backups run".to_owned();
+        return Err(("every", what, "Keep one of them."));
+    }
+    let rhythms = [
+        (Task::Full, written.full),
+        (Task::Incremental, written.incremental.or(written.every.map(|every| Rhythm::Every(every.0)))),
+        (Task::Drill, written.drill),
+        (Task::Prune, written.prune),
+        (Task::Verify, written.verify),
+    ];
+    tasks.extend(rhythms.into_iter().filter_map(|(task, rhythm)| Some((task, rhythm?))));
+    let (source, mut inline) = match written.source {
+        SourceOf::Named(name) => (name, None),
+        SourceOf::Inline(source) => (source.name.clone(), Some(*source)),
+    };
+    let of_source = inline.as_mut();
+    let (rpo, rto, retention) =
+        of_source.map_or((None, None, None), |s| (s.rpo.take(), s.rto.take(), s.retention.take()));
+    let rpo = once("rpo", written.rpo, rpo)?;
+    let rto = once("rto", written.rto, rto)?;
+    let retention = once("retention", written.retention, retention)?;
+    let mut job = Job {
+        file: path.to_owned(),
+        enabled: written.enabled,
+        source,
+        tasks,
+        rpo,
+        rto,
+        jitter: written.jitter.map(|jitter| jitter.0),
+        catch_up: written.catch_up,
+        overlap: written.overlap,
+        blackout: written.blackout,
+    };
+    job.derive();
+    Ok(Declared { job, inline, retention })
+}
+
+/// A value that may stand in the job or in its source, and not in both.
+fn once<T>(key: &'static str, job: Option<T>, source: Option<T>) -> Result<Option<T>, Wrong> {
+    match (job, source) {
+        (Some(_), Some(_)) => {
+            Err((key, format!("`{key}` is given twice, for the job and for its source"), "Keep one of them."))
+        }
+        (job, source) => Ok(job.or(source)),
+    }
+}
+
+/// Some moment to look at gaps from; the same every time, so that a file is right or wrong whenever it is read.
+fn beginning() -> Timestamp {
+    Timestamp::from_second(1_704_067_200).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn check(job: &Job, whole: bool) -> Result<(), Wrong> {
+    if whole && job.tasks.is_empty() {
+        let what = "this job never does anything".to_owned();
+        return Err(("source", what, "Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`."));
+    }
+    if free_at(&job.blackout, beginning()).is_none() {
+        let what = "the blackout windows leave no time to run in".to_owned();
+        return Err(("blackout", what, "Shorten them, or name the days they are for."));
+    }
+    for (task, rhythm) in &job.tasks {
+        if let (Rhythm::Cron(_), Some(jitter)) = (rhythm, job.jitter)
+            && jitter >= rhythm.gaps().0
+        {
+            let what = format!("the jitter is as long as the time between two runs of `{task}`");
+            return Err(("jitter", what, "Make it shorter."));
+        }
+    }
+    Ok(())
+}
+
+/// The line of a top-level key, for people; the first if it is not there.
+fn line_of(text: &str, key: &str) -> usize {
+    let begins = |line: &str| {
+        let line = line.trim_start().trim_start_matches('[');
+        line.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', '=', ']', '.']))
+    };
+    text.lines().position(begins).map_or(1, |at| at + 1)
+}

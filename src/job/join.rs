@@ -1,0 +1,67 @@
+//! Jobs joined with the configuration: the sources that job files declare, and the targets that stand in either.
+
+use anyhow::{Context, Result};
+use jiff::SignedDuration;
+
+use super::{Job, load};
+use crate::config::{Config, SourceConfig};
+use crate::error::{Failure, Kind};
+use crate::operations::retention::Policy;
+
+impl Config {
+    /// Adds what the job files beside this configuration declare: jobs, sources, targets, retention.
+    pub fn with_jobs(mut self) -> Result<Config> {
+        let directory = self.schedules();
+        for declared in load(&directory)? {
+            let mut job = declared.job;
+            if !job.enabled {
+                self.jobs.push(job);
+                continue;
+            }
+            self.source.extend(declared.inline);
+            let Some(source) = self.source.iter_mut().find(|s| s.name == job.source) else {
+                let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
+                let help = format!(
+                    "Nothing was done. There are: {}. A [source] table in the job declares one of its own.",
+                    known.join(", ")
+                );
+                let what = format!("{} is for {}, which is no source", job.file.display(), job.source);
+                return Err(Failure::new(Kind::Config, what, help));
+            };
+            take_on(source, &mut job, declared.retention)?;
+            job.derive();
+            if job.tasks.is_empty() {
+                let help =
+                    "Nothing was done. Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`.";
+                let what = format!("{}: this job never does anything", job.file.display());
+                return Err(Failure::new(Kind::Config, what, help));
+            }
+            self.jobs.push(job);
+        }
+        self.validate().with_context(|| format!("read {}", directory.display()))?;
+        Ok(self)
+    }
+}
+
+/// Targets and retention may stand with the source or with its job; both know them afterwards.
+fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>) -> Result<()> {
+    let twice = |what: &str| {
+        let help = "Nothing was done. Keep one of the two.";
+        let what = format!("{what} of {} stands in {} and with the source", job.source, job.file.display());
+        Err(Failure::new(Kind::Config, what, help))
+    };
+    let differ = |a: Option<SignedDuration>, b: Option<SignedDuration>| a.is_some() && b.is_some() && a != b;
+    if differ(job.rpo, source.rpo) {
+        return twice("the rpo");
+    }
+    if differ(job.rto, source.rto) {
+        return twice("the rto");
+    }
+    if retention.is_some() && source.retention.is_some() {
+        return twice("the retention");
+    }
+    (source.rpo, source.rto) = (source.rpo.or(job.rpo), source.rto.or(job.rto));
+    (job.rpo, job.rto) = (source.rpo, source.rto);
+    source.retention = source.retention.take().or(retention);
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Jobs: one file in `schedules/` for each source, which says when what is to happen to it. Strict TOML, as `blackstart.toml` is.
+//!
+//! A job that would never run, or contradicts itself, is an error when it is read, with the file, the line and a cure.
+
+mod file;
+mod join;
+mod rhythm;
+mod window;
+
+use anyhow::{Context, Result};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::config::SourceConfig;
+use crate::error::{Failure, Kind};
+use crate::limits::{JOB_FILE_MAX, JOBS_MAX};
+use crate::operations::retention::Policy;
+use crate::repository::layout::SourceName;
+
+pub use rhythm::{Cron, Rhythm};
+pub use window::{Window, free_at};
+
+/// What is done to a source, in the order in which it goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    Full,
+    Incremental,
+    Drill,
+    Prune,
+    Verify,
+}
+
+impl Task {
+    pub const ALL: [Task; 5] = [Task::Full, Task::Incremental, Task::Drill, Task::Prune, Task::Verify];
+
+    /// As it is written in job files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Full => "full",
+            Task::Incremental => "incremental",
+            Task::Drill => "drill",
+            Task::Prune => "prune",
+            Task::Verify => "verify",
+        }
+    }
+
+    /// Whether it makes a recovery point.
+    pub fn is_backup(self) -> bool {
+        matches!(self, Task::Full | Task::Incremental)
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What becomes of runs that were missed while the agent did not run, or while a blackout lasted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchUp {
+    /// However many were missed, one run makes up for them at once.
+    #[default]
+    Once,
+    /// The next one comes at its time.
+    Skip,
+}
+
+/// What becomes of runs that fall due while the one before is still under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// They are left out, and counted.
+    #[default]
+    Skip,
+    /// One run follows at once.
+    Queue,
+}
+
+/// One job: a source, and when what happens to it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub file: PathBuf,
+    /// A job that is switched off is checked, and nothing more.
+    pub enabled: bool,
+    pub source: SourceName,
+    pub tasks: BTreeMap<Task, Rhythm>,
+    pub rpo: Option<SignedDuration>,
+    pub rto: Option<SignedDuration>,
+    /// Runs of `cron` are put off by a part of this, always the same part on one host.
+    pub jitter: Option<SignedDuration>,
+    pub catch_up: CatchUp,
+    pub overlap: Overlap,
+    /// When no run may start.
+    pub blackout: Vec<Window>,
+}
+
+impl Job {
+    /// An RPO that no backup here is made for brings one of its own: as often as it needs.
+    fn derive(&mut self) {
+        if let Some(rpo) = self.rpo
+            && !self.tasks.contains_key(&Task::Incremental)
+            && self.tasks.get(&Task::Full).is_none_or(|full| full.gaps().1 >= rpo)
+        {
+            self.tasks.insert(Task::Incremental, Rhythm::Rpo(rpo));
+        }
+    }
+}
+
+/// A job file as read: the job, and what it says of the source.
+#[derive(Debug)]
+pub struct Declared {
+    pub job: Job,
+    /// A source that is declared in the job file itself.
+    pub inline: Option<SourceConfig>,
+    pub retention: Option<Policy>,
+}
+
+/// Reads every `*.toml` in `directory`, by name. A directory that does not exist has none.
+pub fn load(directory: &Path) -> Result<Vec<Declared>> {
+    let mut jobs: Vec<Declared> = Vec::new();
+    for path in files(directory)? {
+        let declared = read(&path)?;
+        if let Some(other) = jobs.iter().find(|j| j.job.source == declared.job.source) {
+            return Err(Failure::new(
+                Kind::Config,
+                format!("{} and {} are both for {}", other.job.file.display(), path.display(), declared.job.source),
+                "Nothing was done. Put all that happens to a source into one file.",
+            ));
+        }
+        jobs.push(declared);
+    }
+    Ok(jobs)
+}
+
+/// The job files of `directory`, sorted.
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("read {}", directory.display()))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("read {}", directory.display()))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|e| e == "toml") && !hidden {
+            found.push(path);
+        }
+    }
+    if found.len() > JOBS_MAX {
+        let help = format!("Nothing was done. At most {JOBS_MAX} are read; is this the right directory?");
+        return Err(Failure::new(
+            Kind::Config,
+            format!("{} holds {} job files", directory.display(), found.len()),
+            help,
+        ));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads one job file.
+pub fn read(path: &Path) -> Result<Declared> {
+    let unreadable = |what: String| {
+        let help = "Nothing was done. A job is a small text file that this user may read.";
+        Failure::new(Kind::Config, format!("read {}: {what}", path.display()), help)
+    };
+    let length = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?.len();
+    if length > JOB_FILE_MAX {
+        return Err(unreadable(format!("it has {length} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    file::parse(&text, path)
+}
+
+/// As [`read`], of a text that is given.
+pub fn parse(text: &str, path: &Path) -> Result<Declared> {
+    file::parse(text, path)
+}

@@ -1,0 +1,123 @@
+//! Job files: what is read, and what is refused with a line and a cure.
+
+use blackstart::config::Config;
+use blackstart::error::{Kind, help_of, kind_of};
+use blackstart::job::{self, Rhythm, Task};
+use jiff::SignedDuration;
+use std::fs;
+use std::path::Path;
+
+use super::support::binary::{configure, expect, home};
+
+const FILES: &str = "kind = \"files\"\npath = \"/srv\"\n";
+
+/// The error of a job file, with its help.
+fn error(text: &str) -> String {
+    let error = job::parse(text, Path::new("/etc/schedules/a.toml")).expect_err(text);
+    assert_eq!(kind_of(&error), Kind::Config, "{error:#}");
+    format!("{error:#} {}", help_of(&error).unwrap_or_default())
+}
+
+#[test]
+fn a_whole_job() {
+    let text = format!(
+        "rpo = \"1h\"\nfull = {{ cron = \"0 2 * * *\", timezone = \"Asia/Tokyo\" }}\nincremental = {{ every = \"30m\" }}\n\
+         drill = {{ every = \"7d\" }}\nprune = {{ every = \"1d\" }}\njitter = \"5m\"\ncatch_up = \"skip\"\noverlap = \"queue\"\n\
+         blackout = [{{ from = \"09:00\", to = \"10:00\", days = [\"mon\"] }}]\n[retention]\ndaily = 30\n[source]\nname = \"a\"\n{FILES}"
+    );
+    let declared = job::parse(&text, Path::new("a.toml")).unwrap();
+    let tasks: Vec<Task> = declared.job.tasks.keys().copied().collect();
+    assert_eq!(tasks, [Task::Full, Task::Incremental, Task::Drill, Task::Prune]);
+    assert_eq!(declared.job.tasks[&Task::Incremental], Rhythm::Every(SignedDuration::from_mins(30)));
+    assert_eq!(declared.retention.unwrap().daily, 30);
+    assert_eq!(declared.inline.unwrap().name.as_str(), "a");
+}
+
+#[test]
+fn an_rpo_alone_is_a_schedule() {
+    let job = job::parse("source = \"a\"\nrpo = \"1h\"\n", Path::new("a.toml")).unwrap().job;
+    assert_eq!(job.tasks[&Task::Incremental], Rhythm::Rpo(SignedDuration::from_hours(1)));
+    let text = "source = \"a\"\nrpo = \"25h\"\nfull = { cron = \"0 2 * * *\" }\n";
+    assert!(!job::parse(text, Path::new("a.toml")).unwrap().job.tasks.contains_key(&Task::Incremental));
+    let text = "source = \"a\"\nrpo = \"2h\"\nfull = { cron = \"0 2 * * *\" }\n";
+    assert!(job::parse(text, Path::new("a.toml")).unwrap().job.tasks.contains_key(&Task::Incremental));
+}
+
+#[test]
+fn nonsense_is_refused_with_its_line() {
+    for (text, line, says) in [
+        ("source = \"a\"\nevry = \"1h\"\n", 2, "`every`"),
+        ("source = \"a\"\nevery = \"soon\"\n", 2, "length of time"),
+        ("source = \"a\"\nevery = \"0s\"\n", 2, "length of time"),
+        ("source = \"a\"\nevery = \"10ms\"\n", 2, "at least"),
+        ("source = \"a\"\n\nfull = { cron = \"0 0 30 2 *\" }\n", 3, "never fires"),
+        ("source = \"a\"\nfull = { cron = \"61 * * * *\" }\n", 2, "not a cron pattern"),
+        ("source = \"a\"\nfull = { cron = \"0 2 * * *\", timezone = \"Asia/Tokio\" }\n", 2, "no time zone"),
+        ("source = \"a\"\nfull = { cron = \"0 2 * * *\", every = \"1d\" }\n", 2, "a rhythm is"),
+        ("source = \"a\"\nfull = { corn = \"0 2 * * *\" }\n", 2, "`cron`"),
+        ("source = \"a\"\nevery = \"1h\"\nincremental = { every = \"2h\" }\n", 2, "both say"),
+        ("source = \"a\"\nevery = \"1h\"\nblackout = [{ from = \"00:00\", to = \"00:00\" }]\n", 3, "no time to run"),
+        ("source = \"a\"\nevery = \"1h\"\nblackout = [{ from = \"25:00\", to = \"00:00\" }]\n", 3, "time of day"),
+        ("source = \"a\"\njitter = \"2h\"\nfull = { cron = \"0 * * * *\" }\n", 2, "jitter"),
+        ("source = \"A b\"\nevery = \"1h\"\n", 1, "name"),
+        ("every = \"1h\"\n[source]\nname = \"a\"\nkind = \"files\"\npth = \"/srv\"\n", 5, "`path`"),
+        ("[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\n", 1, "never does anything"),
+        ("rpo = \"1h\"\n[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\nrpo = \"2h\"\n", 1, "twice"),
+        ("every = \"1h\"\n", 1, "source"),
+    ] {
+        let said = error(text);
+        assert!(said.contains(&format!("a.toml, line {line}:")), "{text}\n{said}");
+        assert!(said.contains(says), "{text}\n{said}");
+    }
+}
+
+#[test]
+fn jobs_join_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("blackstart.toml");
+    let source = "[[source]]\nname = \"etc\"\nkind = \"files\"\npath = \"/etc\"\nrpo = \"1d\"\n";
+    fs::write(&main, format!("repository = \"repo\"\n{source}")).unwrap();
+    fs::create_dir(dir.path().join("schedules")).unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join("schedules").join(name), text).unwrap();
+    write("etc.toml", "source = \"etc\"\n[retention]\ndaily = 7\n");
+    write("srv.toml", &format!("every = \"1h\"\nrto = \"2h\"\n[source]\nname = \"srv\"\n{FILES}"));
+    write("off.toml", &format!("enabled = false\nevery = \"1h\"\n[source]\nname = \"off\"\n{FILES}"));
+    write(".hidden.toml", "nonsense");
+    let config = Config::load(Some(&main)).unwrap();
+    let names: Vec<&str> = config.source.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["etc", "srv"]);
+    assert_eq!(config.source[0].retention.as_ref().unwrap().daily, 7);
+    assert_eq!(config.source[1].rto, Some(SignedDuration::from_hours(2)));
+    assert_eq!(config.jobs[0].tasks[&Task::Incremental], Rhythm::Rpo(SignedDuration::from_hours(24)));
+    assert!(!config.jobs[1].enabled);
+    let refused = |says: &str| {
+        let error = Config::load(Some(&main)).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Config);
+        assert!(format!("{error:#}").contains(says), "{error:#}");
+    };
+    write("again.toml", "source = \"etc\"\nevery = \"1h\"\n");
+    refused("are both for etc");
+    write("again.toml", "source = \"nothing\"\nevery = \"1h\"\n");
+    refused("which is no source");
+    write("again.toml", &format!("every = \"1h\"\n[source]\nname = \"srv\"\n{FILES}"));
+    refused("are both for srv");
+    fs::remove_file(dir.path().join("schedules/again.toml")).unwrap();
+    write("etc.toml", "source = \"etc\"\nrpo = \"1h\"\n");
+    refused("the rpo of etc");
+}
+
+#[test]
+fn a_broken_job_stops_backups_but_never_a_restore() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    configure(at, "");
+    fs::create_dir(at.join("schedules")).unwrap();
+    fs::write(at.join("schedules/app.toml"), "source = \"app\"\nevry = \"1h\"\n").unwrap();
+    let refused = expect(at, &["backup"], 78);
+    assert!(refused.err.contains("app.toml, line 2") && refused.err.contains("`every`"), "{}", refused.err);
+    let restored = expect(at, &["restore", "app", "--to", "back"], 0);
+    assert!(restored.err.contains("app.toml, line 2"), "{}", restored.err);
+    assert!(at.join("back/etc/app.toml").exists());
+    expect(at, &["snapshots"], 0);
+}

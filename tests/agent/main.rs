@@ -1,0 +1,11 @@
+//! The agent: jobs, the scheduler, and the daemon as a process.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test: a panic is the report, and files need no durability"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod jobs;
