@@ -44,6 +44,9 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Timeline(Timeline),
+    WalPush(WalPush),
+    WalGet(WalGet),
 }
 
 impl Verb {
@@ -60,6 +63,9 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Timeline(_) => "timeline",
+            Verb::WalPush(_) => "wal-push",
+            Verb::WalGet(_) => "wal-get",
         }
     }
 }
@@ -265,6 +271,65 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+}
+
+/// List what happened to a PostgreSQL database, from its stored log: dropped and emptied tables, mass deletes, restore points
+///
+/// Names of tables are shown as far as the stored log itself has them. To go back: restore --lsn POSITION --before.
+///
+/// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
+#[derive(Debug, Args)]
+pub struct Timeline {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// Nothing before this time (of the server's clock)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<Timestamp>,
+    /// Nothing after this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Timestamp>,
+    /// Every commit
+    #[arg(long)]
+    pub all: bool,
+    /// At most the last N
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Store one file of PostgreSQL's log: the server's archive_command
+///
+/// Example, in postgresql.conf: archive_command = 'blackstart wal-push orders %p'
+#[derive(Debug, Args)]
+pub struct WalPush {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The server's %p
+    pub path: PathBuf,
+}
+
+/// Get one file of PostgreSQL's log: the server's restore_command
+///
+/// Exit codes: 0 written, 1 the log ends before that file, 200 anything else, at which the server ends recovery instead of opening too early.
+///
+/// Example, in postgresql.conf: restore_command = 'blackstart wal-get orders %f %p --identity /etc/blackstart/recovery.key'
+#[derive(Debug, Args)]
+pub struct WalGet {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The server's %f
+    pub file: String,
+    /// The server's %p
+    pub to: PathBuf,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

@@ -26,14 +26,19 @@ mod sample;
 mod setup;
 mod snapshots;
 mod status;
+mod timeline;
 mod verify;
+mod wal;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, arguments.iter().any(|a| a == "--json")),
+        Err(error) => {
+            let code = usage(&error, arguments.iter().any(|a| a == "--json"));
+            return wal::usage_code(&arguments).filter(|_| code != 0).unwrap_or(code);
+        }
     };
     let shell = Shell {
         json: cli.global.json,
@@ -57,6 +62,9 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Timeline(args) => timeline::run(shell, args),
+        Verb::WalPush(args) => wal::run_push(shell, args),
+        Verb::WalGet(args) => wal::run_get(shell, args),
     }
 }
 

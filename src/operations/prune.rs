@@ -200,7 +200,7 @@ fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
         removed: plan.remove.clone(),
         log: plan.log.clone(),
     };
-    let body = host.keys.signing.sign_line(&Line::Prune(record))?;
+    let body = host.keys.signing.sign_line(&Line::Prune(Box::new(record)))?;
     // What this program would not accept it must not write.
     Commit::verify(&open.trust, &plan.source, plan.head + 1, &body)
         .context("check the prune record before it is written")?;

@@ -101,7 +101,7 @@ pub struct Removed {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Line {
     Snapshot(Box<Snapshot>),
-    Prune(Prune),
+    Prune(Box<Prune>),
 }
 
 /// A commit that verified: read, understood, signed by a key that may.

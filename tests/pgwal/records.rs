@@ -57,7 +57,6 @@ fn ours(world: &World) -> Vec<(u64, u32, u32)> {
 
 fn waldump(world: &World, cluster: &Cluster) -> Vec<(u64, u32, u32)> {
     let window = &world.windows()[0];
-    let name = |at: u64| WalFile::Segment { timeline: 1, start: at >> 20 << 20 }.name(1 << 20);
     let wal = cluster.data.join("pg_wal");
     let start = format!("{:X}/{:X}", window.from.1.0 >> 32, window.from.1.0 as u32);
     let end = format!("{:X}/{:X}", window.to.1.0 >> 32, window.to.1.0 as u32);

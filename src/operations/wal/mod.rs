@@ -5,6 +5,7 @@ pub mod keep;
 pub mod push;
 pub mod receive;
 pub mod recover;
+pub mod timeline;
 
 use anyhow::{Context, Result};
 

@@ -2,13 +2,13 @@
 //!
 //! What the server needs is put into its own `pg_wal`, so that it starts without this program, without a key, and without the repository.
 
-use anyhow::{Context, Result, ensure};
+mod prepare;
+
+pub use prepare::prepare;
+
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
-use std::path::Path;
 
 use super::get::Files;
 use super::has_timeline;
@@ -20,9 +20,9 @@ use crate::repository::layout::SourceName;
 use crate::repository::log::Window;
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, LogRange, Snapshot};
+use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::events::{Follower, Happened, What};
-use crate::source::postgres::wal::records::Records;
-use crate::source::postgres::wal::{Lsn, WalFile};
+use crate::source::postgres::wal::records::{Record, Records};
 
 /// Where to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,7 +235,7 @@ pub fn each(
     while go_on && records.ended().is_none() {
         let to = crate::repository::log::unit_end(at, unit);
         let bytes = files.reader().range(&files.log, window, timeline, at, to)?;
-        let mut sink = |record: crate::source::postgres::wal::records::Record| {
+        let mut sink = |record: Record| {
             if let Some(happened) = follower.take(&record).filter(|_| record.start >= from && go_on) {
                 go_on = more(happened);
             }
@@ -246,172 +246,6 @@ pub fn each(
             records.finish(&mut sink);
             break;
         }
-    }
-    Ok(())
-}
-
-/// Puts the log and the settings into the data directory at `data`, which was restored from the route's snapshot.
-pub fn prepare(
-    open: &Open,
-    identities: &[Identity],
-    source: &SourceName,
-    route: &Route,
-    recovery: &Recovery,
-    data: &Path,
-) -> Result<Prepared> {
-    let mut prepared = Prepared { segments: 0, bytes: 0, last: None, timeline: route.timeline, notes: Vec::new() };
-    let wal = data.join("pg_wal");
-    ensure!(wal.is_dir(), "{} is no data directory of PostgreSQL: it has no pg_wal", data.display());
-    let mut reached = matches!(recovery.target, Target::Latest | Target::Immediate);
-    if let (Some(window), false) = (&route.window, recovery.target == Target::Immediate) {
-        let files = Files::open(open, identities, source)?.context("the log is gone")?;
-        write_histories(&files, window, route.timeline, &wal)?;
-        reached |= write_segments(&files, window, route, recovery, &wal, &mut prepared)?;
-    }
-    let target = if reached { recovery.target.clone() } else { Target::Latest };
-    if !reached {
-        prepared.notes.push(match &recovery.target {
-            Target::Time(time) => format!(
-                "no transaction committed after {time} in the stored log: the server replays all of it, and that is its state at that time"
-            ),
-            _ => "the target is the end of the stored log: the server replays all of it".to_owned(),
-        });
-    }
-    append(&data.join("postgresql.auto.conf"), &settings(&target, recovery, route.timeline), data)?;
-    append(&data.join("recovery.signal"), "", data)?;
-    Ok(prepared)
-}
-
-fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) -> Result<()> {
-    let known = files.log.stretches[window.first..=window.last].iter().flat_map(|s| s.histories.keys());
-    let known: std::collections::BTreeSet<u32> = known.copied().filter(|t| *t <= timeline).collect();
-    for timeline in known {
-        let Some(history) = files.reader().history(&files.log, window, timeline)? else { continue };
-        let path = wal.join(WalFile::History { timeline }.name(files.segment_size));
-        let mut file = create(&path, wal)?;
-        file.write_all(&history.bytes).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Writes segments from the snapshot's end on until the target is passed. Whether it was.
-fn write_segments(
-    files: &Files,
-    window: &Window,
-    route: &Route,
-    recovery: &Recovery,
-    wal: &Path,
-    prepared: &mut Prepared,
-) -> Result<bool> {
-    let size = files.segment_size;
-    let mut at = route.start.end.0 / size * size;
-    let begin = at.max(window.from.1.0);
-    let mut records = Records::new(size, begin);
-    let mut follower = Follower::default();
-    let mut reached = recovery.target == Target::Latest;
-    loop {
-        let Some((_, on)) = files.log.locate(window, route.timeline, at + size - 1) else { break };
-        let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
-        let mut file = create(&path, wal)?;
-        let bytes = files.segment(window, route.timeline, at, &mut file)?;
-        if bytes == 0 {
-            crate::durable::remove(&path).with_context(|| format!("remove {}", path.display()))?;
-            break;
-        }
-        prepared.segments += 1;
-        prepared.bytes += bytes;
-        let mut passed = matches!(recovery.target, Target::Lsn(lsn) if at + bytes > lsn && at > lsn / size * size);
-        let mut sink = |record: crate::source::postgres::wal::records::Record| {
-            if let Target::Lsn(lsn) = recovery.target {
-                reached |= record.end > lsn || record.start >= lsn;
-            }
-            let Some(happened) = follower.take(&record).filter(|_| record.start >= route.start.end.0) else { return };
-            if is_target(&happened, &recovery.target) {
-                (reached, passed) = (true, true);
-            } else if !reached || recovery.target == Target::Latest {
-                prepared.last = Some(happened);
-            }
-        };
-        feed(&path, bytes, &mut records, &mut sink)?;
-        at += size;
-        if bytes < size {
-            records.finish(&mut sink);
-            break;
-        }
-        if passed {
-            break;
-        }
-    }
-    Ok(reached)
-}
-
-/// Feeds the first `bytes` of a file.
-fn feed(
-    path: &Path,
-    bytes: u64,
-    records: &mut Records,
-    sink: &mut dyn FnMut(crate::source::postgres::wal::records::Record),
-) -> Result<()> {
-    use std::io::Read;
-    let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?.take(bytes);
-    let mut part = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut part).with_context(|| format!("read {}", path.display()))?;
-        if n == 0 {
-            return Ok(());
-        }
-        records.feed(&part[..n], sink);
-    }
-}
-
-/// The settings of `recovery`, as lines of `postgresql.auto.conf`.
-fn settings(target: &Target, recovery: &Recovery, timeline: u32) -> String {
-    let mut lines = vec![
-        "# blackstart: the log that recovery needs lies in pg_wal; there is nothing to fetch.".to_owned(),
-        "restore_command = 'false'".into(),
-        format!("recovery_target_timeline = '{timeline}'"),
-    ];
-    match target {
-        Target::Latest => return lines.join("\n") + "\n",
-        Target::Immediate => lines.push("recovery_target = 'immediate'".into()),
-        Target::Time(time) => {
-            lines.push(format!("recovery_target_time = '{}+00'", time.strftime("%Y-%m-%d %H:%M:%S%.6f")));
-        }
-        Target::Lsn(lsn) => lines.push(format!("recovery_target_lsn = '{}'", Lsn(*lsn))),
-        Target::Xid(xid) => lines.push(format!("recovery_target_xid = '{xid}'")),
-        Target::Name(name) => lines.push(format!("recovery_target_name = '{}'", name.replace('\'', "''"))),
-    }
-    let inclusive = if recovery.before { "off" } else { "on" };
-    lines.push(format!("recovery_target_inclusive = {inclusive}"));
-    let action = if recovery.then == Then::Promote { "promote" } else { "pause" };
-    lines.push(format!("recovery_target_action = '{action}'"));
-    lines.join("\n") + "\n"
-}
-
-/// A new or emptied file that belongs to whom `like` belongs.
-fn create(path: &Path, like: &Path) -> Result<File> {
-    let make = || {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-        own(path, like)?;
-        Ok::<_, std::io::Error>(file)
-    };
-    make().with_context(|| format!("write {}", path.display()))
-}
-
-fn append(path: &Path, text: &str, like: &Path) -> Result<()> {
-    let write = || {
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        own(path, like)
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
-fn own(path: &Path, like: &Path) -> std::io::Result<()> {
-    let owner = like.metadata()?;
-    let is = path.metadata()?;
-    if (owner.uid(), owner.gid()) != (is.uid(), is.gid()) {
-        chown(path, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
 }

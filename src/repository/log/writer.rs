@@ -1,5 +1,7 @@
 //! Appending to a log. Every object is created at the position where the one before ends; whoever finds it taken stops.
 
+mod runs;
+
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -16,9 +18,8 @@ use crate::repository::keys::KeyPair;
 use crate::repository::layout::{self, Hash, LogKey, SourceName};
 use crate::repository::trust::{Trust, parse_recipient};
 use crate::storage::{self, Key};
+use runs::{Part, passing};
 
-/// So many pieces become a run, so many runs a longer one: what is read for a unit stays few objects, however slowly it fills.
-const FAN_OUT: usize = 32;
 /// A writer that has been silent for longer looks again whether it is still alone.
 const SILENCE: Duration = Duration::from_secs(5 * 60);
 
@@ -54,19 +55,6 @@ pub struct Head {
     pub end: u64,
     /// Of the newest piece; of the stretch's record before there is one.
     pub hash: Hash,
-}
-
-/// An object of the unit in which the log ends.
-#[derive(Debug, Clone)]
-struct Part {
-    start: u64,
-    end: u64,
-    /// 0 for a piece, one more for each time that it was merged.
-    level: u32,
-    previous: Hash,
-    last: Hash,
-    pieces: u64,
-    check: String,
 }
 
 pub struct Writer<'a> {
@@ -121,7 +109,7 @@ impl<'a> Writer<'a> {
         let hash = create(author, &log.source, key, &LogLine::Stretch(Box::new(stretch.clone())), &[])?
             .ok_or_else(|| taken(&log.source, "began a stretch of"))?;
         let head = Head { timeline: begin.timeline, end: begin.start, hash };
-        Ok(Writer::at(author, log.source.clone(), data, stretch, sealed, head, now))
+        Ok(Writer::at(author, data, stretch, sealed, (head, now)))
     }
 
     /// Goes on with the newest stretch of `log`. Bytes of its last unit that the engine shows again go through [`Writer::compare`].
@@ -132,7 +120,7 @@ impl<'a> Writer<'a> {
         let data = author.trust.recovery_recipients()?;
         let head = Head { timeline: stretch.line.timeline, end: stretch.line.start.0, hash: stretch.hash };
         let line = stretch.line.clone();
-        let mut writer = Writer::at(author, log.source.clone(), data, line, sealed, head, stretch.line.started);
+        let mut writer = Writer::at(author, data, line, sealed, (head, stretch.line.started));
         if let Some(tail) = stretch.tail(author.store, author.trust)? {
             writer.head =
                 Head { timeline: tail.line.timeline, end: tail.line.end.0, hash: tail.line.last.unwrap_or(tail.hash) };
@@ -145,14 +133,12 @@ impl<'a> Writer<'a> {
 
     fn at(
         author: Author<'a>,
-        source: SourceName,
         recipients: Vec<Recipient>,
         stretch: StretchLine,
         sealed: SealedStretch,
-        head: Head,
-        time: Timestamp,
+        (head, time): (Head, Timestamp),
     ) -> Writer<'a> {
-        let (parts, hand) = (Vec::new(), Vec::new());
+        let (parts, hand, source) = (Vec::new(), Vec::new(), stretch.source.clone());
         Writer { author, source, recipients, stretch, sealed, head, time, parts, hand, written: Instant::now() }
     }
 
@@ -265,51 +251,6 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Merges what has become many. A run that cannot be written now is written later, or never: its pieces are there.
-    fn merge(&mut self) -> Result<()> {
-        let full = self.head.end % self.stretch.unit == 0;
-        if full {
-            let written = if self.parts.len() > 1 { self.write_run(0) } else { Ok(()) };
-            self.parts.clear();
-            self.hand.clear();
-            return passing(written);
-        }
-        loop {
-            let level = self.parts.last().map_or(0, |part| part.level);
-            let alike = self.parts.iter().rev().take_while(|part| part.level == level).count();
-            if alike < FAN_OUT {
-                return Ok(());
-            }
-            let written = self.write_run(self.parts.len() - alike);
-            if written.is_err() {
-                return passing(written);
-            }
-        }
-    }
-
-    /// Replaces the parts from `first` on by one run of their bytes.
-    fn write_run(&mut self, first: usize) -> Result<()> {
-        let (Some(from), Some(to)) = (self.parts.get(first).cloned(), self.parts.last().cloned()) else {
-            return Ok(());
-        };
-        let back = usize::try_from(self.head.end - from.start)?;
-        if back > self.hand.len() {
-            return Ok(());
-        }
-        let bytes = self.hand[self.hand.len() - back..].to_vec();
-        let check = self.sealed.check(&bytes)?;
-        let pieces = self.parts[first..].iter().map(|part| part.pieces).sum();
-        let mut line = self.line(from.start, to.end, from.previous, &check, self.time);
-        (line.last, line.pieces) = (Some(to.last), Some(pieces));
-        let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, from.start, Some(to.end));
-        // One that is there already was written before an interruption.
-        let _there = self.put(key, line, &bytes)?;
-        let level = 1 + self.parts[first..].iter().map(|part| part.level).max().unwrap_or(0);
-        let run = Part { start: from.start, end: to.end, level, previous: from.previous, last: to.last, pieces, check };
-        self.parts.splice(first.., [run]);
-        Ok(())
-    }
-
     fn line(&self, start: u64, end: u64, previous: Hash, check: &str, time: Timestamp) -> PieceLine {
         PieceLine {
             format: FORMAT,
@@ -353,62 +294,11 @@ impl<'a> Writer<'a> {
         }
         Ok(())
     }
-
-    /// The fewest objects of the head's timeline that cover a range, or what is there of it from its first object on.
-    fn parts(&self, stretch: &Stretch, from: u64, to: u64) -> Result<Vec<Part>> {
-        let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
-        let here: Vec<_> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
-        let mut parts: Vec<Part> = Vec::new();
-        let mut at = here.first().map_or(to, |s| s.start);
-        while at < to {
-            let best = here.iter().filter(|s| s.start == at).max_by_key(|s| s.end);
-            let best = best.with_context(|| format!("the log has lost what it held at {at:016x}"))?;
-            let fetched = super::listing::fetch(self.author.store, self.author.trust, &self.source, &best.object.key)?;
-            let line = fetched.line;
-            parts.push(Part {
-                start: line.start.0,
-                end: line.end.0,
-                level: u32::from(line.last.is_some()),
-                previous: line.previous,
-                last: line.last.unwrap_or(fetched.hash),
-                pieces: line.pieces.unwrap_or(1),
-                check: line.check,
-            });
-            at = line.end.0;
-        }
-        Ok(parts)
-    }
-
-    /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.
-    pub fn holds(&self, log: &Log, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
-        let stretch = log.stretches.last().context("there is no stretch")?;
-        let parts = self.parts(stretch, start, start + bytes.len() as u64)?;
-        let (mut at, mut rest) = (start, bytes);
-        for part in &parts {
-            if part.start != at || part.end - at > rest.len() as u64 {
-                return Ok(None);
-            }
-            let (now, later) = rest.split_at(usize::try_from(part.end - at)?);
-            if self.sealed.check(now)? != part.check {
-                return Ok(Some(false));
-            }
-            (at, rest) = (part.end, later);
-        }
-        Ok(rest.is_empty().then_some(true))
-    }
 }
 
 /// The end of the unit that a piece from `start` may fill.
 pub fn unit_end(start: u64, unit: u64) -> u64 {
     (start / unit + 1) * unit
-}
-
-/// A run saves requests and nothing else: what keeps it from being written now is no reason to stop, unless nothing can be written.
-fn passing(written: Result<()>) -> Result<()> {
-    match written {
-        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Ok(()),
-        other => other,
-    }
 }
 
 fn newest_hash(author: Author, stretch: &Stretch) -> Result<Hash> {

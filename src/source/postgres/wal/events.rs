@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use super::records::{Block, Record, u16_at, u32_at, u64_at};
 use super::{Lsn, stream};
@@ -38,6 +39,35 @@ pub enum What {
     DropDatabase { oid: u32 },
 }
 
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::RestorePoint { name } => write!(f, "restore point {name:?}"),
+            What::DropDatabase { oid } => write!(f, "DROP DATABASE (database {oid})"),
+            What::Commit { destroyed } if destroyed.is_empty() => f.write_str("commit"),
+            What::Commit { destroyed } => {
+                let each: Vec<String> = destroyed.iter().map(Destroyed::to_string).collect();
+                f.write_str(&each.join("; "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Destroyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = match (&self.table, self.oid) {
+            (Some(name), _) => name.clone(),
+            (None, Some(oid)) => format!("a table (oid {oid})"),
+            (None, None) => "a table".to_owned(),
+        };
+        match self.how {
+            How::Drop => write!(f, "DROP of {table} in database {}", self.database),
+            How::TruncateOrRewrite => write!(f, "TRUNCATE or rewrite of {table} in database {}", self.database),
+            How::Delete => write!(f, "{} rows deleted from {table} in database {}", self.rows, self.database),
+        }
+    }
+}
+
 /// What a commit did to a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Destroyed {
@@ -60,6 +90,10 @@ pub enum How {
 }
 
 impl Happened {
+    pub fn is_commit(&self) -> bool {
+        matches!(self.what, What::Commit { .. })
+    }
+
     /// Whether it is more than an ordinary commit.
     pub fn is_notable(&self) -> bool {
         !matches!(&self.what, What::Commit { destroyed } if destroyed.is_empty())

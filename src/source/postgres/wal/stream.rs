@@ -50,6 +50,15 @@ pub enum Refused {
     OtherHistory,
 }
 
+/// What a server knows of a timeline's origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The history file.
+    pub text: Vec<u8>,
+    /// The timelines before, and where each was left.
+    pub left: Vec<(u32, Lsn)>,
+}
+
 /// A connection for replication.
 pub struct Stream {
     client: Client,
@@ -95,12 +104,12 @@ impl Stream {
     }
 
     /// The history file of a timeline, and what it says.
-    pub fn history(&mut self, timeline: u32) -> Result<(Vec<u8>, Vec<(u32, Lsn)>)> {
+    pub fn history(&mut self, timeline: u32) -> Result<History> {
         let rows = self.client.rows(&format!("TIMELINE_HISTORY {timeline}"));
         let rows = rows.with_context(|| format!("ask for the history of timeline {timeline}"))?;
         let text = rows.one()?.bytes(1).context("the server gave no history")?.to_vec();
         let left = parse_history(&text)?;
-        Ok((text, left))
+        Ok(History { text, left })
     }
 
     /// Begins to stream. `Ok(Err(_))`: the server refuses, and the connection can be used on.

@@ -175,7 +175,7 @@ fn first(task: &Task, stream: &mut Stream, server: &Identity, from: (u32, u64), 
 /// Whether the server's history left the log's timeline before the log ends; then the log goes on with the one that followed.
 fn left_before(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut Writer) -> Result<bool> {
     let head = writer.head();
-    let (_, left) = stream.history(server.timeline)?;
+    let left = stream.history(server.timeline)?.left;
     let Some(place) = left.iter().position(|(timeline, _)| *timeline == head.timeline) else {
         return Err(forked(&format!("timeline {} is not in its history", head.timeline)));
     };
@@ -196,7 +196,7 @@ fn left_before(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut
 
 /// Stores the history of timeline `next` and lets the log go on with it.
 pub fn follow(task: &Task, stream: &mut Stream, writer: &mut Writer, next: u32, at: u64) -> Result<()> {
-    let (text, _) = stream.history(next)?;
+    let text = stream.history(next)?.text;
     writer.switch(next, at, &text)?;
     (task.tell)(&Event::Timeline { timeline: next, position: Lsn(at).to_string() });
     Ok(())
@@ -234,8 +234,8 @@ fn begin<'a>(task: &Task<'a>, stream: &mut Stream, server: &Identity, log: &Log,
     let born = match server.timeline {
         1 => None,
         timeline => {
-            let (text, left) = stream.history(timeline)?;
-            left.last().map(|(_, at)| (at.0, text))
+            let history = stream.history(timeline)?;
+            history.left.last().map(|(_, at)| (at.0, history.text))
         }
     };
     for start in starts {
