@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod breakglass;
 mod files;
 mod kill;
 mod receive;

@@ -60,8 +60,7 @@ fn waldump(world: &World, cluster: &Cluster) -> Vec<(u64, u32, u32)> {
     let wal = cluster.data.join("pg_wal");
     let start = format!("{:X}/{:X}", window.from.1.0 >> 32, window.from.1.0 as u32);
     let end = format!("{:X}/{:X}", window.to.1.0 >> 32, window.to.1.0 as u32);
-    let output = cluster
-        .tool_unchecked("pg_waldump", &["-p", wal.to_str().unwrap(), "-s", &start, "-e", &end, &name(window.from.1.0)]);
+    let output = cluster.tool_unchecked("pg_waldump", &["-p", wal.to_str().unwrap(), "-s", &start, "-e", &end]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.len() > 1000, "pg_waldump says: {}", String::from_utf8_lossy(&output.stderr));
     let field = |line: &str, before: &str| {
