@@ -47,6 +47,8 @@ pub enum Verb {
     Timeline(Timeline),
     WalPush(WalPush),
     WalGet(WalGet),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -66,6 +68,8 @@ impl Verb {
             Verb::Timeline(_) => "timeline",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -137,6 +141,23 @@ pub struct Backup {
     /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
     #[arg(long)]
     pub accept_change: bool,
+}
+
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.

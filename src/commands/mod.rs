@@ -17,6 +17,7 @@ mod help;
 mod init;
 mod kit;
 mod load;
+mod manual;
 mod open;
 mod output;
 mod protect;
@@ -65,6 +66,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Timeline(args) => timeline::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),
         Verb::WalGet(args) => wal::run_get(shell, args),
+        Verb::Completions(args) => manual::completions(shell, args),
+        Verb::Man(args) => manual::pages(shell, args),
     }
 }
 
