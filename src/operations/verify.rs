@@ -7,7 +7,7 @@ use zstd::bulk::Decompressor;
 
 use super::basis::{index_store, pack_table};
 use super::restore::{OpenPack, PackWork};
-use super::{Open, drill};
+use super::{Open, drill, wal};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::index::PackLine;
@@ -100,7 +100,9 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         there.extend(listed.into_iter().map(|o| (o.key, o.size)));
     }
     faults.extend(drill_faults(open, source)?);
-    let mut bytes_read = 0;
+    let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
+    faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
+    let mut bytes_read = log.bytes_read;
     for (key, (hash, size, seqs)) in &needed {
         let what = match there.get(key) {
             None => Some("is missing".to_owned()),
@@ -121,7 +123,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     Ok(SourceVerified {
         source: source.clone(),
         snapshots: whole.snapshots().count() as u64,
-        objects: needed.len() as u64,
+        objects: needed.len() as u64 + log.objects,
         bytes_read,
         faults,
     })

@@ -371,3 +371,50 @@ proptest! {
         prop_assert!(lab.read(0, timeline, START).unwrap() == shown(&log, timeline, START, end));
     }
 }
+
+#[test]
+fn verify_names_what_is_damaged_and_prune_takes_what_runs_stand_for() {
+    use blackstart::operations::retention::Policy;
+    use blackstart::operations::wal::check::check;
+    use blackstart::operations::{prune, verify};
+    let lab = Lab::new();
+    let mut writer = lab.writer(lab.store()).unwrap();
+    grow(&mut writer, START + 2 * UNIT, 50).unwrap();
+    writer.switch(2, START + 2 * UNIT, b"history").unwrap();
+    grow(&mut writer, START + 3 * UNIT, 400).unwrap();
+    drop(writer);
+    let open = &lab.world.host.open;
+    let whole = check(open, &name("db"), true).unwrap();
+    assert!(whole.faults.is_empty() && whole.objects > 100, "{whole:?}");
+    // Nothing that names a snapshot: everything stays, but for what runs stand for.
+    let before = lab.store().list("wal/").unwrap().len();
+    let policy = Policy { last: 1, ..Policy::default() };
+    let plan = prune::plan(open, &name("db"), &policy, jiff::SignedDuration::ZERO).unwrap();
+    assert!(plan.log.is_empty() && plan.unnamed.len() > 60, "{plan:?}");
+    prune::sweep(&lab.world.host, plan).unwrap();
+    assert!(lab.store().list("wal/").unwrap().len() < before / 2);
+    let all = [bytes(1, START, START + 2 * UNIT), bytes(2, START + 2 * UNIT, START + 3 * UNIT)].concat();
+    assert!(lab.read(0, 2, START).unwrap() == all);
+    let whole = check(open, &name("db"), true).unwrap();
+    assert!(whole.faults.is_empty(), "{:?}", whole.faults);
+    assert!(
+        verify::verify(open, Some(&name("db")), &verify::Options { hashes: true, read_data: None }).unwrap().sound()
+    );
+    let objects: Vec<_> = lab.store().list("wal/").unwrap().into_iter().map(|o| o.key).collect();
+    let last =
+        objects.iter().filter(|k| k.as_str().contains("/00000002/")).max_by_key(|k| k.as_str().to_owned()).unwrap();
+    for key in objects.iter().filter(|k| *k != last) {
+        let body = lab.store().get(key).unwrap();
+        lab.store().delete(key).unwrap();
+        let first = objects.iter().find(|k| k.as_str().contains("/00000001/")).unwrap();
+        let found = check(open, &name("db"), true).unwrap().faults.len();
+        // Prune takes from the front: what is missing there is prune's work.
+        assert!(found > 0 || key == first || key.as_str().contains("/00000002/"), "deleted {key}");
+        let mut flipped = body.to_vec();
+        flipped[body.len() / 2] ^= 1;
+        put(lab.store(), key, &flipped);
+        assert!(!check(open, &name("db"), true).unwrap().faults.is_empty(), "flipped {key}");
+        lab.store().delete(key).unwrap();
+        put(lab.store(), key, &body);
+    }
+}

@@ -1,5 +1,6 @@
 //! Continuous archiving: PostgreSQL's log into the repository, and back out of it.
 
+pub mod check;
 pub mod get;
 pub mod keep;
 pub mod push;
