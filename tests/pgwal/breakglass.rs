@@ -35,7 +35,10 @@ fn recover_py_brings_a_server_to_the_newest_stored_moment() {
         std::thread::sleep(Duration::from_millis(5));
     }
     cluster.sql("insert into t select generate_series(100, 20000)");
-    cluster.sql("insert into t values (-1)");
+    for n in 1..5 {
+        receiver.wait_for_all(&cluster);
+        cluster.sql(&format!("insert into t values (-{n})"));
+    }
     receiver.wait_for_all(&cluster);
     receiver.stop().unwrap();
     let runs = world.log().stretches[0].timelines[&1].iter().filter(|s| s.end.is_some()).count();

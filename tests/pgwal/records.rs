@@ -107,17 +107,11 @@ fn tells_what_happened(world: &World, cluster: &Cluster, major: u32) {
     })
     .unwrap();
     let commits = all.iter().filter(|h| matches!(h.what, What::Commit { .. })).count();
-    let theirs = cluster.tool_unchecked("pg_waldump", &{
-        let wal = cluster.data.join("pg_wal");
-        let start = WalFile::Segment { timeline: 1, start: window.from.1.0 >> 20 << 20 }.name(1 << 20);
-        [
-            "-r",
-            "Transaction",
-            "-p",
-            Box::leak(wal.display().to_string().into_boxed_str()),
-            Box::leak(start.into_boxed_str()),
-        ]
-    });
+    let wal = cluster.data.join("pg_wal");
+    let lsn = |at: u64| format!("{:X}/{:X}", at >> 32, at as u32);
+    let (start, end) = (lsn(window.from.1.0), lsn(window.to.1.0));
+    let arguments = ["-r", "Transaction", "-p", wal.to_str().unwrap(), "-s", &start, "-e", &end];
+    let theirs = cluster.tool_unchecked("pg_waldump", &arguments);
     let theirs = String::from_utf8_lossy(&theirs.stdout).lines().filter(|l| l.contains("desc: COMMIT")).count();
     assert_eq!(commits, theirs, "major {major}: commits");
     let notable: Vec<&Happened> = all.iter().filter(|h| h.is_notable()).collect();
