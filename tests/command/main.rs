@@ -10,6 +10,7 @@ mod support;
 
 mod broken;
 mod into;
+mod ready;
 
 use std::fs;
 use std::path::Path;

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ChildStdin;
+use tempfile::TempDir;
 
-use super::program::Programs;
+use super::program::{self, Programs};
 use crate::child::{Child, Ended};
 
 const PIECE: usize = 256 << 10;
@@ -20,7 +21,11 @@ pub(super) struct Fed {
 
 /// Runs `argv` on `file` until it ends. An `Err` says that it could not be run or did not end in time, not that it failed.
 pub(super) fn feed(argv: &[String], file: &Path, programs: &Programs) -> Result<Fed> {
-    let spec = programs.spec_for(argv, file);
+    let scratch = match program::wants_scratch(argv) {
+        true => Some(scratch_beside(file)?),
+        false => None,
+    };
+    let spec = programs.spec_for(argv, file, scratch.as_ref().map_or(Path::new(""), |scratch| scratch.path()));
     let mut opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
     let size = opened.metadata().with_context(|| format!("look at {}", file.display()))?.len();
     let mut child = Child::spawn(&spec)?;
@@ -32,6 +37,12 @@ pub(super) fn feed(argv: &[String], file: &Path, programs: &Programs) -> Result<
     let ended = child.wait(programs.timeout)?;
     let taken = pump.join().ok().context("hand the stream to the program")??;
     Ok(Fed { ended, unread: size.saturating_sub(taken) })
+}
+
+/// An empty directory outside of the restored copy, which must stay as it is.
+fn scratch_beside(file: &Path) -> Result<TempDir> {
+    let outside = file.parent().and_then(Path::parent).context("a restored stream lies in a directory")?;
+    tempfile::Builder::new().prefix("blackstart-scratch-").tempdir_in(outside).context("make a scratch directory")
 }
 
 /// The bytes that the pipe took. That the program closes it before the end is no error here.

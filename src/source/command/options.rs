@@ -59,7 +59,7 @@ pub struct Stream {
     /// Takes the dump: from its stdin, or from the path that stands for `{file}`.
     #[serde(default)]
     pub restore: Vec<String>,
-    /// Looks at a restored dump, likewise; exits with 0 if it is sound.
+    /// Looks at a restored dump, likewise; exits with 0 if it is sound. `{scratch}` stands for an empty directory, which is removed afterwards.
     #[serde(default)]
     pub verify: Vec<String>,
     /// A shorter dump is none. 1 by default: an empty one.

@@ -12,6 +12,8 @@ use crate::secret::Text;
 
 /// Stands for the path of the stream's file in an argument.
 const FILE: &str = "{file}";
+/// Stands for the path of an empty directory, which is gone afterwards.
+const SCRATCH: &str = "{scratch}";
 
 /// What all programs of one source have in common, secrets read.
 pub(super) struct Programs {
@@ -39,22 +41,12 @@ impl Programs {
     }
 
     /// `argv` for a stream that lies in `file`: its path where the arguments ask for it; otherwise the program gets it on its stdin.
-    pub fn spec_for(&self, argv: &[String], file: &Path) -> Spec {
-        let by_path = argv.iter().any(|argument| argument.contains(FILE));
+    pub fn spec_for(&self, argv: &[String], file: &Path, scratch: &Path) -> Spec {
         let mut spec = self.spec(argv);
         for (argument, text) in spec.argv.iter_mut().zip(argv) {
-            if text.contains(FILE) {
-                let mut with_path = OsString::new();
-                for (i, piece) in text.split(FILE).enumerate() {
-                    if i > 0 {
-                        with_path.push(file);
-                    }
-                    with_path.push(piece);
-                }
-                *argument = with_path;
-            }
+            *argument = filled(text, file, scratch);
         }
-        spec.input = !by_path;
+        spec.input = !argv.iter().any(|argument| argument.contains(FILE));
         spec
     }
 
@@ -72,8 +64,44 @@ impl Programs {
     }
 }
 
+/// Whether a program wants an empty directory.
+pub(super) fn wants_scratch(argv: &[String]) -> bool {
+    argv.iter().any(|argument| argument.contains(SCRATCH))
+}
+
+/// An argument with paths in the places of their names. Paths need not be UTF-8.
+fn filled(argument: &str, file: &Path, scratch: &Path) -> OsString {
+    let mut out = OsString::new();
+    let mut rest = argument;
+    loop {
+        let next = [(FILE, file), (SCRATCH, scratch)]
+            .into_iter()
+            .filter_map(|(name, path)| Some((rest.find(name)?, name, path)));
+        let Some((at, name, path)) = next.min_by_key(|(at, ..)| *at) else {
+            out.push(rest);
+            return out;
+        };
+        out.push(&rest[..at]);
+        out.push(path);
+        rest = &rest[at + name.len()..];
+    }
+}
+
 /// The last part of a program's path, for people.
 pub(super) fn name(argv: &[String]) -> String {
     let program = argv.first().map_or("", String::as_str);
     Path::new(program).file_name().unwrap_or(OsStr::new(program)).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_take_the_places_of_their_names() {
+        let fill = |text| filled(text, Path::new("/f"), Path::new("/s"));
+        assert_eq!(fill("{file}"), "/f");
+        assert_eq!(fill("--from={file} to {scratch}/x{file}"), "--from=/f to /s/x/f");
+        assert_eq!(fill("{files} {scratch"), "{files} {scratch");
+    }
 }
