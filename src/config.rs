@@ -16,6 +16,8 @@ use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
+use crate::source::postgres;
+use crate::source::postgres::client::Address;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 use crate::storage::location::Location;
@@ -75,6 +77,7 @@ pub struct SourceConfig {
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
     pub password: Option<Secret>,
+    pub postgres: Option<postgres::Options>,
     pub command: Option<command::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -96,6 +99,7 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+    Postgres,
     Command,
 }
 
@@ -105,6 +109,7 @@ impl SourceKind {
         match self {
             SourceKind::Files => "files",
             SourceKind::Sqlite => "sqlite",
+            SourceKind::Postgres => "postgres",
             SourceKind::Command => "command",
         }
     }
@@ -116,8 +121,9 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Files | SourceKind::Sqlite => true,
-            SourceKind::Command => false,
+            SourceKind::Command | SourceKind::Postgres => false,
         };
+        let by_url = self.kind == SourceKind::Postgres;
         let by_command = self.kind == SourceKind::Command;
         let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
@@ -127,6 +133,9 @@ impl SourceConfig {
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
             ),
+            (by_url && self.url.is_none(), "needs a url: postgres://user@host:5432/database"),
+            (by_url && self.path.is_some(), "is read over a connection: it takes no path"),
+            (!by_url && self.postgres.is_some(), "takes no [source.postgres]: that is for kind = \"postgres\""),
             (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
             (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
             (
@@ -279,7 +288,7 @@ impl Config {
     pub fn place_of(&self, source: &SourceConfig) -> String {
         match (&source.path, &source.url) {
             (Some(path), _) => self.directory().join(path).display().to_string(),
-            (None, Some(Text::Plain(url))) => url.clone(),
+            (None, Some(Text::Plain(url))) => Address::without_password(url),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
             (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
@@ -311,12 +320,21 @@ impl Config {
 
     /// What a proof or a loading of the source must know beside its snapshot.
     pub fn settings(&self, source: &SourceConfig) -> Settings {
-        Settings { base: self.directory().to_owned(), command: source.command.clone() }
+        Settings {
+            base: self.directory().to_owned(),
+            command: source.command.clone(),
+            postgres: source.postgres.clone(),
+        }
     }
 
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Postgres => {
+                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+                let address = postgres::address(url, source.password.as_ref(), self.directory())?;
+                postgres::open(address, source.postgres.clone().unwrap_or_default(), clock)?
+            }
             SourceKind::Command => {
                 let options =
                     source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;

@@ -34,9 +34,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
         return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
     }
-    let paths = args.path.iter().map(|p| name_of(p)).collect();
+    let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let request = Request { to, in_place: args.in_place, paths, workers, finish: None };
+    let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
+    let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
         if !args.in_place {
             target::must_be_free(&request.to)?;

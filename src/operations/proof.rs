@@ -8,7 +8,7 @@ use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{Settings, command, sqlite};
+use crate::source::{Settings, command, postgres, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -32,8 +32,13 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
             checks.extend(sqlite::check::check(&file, &sealed.facts)?);
         }
+        // A copy that is not what was stored is no matter for an engine.
+        postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+        }
         "command" => {
-            let Settings { base, command: options } = case.settings;
+            let Settings { base, command: options, .. } = case.settings;
             checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
         }
         _ => {}

@@ -22,6 +22,15 @@ pub struct Before<'a> {
     pub accept_change: bool,
 }
 
+/// The order in which a source gives its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The order of [`Name`], the root's first.
+    ByName,
+    /// As the engine sends them. No path may come twice.
+    AsTheyCome,
+}
+
 /// One run's reading of one source.
 pub trait Source: Send {
     /// `files`, `sqlite`, …: the `kind` of the commit.
@@ -36,7 +45,12 @@ pub trait Source: Send {
         Ok(())
     }
 
-    /// The next entry in the order of [`Name`], the root's first; `None` once the source has been walked to its end.
+    /// Asked once, before the first `next`.
+    fn order(&self) -> Order {
+        Order::ByName
+    }
+
+    /// The next entry in [`Source::order`]; `None` once the source has been walked to its end.
     /// An entry that cannot be read at all is left out and goes to the skips of [`Source::finish`].
     /// `entry.stat` is set only where its equality proves that the contents are unchanged.
     fn next(&mut self) -> Result<Option<Entry>>;
@@ -80,6 +94,7 @@ pub struct Finished {
 pub struct Settings {
     /// The directory that relative paths and secrets start from.
     pub base: PathBuf,
+    pub postgres: Option<postgres::Options>,
     pub command: Option<command::Options>,
 }
 

@@ -8,6 +8,7 @@ mod faults;
 mod histories;
 mod keys;
 mod log;
+mod order;
 mod roundtrip;
 mod streams;
 mod world;

@@ -82,6 +82,12 @@ class Packages(unittest.TestCase):
         for path in self.WANTED:
             self.assertIn("/" + path, listed)
 
+    def test_what_the_job_files_name_is_there(self):
+        named = {p for job in (ROOT / "schedules").glob("*.toml") for p in re.findall(r"/usr/share/blackstart/[^\s\"]+", job.read_text())}
+        listed = run("rpm", "-qlp", "--nosignature", self.rpm).stdout.split("\n")
+        self.assertTrue(named)
+        self.assertLessEqual(named, set(listed))
+
     def test_the_libc_is_stated(self):
         self.assertRegex(run("dpkg-deb", "-f", self.deb, "Depends").stdout, r"libc6 \(>= 2\.\d+\)")
 

@@ -19,6 +19,8 @@ pub struct Cluster {
     pub directory: PathBuf,
     pub data: PathBuf,
     pub port: u16,
+    /// Where `postgresql.conf` lies when that is not the data directory.
+    pub config_file: Option<PathBuf>,
     server: Option<Child>,
     _broom: Child,
 }
@@ -80,12 +82,12 @@ impl Cluster {
         own(&directory);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let broom = leashed(Command::new("sh").args(["-c", r#"read -r _; sleep 0.3; rm -rf "$0""#]).arg(&directory));
-        Cluster { major, data: directory.join("data"), directory, port, server: None, _broom: broom }
+        Cluster { major, data: directory.join("data"), directory, port, config_file: None, server: None, _broom: broom }
     }
 
     /// Adds lines to `postgresql.conf`: those that every cluster here has, and these.
     pub fn configure(&self, lines: &str) {
-        let path = self.data.join("postgresql.conf");
+        let path = self.config_file.clone().unwrap_or_else(|| self.data.join("postgresql.conf"));
         let old = fs::read_to_string(&path).unwrap();
         let directory = self.directory.display();
         let ours = format!(
@@ -113,6 +115,9 @@ impl Cluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
         let mut shell = Command::new("sh");
         shell.args(["-c", LEASH, "sh"]).args(as_user()).arg(self.bin("postgres")).arg("-D").arg(&self.data);
+        if let Some(file) = &self.config_file {
+            shell.arg("-c").arg(format!("config_file={}", file.display()));
+        }
         shell.env("LC_ALL", "C").stdout(log.try_clone().unwrap()).stderr(log);
         self.server = Some(leashed(&mut shell));
     }

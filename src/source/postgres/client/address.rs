@@ -90,6 +90,22 @@ impl Address {
         parts.finish()
     }
 
+    /// A server of this machine on a socket.
+    pub fn local(directory: &Path, port: u16, user: &str, database: &str) -> Address {
+        Address {
+            host: Host::Unix(directory.to_owned()),
+            port,
+            user: user.to_owned(),
+            database: Some(database.to_owned()),
+            password: None,
+            tls: TlsMode::Disable,
+            roots: Roots::System,
+            binding: Binding::Prefer,
+            connect: Duration::from_secs(10),
+            application: "blackstart".to_owned(),
+        }
+    }
+
     /// Whether what is sent can be read on the way by nobody but this machine.
     pub fn is_local(&self) -> bool {
         match &self.host {

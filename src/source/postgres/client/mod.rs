@@ -104,6 +104,11 @@ impl Client {
         numbers.next().unwrap_or(0) * 10_000 + numbers.next().unwrap_or(0)
     }
 
+    /// The server's process for this session.
+    pub fn process(&self) -> Option<i32> {
+        self.key.map(|(process, _)| process)
+    }
+
     /// A parameter that the server reported, such as `server_version`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
