@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
 
+pub mod wal;
+
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
 #[command(name = "blackstart", version, disable_help_subcommand = true)]
@@ -44,9 +46,10 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
-    Timeline(Timeline),
-    WalPush(WalPush),
-    WalGet(WalGet),
+    Timeline(wal::Timeline),
+    WalReceive(wal::WalReceive),
+    WalPush(wal::WalPush),
+    WalGet(wal::WalGet),
     Completions(Completions),
     Man(Man),
 }
@@ -66,6 +69,7 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Timeline(_) => "timeline",
+            Verb::WalReceive(_) => "wal-receive",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
             Verb::Completions(_) => "completions",
@@ -197,9 +201,11 @@ pub struct Restore {
     /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
     pub into: Option<Option<String>>,
-    /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
+    /// This time, where a log is stored; otherwise the newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
+    #[command(flatten)]
+    pub aim: wal::Aim,
     /// The snapshot with this number
     #[arg(long, value_name = "N", group = "which")]
     pub snapshot: Option<u64>,
@@ -292,65 +298,6 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-}
-
-/// List what happened to a PostgreSQL database, from its stored log: dropped and emptied tables, mass deletes, restore points
-///
-/// Names of tables are shown as far as the stored log itself has them. To go back: restore --lsn POSITION --before.
-///
-/// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
-#[derive(Debug, Args)]
-pub struct Timeline {
-    #[arg(value_parser = source)]
-    pub source: SourceName,
-    /// Nothing before this time (of the server's clock)
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub from: Option<Timestamp>,
-    /// Nothing after this time
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub to: Option<Timestamp>,
-    /// Every commit
-    #[arg(long)]
-    pub all: bool,
-    /// At most the last N
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub limit: usize,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
-    #[command(flatten)]
-    pub place: Place,
-}
-
-/// Store one file of PostgreSQL's log: the server's archive_command
-///
-/// Example, in postgresql.conf: archive_command = 'blackstart wal-push orders %p'
-#[derive(Debug, Args)]
-pub struct WalPush {
-    #[arg(value_parser = source)]
-    pub source: SourceName,
-    /// The server's %p
-    pub path: PathBuf,
-}
-
-/// Get one file of PostgreSQL's log: the server's restore_command
-///
-/// Exit codes: 0 written, 1 the log ends before that file, 200 anything else, at which the server ends recovery instead of opening too early.
-///
-/// Example, in postgresql.conf: restore_command = 'blackstart wal-get orders %f %p --identity /etc/blackstart/recovery.key'
-#[derive(Debug, Args)]
-pub struct WalGet {
-    #[arg(value_parser = source)]
-    pub source: SourceName,
-    /// The server's %f
-    pub file: String,
-    /// The server's %p
-    pub to: PathBuf,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
-    #[command(flatten)]
-    pub place: Place,
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

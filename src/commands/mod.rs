@@ -20,8 +20,10 @@ mod load;
 mod manual;
 mod open;
 mod output;
+mod point;
 mod protect;
 mod prune;
+mod receive;
 mod restore;
 mod sample;
 mod setup;
@@ -64,6 +66,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Timeline(args) => timeline::run(shell, args),
+        Verb::WalReceive(args) => receive::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),
         Verb::WalGet(args) => wal::run_get(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),

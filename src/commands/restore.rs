@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::load;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, size, span, time};
+use super::point;
 use crate::cli::Restore;
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
@@ -29,14 +30,22 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let reader = shell.reader(&args.place)?;
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
     let open = &reader.open;
-    let (commit, snapshot) = restore::find(open, &args.source, &pick(open, args)?)?;
+    let point = point::of(open, &keys.identities, args)?;
+    let (commit, snapshot) = match &point {
+        Some(point) => (point.commit.clone(), point.snapshot.clone()),
+        None => restore::find(open, &args.source, &pick(open, args)?)?,
+    };
     if args.in_place && snapshot.kind != "files" {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
         return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
+    let finish = match &point {
+        Some(point) => Some(point.finish(open, &keys.identities, &to)),
+        None if paths.is_empty() => restore::finish_of(&snapshot, &to),
+        None => None,
+    };
     let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
         if !args.in_place {
@@ -66,8 +75,13 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);
+    let mut shown = serde_json::to_value(&report)?;
+    if let Some(point) = &point {
+        point.say(shell);
+        shown["recovery"] = serde_json::to_value(point.prepared())?;
+    }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
-    Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
+    Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
 }
 
 fn may_replace(args: &Restore, to: &Path) -> Result<()> {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, table, time};
 use super::wal::when;
-use crate::cli::Timeline;
+use crate::cli::wal::Timeline;
 use crate::operations::wal::timeline::{Options, timeline};
 
 pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {

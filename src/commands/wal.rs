@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, time};
-use crate::cli::{WalGet, WalPush};
+use crate::cli::wal::{WalGet, WalPush};
 use crate::operations::wal::get::{Got, get};
 use crate::operations::wal::push::push;
 

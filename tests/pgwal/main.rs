@@ -10,4 +10,5 @@ mod files;
 mod kill;
 mod receive;
 mod records;
+mod recovery;
 mod world;

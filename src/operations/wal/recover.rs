@@ -4,25 +4,28 @@
 
 mod prepare;
 
-pub use prepare::prepare;
+pub use prepare::{fill, prepare};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::get::Files;
 use super::has_timeline;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
+use crate::operations::restore::Finish;
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
-use crate::repository::layout::SourceName;
+use crate::repository::layout::{self, SourceName};
 use crate::repository::log::Window;
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, LogRange, Snapshot};
-use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::events::{Follower, Happened, What};
 use crate::source::postgres::wal::records::{Record, Records};
+use crate::source::postgres::{self, wal::Lsn};
 
 /// Where to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +62,14 @@ pub struct Recovery {
     pub timeline: Option<u32>,
 }
 
-/// The snapshot to begin with, and the way from there.
+/// The way from the end of a snapshot to a target.
 pub struct Route {
-    pub commit: Commit,
-    pub snapshot: Snapshot,
-    pub start: LogRange,
+    source: SourceName,
+    /// When the snapshot was complete: what it took to be consistent lies before.
+    finished: Timestamp,
+    start: LogRange,
     window: Option<Window>,
-    pub timeline: u32,
+    timeline: u32,
 }
 
 /// What was prepared.
@@ -83,7 +87,8 @@ pub struct Prepared {
 /// A stretch of time to which a source can be brought back.
 #[derive(Debug, Clone, Serialize)]
 pub struct Recoverable {
-    /// The first snapshot, and its time.
+    pub source: SourceName,
+    /// The first snapshot, and when it was complete.
     pub snapshot: u64,
     pub from: Timestamp,
     /// The server's clock at the end of the log.
@@ -104,8 +109,9 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
         };
         let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
         found.push(Recoverable {
+            source: source.clone(),
             snapshot: first.seq,
-            from: first.data_time,
+            from: first.finished,
             until: window.until,
             timeline: window.to.0,
             position: Lsn(window.to.1.0).to_string(),
@@ -124,41 +130,89 @@ fn holds(log: &crate::repository::log::Log, window: &Window, range: &LogRange, s
         && (range.end <= window.to.1 || range.timeline < window.to.0)
 }
 
-/// Finds the way to `recovery`'s target.
-pub fn route(open: &Open, identities: &[Identity], source: &SourceName, recovery: &Recovery) -> Result<Route> {
+/// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.
+pub fn route(
+    open: &Open,
+    identities: &[Identity],
+    source: &SourceName,
+    recovery: &Recovery,
+) -> Result<(Commit, Snapshot, Route)> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let files = Files::open(open, identities, source)?;
-    let mut best: Option<Route> = None;
-    for (commit, snapshot) in whole.snapshots().collect::<Vec<_>>().into_iter().rev() {
-        let Some(range) = snapshot.log.clone().filter(|_| snapshot.outcome == Outcome::Complete) else { continue };
-        let reaches = |window: &&Window| {
-            let log = files.as_ref().map(|f| &f.log);
-            log.is_some_and(|log| holds(log, window, &range, snapshot.started))
-        };
-        let window = files.as_ref().and_then(|f| f.windows.iter().rev().find(reaches).cloned());
-        let newest = window.as_ref().map_or(range.timeline, |w| w.to.0);
-        let timeline = recovery.timeline.unwrap_or(newest);
-        if let (Some(files), Some(window)) = (&files, &window)
-            && files.log.locate(window, timeline, range.end.0).is_none_or(|(_, on)| on != range.timeline)
-        {
-            continue;
-        }
-        let route = Route { commit: commit.clone(), snapshot: snapshot.clone(), start: range, window, timeline };
+    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    for (commit, snapshot) in all.iter().rev().filter(|(_, s)| s.outcome == Outcome::Complete) {
+        let Some(route) = from(files.as_ref(), snapshot, recovery.timeline) else { continue };
         if leads_there(&route, files.as_ref(), recovery)? {
-            best = Some(route);
-            break;
+            return Ok(((*commit).clone(), (*snapshot).clone(), route));
         }
     }
-    best.ok_or_else(|| unreachable(open, source, recovery, &whole.snapshots().map(|(_, s)| s).collect::<Vec<_>>()))
+    Err(unreachable(open, source, recovery, &all))
+}
+
+/// The way on from one snapshot along its own timeline, to the end of the log; `None` where no log follows it.
+pub fn route_on(open: &Open, identities: &[Identity], snapshot: &Snapshot) -> Result<Option<Route>> {
+    let files = Files::open(open, identities, &snapshot.source)?;
+    let timeline = snapshot.log.as_ref().map(|range| range.timeline);
+    Ok(from(files.as_ref(), snapshot, timeline).filter(|route| route.window.is_some()))
+}
+
+/// `None`: the snapshot has no place in a log, or lies on a branch that does not lead to the timeline.
+fn from(files: Option<&Files>, snapshot: &Snapshot, timeline: Option<u32>) -> Option<Route> {
+    let range = snapshot.log.clone()?;
+    let holding = |files: &Files| {
+        let holds = |w: &&Window| holds(&files.log, w, &range, snapshot.started);
+        files.windows.iter().rev().find(holds).cloned()
+    };
+    let window = files.and_then(holding);
+    let timeline = timeline.unwrap_or(window.as_ref().map_or(range.timeline, |w| w.to.0));
+    if let (Some(files), Some(window)) = (files, &window)
+        && files.log.locate(window, timeline, range.end.0).is_none_or(|(_, on)| on != range.timeline)
+    {
+        return None;
+    }
+    let source = snapshot.source.clone();
+    Some(Route { source, finished: snapshot.finished, start: range, window, timeline })
+}
+
+/// Whether a log is stored of `source`, and a snapshot that has a place in it.
+pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
+    if open.store.list(&layout::log_stretches(source)).context("list the log")?.is_empty() {
+        return Ok(false);
+    }
+    Ok(newest_end(open, source)?.is_some())
+}
+
+/// Where the newest complete snapshot ends in the log: timeline and position.
+pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<(u32, u64)>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
+    Ok(ends.last().map(|range| (range.timeline, range.end.0)))
+}
+
+/// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
+pub fn finish(
+    open: &Open,
+    identities: &[Identity],
+    route: Arc<Route>,
+    recovery: Recovery,
+    to: &Path,
+    done: Box<dyn Fn(Prepared) + Send + Sync>,
+) -> Finish {
+    let (open, identities, finally) = (open.clone(), identities.to_vec(), to.to_owned());
+    Arc::new(move |staged: &Path| {
+        postgres::restored::settle(staged, &finally)?;
+        done(prepare(&open, &identities, &route, &recovery, staged)?);
+        Ok(())
+    })
 }
 
 /// Whether the target lies between the end of the route's snapshot and the end of the log.
 fn leads_there(route: &Route, files: Option<&Files>, recovery: &Recovery) -> Result<bool> {
-    let (snapshot, end) = (&route.snapshot, route.start.end.0);
-    let until = route.window.as_ref().map_or(snapshot.data_time, |w| w.until);
+    let end = route.start.end.0;
+    let until = route.window.as_ref().map_or(route.finished, |w| w.until);
     Ok(match &recovery.target {
         Target::Latest | Target::Immediate => true,
-        Target::Time(time) => snapshot.data_time <= *time && *time <= until,
+        Target::Time(time) => route.finished <= *time && *time <= until,
         Target::Lsn(lsn) => {
             let last = route.window.as_ref().map_or(end, |w| w.to.1.0);
             end <= *lsn && *lsn <= last
@@ -170,7 +224,7 @@ fn leads_there(route: &Route, files: Option<&Files>, recovery: &Recovery) -> Res
     })
 }
 
-fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, snapshots: &[&Snapshot]) -> anyhow::Error {
+fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&Commit, &Snapshot)]) -> anyhow::Error {
     let what = match &recovery.target {
         Target::Latest | Target::Immediate => "a snapshot of a PostgreSQL server's files".to_owned(),
         Target::Time(time) => format!("the time {time}"),
@@ -181,7 +235,7 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, snapshots:
     let windows = recoverable(open, source).unwrap_or_default();
     let mut help = "Nothing was written.".to_owned();
     if windows.is_empty() {
-        let points: Vec<String> = snapshots.iter().rev().take(5).map(|s| format!("{:.0}", s.data_time)).collect();
+        let points: Vec<String> = all.iter().rev().take(5).map(|(_, s)| format!("{:.0}", s.data_time)).collect();
         help.push_str(&format!(
             " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `wal-receive` stores the log.",
             if points.is_empty() { "there is none".to_owned() } else { points.join(", ") }

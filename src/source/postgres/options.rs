@@ -1,5 +1,6 @@
 //! `[source.postgres]`: what can be said of a PostgreSQL source beside its address.
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -12,6 +13,11 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// The directory with PostgreSQL's programs (`postgres`, `pg_dump`, …); otherwise it is looked for in the usual places.
     pub bin: Option<PathBuf>,
+    /// The replication slot of `wal-receive`; otherwise `blackstart_` and the name of the source.
+    pub slot: Option<String>,
+    /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
+    #[serde(default, deserialize_with = "crate::time::optional_length")]
+    pub seal_every: Option<SignedDuration>,
     /// Queries for the proof, run in the database of the address. Each must give a first value that is not NULL, false, 0 or empty.
     #[serde(default)]
     pub check: Vec<String>,

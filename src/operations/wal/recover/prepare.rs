@@ -10,7 +10,6 @@ use super::{Prepared, Recovery, Route, Target, Then, is_target};
 use crate::operations::Open;
 use crate::operations::wal::get::Files;
 use crate::repository::agefile::Identity;
-use crate::repository::layout::SourceName;
 use crate::repository::log::Window;
 use crate::source::postgres::wal::events::Follower;
 use crate::source::postgres::wal::records::{Record, Records};
@@ -20,20 +19,11 @@ use crate::source::postgres::wal::{Lsn, WalFile};
 pub fn prepare(
     open: &Open,
     identities: &[Identity],
-    source: &SourceName,
     route: &Route,
     recovery: &Recovery,
     data: &Path,
 ) -> Result<Prepared> {
-    let mut prepared = Prepared { segments: 0, bytes: 0, last: None, timeline: route.timeline, notes: Vec::new() };
-    let wal = data.join("pg_wal");
-    ensure!(wal.is_dir(), "{} is no data directory of PostgreSQL: it has no pg_wal", data.display());
-    let mut reached = matches!(recovery.target, Target::Latest | Target::Immediate);
-    if let (Some(window), false) = (&route.window, recovery.target == Target::Immediate) {
-        let files = Files::open(open, identities, source)?.context("the log is gone")?;
-        write_histories(&files, window, route.timeline, &wal)?;
-        reached |= write_segments(&files, window, route, recovery, &wal, &mut prepared)?;
-    }
+    let (mut prepared, reached) = fill(open, identities, route, &recovery.target, data)?;
     let target = if reached { recovery.target.clone() } else { Target::Latest };
     if !reached {
         prepared.notes.push(match &recovery.target {
@@ -46,6 +36,26 @@ pub fn prepare(
     append(&data.join("postgresql.auto.conf"), &settings(&target, recovery, route.timeline), data)?;
     append(&data.join("recovery.signal"), "", data)?;
     Ok(prepared)
+}
+
+/// Puts the log from the route's snapshot to beyond `target` into `pg_wal`. Whether the target was found on the way.
+pub fn fill(
+    open: &Open,
+    identities: &[Identity],
+    route: &Route,
+    target: &Target,
+    data: &Path,
+) -> Result<(Prepared, bool)> {
+    let mut prepared = Prepared { segments: 0, bytes: 0, last: None, timeline: route.timeline, notes: Vec::new() };
+    let wal = data.join("pg_wal");
+    ensure!(wal.is_dir(), "{} is no data directory of PostgreSQL: it has no pg_wal", data.display());
+    let mut reached = matches!(target, Target::Latest | Target::Immediate);
+    if let (Some(window), false) = (&route.window, *target == Target::Immediate) {
+        let files = Files::open(open, identities, &route.source)?.context("the log is gone")?;
+        write_histories(&files, window, route.timeline, &wal)?;
+        reached |= write_segments(&files, window, (route, target), &wal, &mut prepared)?;
+    }
+    Ok((prepared, reached))
 }
 
 fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) -> Result<()> {
@@ -64,8 +74,7 @@ fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) ->
 fn write_segments(
     files: &Files,
     window: &Window,
-    route: &Route,
-    recovery: &Recovery,
+    (route, target): (&Route, &Target),
     wal: &Path,
     prepared: &mut Prepared,
 ) -> Result<bool> {
@@ -74,7 +83,7 @@ fn write_segments(
     let begin = at.max(window.from.1.0);
     let mut records = Records::new(size, begin);
     let mut follower = Follower::default();
-    let mut reached = recovery.target == Target::Latest;
+    let mut reached = *target == Target::Latest;
     while let Some((_, on)) = files.log.locate(window, route.timeline, at + size - 1) {
         let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
         let mut file = create(&path, wal)?;
@@ -85,15 +94,15 @@ fn write_segments(
         }
         prepared.segments += 1;
         prepared.bytes += bytes;
-        let mut passed = matches!(recovery.target, Target::Lsn(lsn) if at + bytes > lsn && at > lsn / size * size);
+        let mut passed = matches!(*target, Target::Lsn(lsn) if at + bytes > lsn && at > lsn / size * size);
         let mut sink = |record: Record| {
-            if let Target::Lsn(lsn) = recovery.target {
+            if let Target::Lsn(lsn) = *target {
                 reached |= record.end > lsn || record.start >= lsn;
             }
             let Some(happened) = follower.take(&record).filter(|_| record.start >= route.start.end.0) else { return };
-            if is_target(&happened, &recovery.target) {
+            if is_target(&happened, target) {
                 (reached, passed) = (true, true);
-            } else if !reached || recovery.target == Target::Latest {
+            } else if !reached || *target == Target::Latest {
                 prepared.last = Some(happened);
             }
         };
