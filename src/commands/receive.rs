@@ -25,7 +25,8 @@ pub fn run(shell: &Shell, args: &WalReceive) -> Result<Ending> {
     let address = postgres::address(url, source.password.as_ref(), config.base())?;
     let host = shell.host(&config)?;
     let settings = source.postgres.clone().unwrap_or_default();
-    let slot = settings.slot.unwrap_or_else(|| format!("blackstart_{}", args.source.as_str().replace('-', "_")));
+    let named = || format!("blackstart_{}", args.source.as_str().replace('-', "_")).chars().take(63).collect();
+    let slot = settings.slot.unwrap_or_else(named);
     let mut options = Options { level: config.level, once: args.once, anew: args.anew, ..Options::new(slot) };
     if let Some(wait) = settings.seal_every {
         options.seal_every = wait.unsigned_abs();

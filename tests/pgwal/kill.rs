@@ -123,3 +123,56 @@ fn nothing_that_is_acknowledged_as_stored_is_missing() {
     }
     assert_eq!(world.windows().len(), 1, "no gap came of it");
 }
+
+/// With `synchronous_standby_names`, from the command line: a commit that returned is in the repository, whoever is killed when.
+#[test]
+fn a_commit_that_returned_survives_the_loss_of_the_server_and_of_the_receiver() {
+    use crate::recovery::Home;
+    use crate::support::binary;
+    let seed = std::env::var("BLACKSTART_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(11);
+    let mut random = Random(seed);
+    let mut setup = Setup::new(15).config("max_wal_size = 256MB\nwal_keep_size = 0");
+    setup.segment = 1;
+    let mut cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table acknowledged (n bigint)");
+    home.run(&["backup"], 0);
+    home.receive();
+    cluster.sql("alter system set synchronous_standby_names = 'blackstart'");
+    cluster.sql("select pg_reload_conf()");
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds() {
+        let mut receiver = binary::command(home.0.path(), &["wal-receive", "pg", "--quiet"]).spawn().unwrap();
+        wait("the receiver is synchronous", || {
+            cluster.value("select count(*) from pg_stat_replication where sync_state = 'sync'") == "1"
+        });
+        let halt = Arc::new(AtomicBool::new(false));
+        let writer = writer(&cluster, &halt, round * 1_000_000);
+        std::thread::sleep(Duration::from_millis(400 + random.below(1200)));
+        if random.below(2) == 0 {
+            receiver.kill().unwrap();
+            std::thread::sleep(Duration::from_millis(random.below(200)));
+            cluster.kill();
+        } else {
+            cluster.kill();
+            std::thread::sleep(Duration::from_millis(random.below(50)));
+            receiver.kill().unwrap();
+        }
+        receiver.wait().unwrap();
+        halt.store(true, Ordering::SeqCst);
+        acknowledged.extend(writer.join().unwrap().into_iter().map(|(n, _)| n));
+        if round + 1 == rounds() || round % 4 == 3 {
+            let mut copy = Cluster::empty(cluster.major);
+            home.run(&["restore", "pg", "--to", copy.data.to_str().unwrap()], 0);
+            copy.configure("archive_mode = off");
+            copy.start();
+            wait("recovery has ended", || copy.value("select pg_is_in_recovery()") == "f");
+            let all = copy.client().rows("select n from acknowledged").unwrap();
+            let there: std::collections::HashSet<u64> = all.rows.iter().map(|r| r.parse(0).unwrap()).collect();
+            let missing: Vec<&u64> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
+            assert!(acknowledged.len() > 3 * (round as usize + 1), "only {} commits returned", acknowledged.len());
+            assert!(missing.is_empty(), "seed {seed}, round {round}: {missing:?} of {}", acknowledged.len());
+        }
+        cluster.start();
+    }
+}
