@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Log, Reader, Window};
+use crate::repository::log::{Log, Reader, Window, unit_end};
 use crate::source::postgres::wal::{Lsn, WalFile};
 
 /// Segments fetched ahead, and threads that do it.
@@ -57,12 +57,14 @@ impl<'a> Files<'a> {
         Reader { store: &self.open.store, trust: &self.open.trust, identities: self.identities }
     }
 
-    /// Writes a segment of `timeline` to `file`, padded with zeros; gives the bytes that the log has of it.
+    /// Writes a segment of `timeline` to `file`, from `start` on, padded with zeros; gives the bytes that the log has of it.
     pub fn segment(&self, window: &Window, timeline: u32, start: u64, file: &mut File) -> Result<u64> {
-        let end = start + self.segment_size;
+        let begin = start / self.segment_size * self.segment_size;
+        let end = begin + self.segment_size;
+        file.seek(SeekFrom::Start(start - begin)).context("write a segment")?;
         let mut at = start;
         while at < end {
-            let to = crate::repository::log::unit_end(at, self.log.stretches[window.last].line.unit).min(end);
+            let to = unit_end(at, self.log.stretches[window.last].line.unit).min(end);
             let bytes = self.reader().range(&self.log, window, timeline, at, to)?;
             file.write_all(&bytes).context("write a segment")?;
             at += bytes.len() as u64;
@@ -70,7 +72,7 @@ impl<'a> Files<'a> {
                 break;
             }
         }
-        file.set_len(self.segment_size).context("write a segment")?;
+        file.set_len(at - begin).and_then(|()| file.set_len(self.segment_size)).context("write a segment")?;
         Ok(at - start)
     }
 
@@ -183,7 +185,7 @@ fn fetch_ahead(files: &Files, window: &Window, timeline: u32, start: u64, spool:
             let mut bytes = Vec::new();
             while (bytes.len() as u64) < files.segment_size {
                 let from = at + bytes.len() as u64;
-                let to = crate::repository::log::unit_end(from, files.log.stretches[window.last].line.unit);
+                let to = unit_end(from, files.log.stretches[window.last].line.unit);
                 let more = files.reader().range(&files.log, window, timeline, from, to.min(at + files.segment_size))?;
                 bytes.extend_from_slice(&more);
                 if from + (more.len() as u64) < to.min(at + files.segment_size) {

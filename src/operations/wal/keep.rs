@@ -34,6 +34,8 @@ pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>
     for (n, window) in windows.iter().enumerate() {
         let below = needed_from(log, window, kept, horizon, n + 1 == windows.len());
         for stretch in &log.stretches[window.first..=window.last] {
+            // Whole units: what is read back is whole segments.
+            let below = below / stretch.line.unit * stretch.line.unit;
             for (timeline, spans) in &stretch.timelines {
                 let tail = stretch.tail_of(&open.store, &open.trust, *timeline)?;
                 let Some(end) = tail.map(|tail| tail.line.end.0) else { continue };

@@ -20,7 +20,7 @@ use crate::operations::restore::Finish;
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{self, SourceName};
-use crate::repository::log::Window;
+use crate::repository::log::{Log, Window};
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, LogRange, Snapshot};
 use crate::source::postgres::wal::events::{Follower, Happened, What};
@@ -99,7 +99,7 @@ pub struct Recoverable {
 
 /// The windows of time that snapshots and log give together, the oldest first.
 pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>> {
-    let log = crate::repository::log::Log::list(&open.store, &open.trust, source)?;
+    let log = Log::list(&open.store, &open.trust, source)?;
     let windows = log.windows(&open.store, &open.trust)?;
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let mut found = Vec::new();
@@ -120,11 +120,13 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
     Ok(found)
 }
 
-/// Whether the log goes on in the window where a snapshot ends. One that was taken before the window began can be of another history.
-fn holds(log: &crate::repository::log::Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
-    let begun = &log.stretches[window.first].line;
-    let anew = window.first > 0 && started < begun.started && range.end.0 < begun.start.0;
-    !anew
+/// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
+/// so a snapshot belongs to the window that was the newest when it was taken.
+fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+    let before = window.first > 0 && started < log.stretches[window.first].line.started;
+    let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
+    !before
+        && !after
         && has_timeline(log, window, range.timeline)
         && window.from.1 <= range.end
         && (range.end <= window.to.1 || range.timeline < window.to.0)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 
@@ -86,18 +86,22 @@ fn write_segments(
     let mut reached = *target == Target::Latest;
     while let Some((_, on)) = files.log.locate(window, route.timeline, at + size - 1) {
         let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
-        let mut file = create(&path, wal)?;
-        let bytes = files.segment(window, route.timeline, at, &mut file)?;
+        // Prune may have taken what comes before the snapshot's end; the snapshot has that in its own segment.
+        let from = at.max(begin);
+        let mut file = if from > at { open_own(&path)? } else { create(&path, wal)? };
+        let bytes = files.segment(window, route.timeline, from, &mut file)?;
         if bytes == 0 {
             crate::durable::remove(&path).with_context(|| format!("remove {}", path.display()))?;
             break;
         }
         prepared.segments += 1;
         prepared.bytes += bytes;
-        let mut passed = matches!(*target, Target::Lsn(lsn) if at + bytes > lsn && at > lsn / size * size);
+        let mut passed = false;
         let mut sink = |record: Record| {
             if let Target::Lsn(lsn) = *target {
-                reached |= record.end > lsn || record.start >= lsn;
+                // The server stops at the first record that begins there or later.
+                passed |= record.start >= lsn;
+                reached |= passed;
             }
             let Some(happened) = follower.take(&record).filter(|_| record.start >= route.start.end.0) else { return };
             if is_target(&happened, target) {
@@ -106,9 +110,9 @@ fn write_segments(
                 prepared.last = Some(happened);
             }
         };
-        feed(&path, bytes, &mut records, &mut sink)?;
+        feed(&path, from - at, bytes, &mut records, &mut sink)?;
         at += size;
-        if bytes < size {
+        if from + bytes < at {
             records.finish(&mut sink);
             break;
         }
@@ -121,7 +125,9 @@ fn write_segments(
 
 /// Feeds the first `bytes` of a file.
 fn feed(path: &Path, bytes: u64, records: &mut Records, sink: &mut dyn FnMut(Record)) -> Result<()> {
-    let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?.take(bytes);
+    let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+    file.seek(SeekFrom::Start(skip)).with_context(|| format!("read {}", path.display()))?;
+    let mut file = file.take(bytes);
     let mut part = vec![0; 1 << 20];
     loop {
         let n = file.read(&mut part).with_context(|| format!("read {}", path.display()))?;
