@@ -88,12 +88,11 @@ fn write_segments(
         let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
         // Prune may have taken what comes before the snapshot's end; the snapshot has that in its own segment.
         let from = at.max(begin);
-        let mut file = if from > at { open_own(&path)? } else { create(&path, wal)? };
-        let bytes = files.segment(window, route.timeline, from, &mut file)?;
-        if bytes == 0 {
-            crate::durable::remove(&path).with_context(|| format!("remove {}", path.display()))?;
+        if files.log.is_end(window, route.timeline, from) {
             break;
         }
+        let mut file = if from > at { open_own(&path)? } else { create(&path, wal)? };
+        let bytes = files.segment(window, route.timeline, from, &mut file)?;
         prepared.segments += 1;
         prepared.bytes += bytes;
         let mut passed = false;
@@ -110,7 +109,7 @@ fn write_segments(
                 prepared.last = Some(happened);
             }
         };
-        feed(&path, from - at, bytes, &mut records, &mut sink)?;
+        feed(&path, (from - at, bytes), &mut records, &mut sink)?;
         at += size;
         if from + bytes < at {
             records.finish(&mut sink);
@@ -123,8 +122,13 @@ fn write_segments(
     Ok(reached)
 }
 
-/// Feeds the first `bytes` of a file.
-fn feed(path: &Path, bytes: u64, records: &mut Records, sink: &mut dyn FnMut(Record)) -> Result<()> {
+/// The segment that the snapshot itself has, to be written on.
+fn open_own(path: &Path) -> Result<File> {
+    OpenOptions::new().write(true).open(path).with_context(|| format!("write on in {}", path.display()))
+}
+
+/// Feeds `bytes` of a file from `skip` on.
+fn feed(path: &Path, (skip, bytes): (u64, u64), records: &mut Records, sink: &mut dyn FnMut(Record)) -> Result<()> {
     let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?;
     file.seek(SeekFrom::Start(skip)).with_context(|| format!("read {}", path.display()))?;
     let mut file = file.take(bytes);
