@@ -50,6 +50,7 @@ fn every_major_streams_what_it_writes() {
             scope.spawn(move || {
                 let (world, cluster) = (World::new(), setup(major).start());
                 let receiver = world.receiver(&cluster, options());
+                receiver.wait_for("streaming", |e| matches!(e, Event::Streaming { .. }));
                 cluster.sql("create table t as select g, repeat('x', 200) s from generate_series(1, 20000) g");
                 receiver.wait_for_all(&cluster);
                 receiver.stop().unwrap();

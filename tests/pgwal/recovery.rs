@@ -100,7 +100,19 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     ready(&copy);
     assert_eq!(copy.value("select to_regclass('t') is null and to_regclass('after') is not null"), "t");
     assert_eq!(copy.value("show archive_mode"), "off");
-    // What the timeline says of the mistake leads to just before it.
+    the_timeline_leads_to_just_before_a_mistake(&home, &cluster);
+    what_cannot_be_reached_is_refused(&home, &too_early.0, &last.1);
+    // The windows are shown.
+    let shown = home.run(&["snapshots", "pg"], 0).all();
+    assert!(shown.contains("Every moment from"), "{shown}");
+    let windows = home.run(&["snapshots", "pg", "--json"], 0).json()["report"]["windows"].clone();
+    assert_eq!(windows.as_array().unwrap().len(), 1, "{windows}");
+    // The drill replays the log, too.
+    let drilled = home.run(&["drill", "pg"], 0).all();
+    assert!(drilled.contains("log replayed"), "{drilled}");
+}
+
+fn the_timeline_leads_to_just_before_a_mistake(home: &Home, cluster: &Cluster) {
     let told = home.run(&["timeline", "pg", "--json"], 0).json();
     let happened = told["report"]["happened"].as_array().unwrap();
     let of = |how: &str| {
@@ -108,18 +120,21 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
             happened.iter().find(|h| h["destroyed"].as_array().is_some_and(|d| d.iter().any(|d| d["how"] == how)));
         found.unwrap_or_else(|| panic!("{how}: {happened:#?}"))["position"].as_str().unwrap().to_owned()
     };
-    let copy = home.back_to(&cluster, &["--lsn", &of("drop"), "--before"]);
+    let copy = home.back_to(cluster, &["--lsn", &of("drop"), "--before"]);
     ready(&copy);
     assert_eq!(copy.value("select count(*) from t"), "101");
-    let copy = home.back_to(&cluster, &["--lsn", &of("delete"), "--before"]);
+    let copy = home.back_to(cluster, &["--lsn", &of("delete"), "--before"]);
     ready(&copy);
     assert_eq!(copy.value("select count(*) from t"), "5102");
-    // Out of the window, either way: refused, the window named, nothing written.
+}
+
+/// Refused, the window named, nothing written.
+fn what_cannot_be_reached_is_refused(home: &Home, too_early: &str, end: &str) {
     let to = home.0.path().join("never").display().to_string();
-    let far = (last.1.parse::<Lsn>().unwrap().0 + (1 << 30)).to_string();
+    let far = (end.parse::<Lsn>().unwrap().0 + (1 << 30)).to_string();
     let far = Lsn(far.parse().unwrap()).to_string();
     for arguments in [
-        ["--at", too_early.0.as_str()],
+        ["--at", too_early],
         ["--at", "2099-01-01T00:00:00Z"],
         ["--lsn", &far],
         ["--xid", "4000000"],
@@ -133,14 +148,6 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
         );
         assert!(!std::path::Path::new(&to).exists());
     }
-    // The windows are shown.
-    let shown = home.run(&["snapshots", "pg"], 0).all();
-    assert!(shown.contains("Every moment from"), "{shown}");
-    let windows = home.run(&["snapshots", "pg", "--json"], 0).json()["report"]["windows"].clone();
-    assert_eq!(windows.as_array().unwrap().len(), 1, "{windows}");
-    // The drill replays the log, too.
-    let drilled = home.run(&["drill", "pg"], 0).all();
-    assert!(drilled.contains("log replayed"), "{drilled}");
 }
 
 /// A restore to a time at which nothing has happened since: the newest state is that of the time.

@@ -15,6 +15,9 @@ use crate::source::postgres::wal::events::Follower;
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::wal::{Lsn, WalFile};
 
+/// Whoever this file of the data directory belongs to gets the new ones.
+const LIKE: &str = "PG_VERSION";
+
 /// Puts the log and the settings into the data directory at `data`, which was restored from the route's snapshot.
 pub fn prepare(
     open: &Open,
@@ -33,8 +36,9 @@ pub fn prepare(
             _ => "the target is the end of the stored log: the server replays all of it".to_owned(),
         });
     }
-    append(&data.join("postgresql.auto.conf"), &settings(&target, recovery, route.timeline), data)?;
-    append(&data.join("recovery.signal"), "", data)?;
+    let like = data.join(LIKE);
+    append(&data.join("postgresql.auto.conf"), &settings(&target, recovery, route.timeline), &like)?;
+    append(&data.join("recovery.signal"), "", &like)?;
     Ok(prepared)
 }
 
@@ -64,7 +68,7 @@ fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) ->
     for timeline in known {
         let Some(history) = files.reader().history(&files.log, window, timeline)? else { continue };
         let path = wal.join(WalFile::History { timeline }.name(files.segment_size));
-        let mut file = create(&path, wal)?;
+        let mut file = create(&path, &wal.with_file_name(LIKE))?;
         file.write_all(&history.bytes).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
@@ -91,7 +95,7 @@ fn write_segments(
         if files.log.is_end(window, route.timeline, from) {
             break;
         }
-        let mut file = if from > at { open_own(&path)? } else { create(&path, wal)? };
+        let mut file = if from > at { open_own(&path)? } else { create(&path, &wal.with_file_name(LIKE))? };
         let bytes = files.segment(window, route.timeline, from, &mut file)?;
         prepared.segments += 1;
         prepared.bytes += bytes;
