@@ -418,3 +418,45 @@ fn verify_names_what_is_damaged_and_prune_takes_what_runs_stand_for() {
         put(lab.store(), key, &body);
     }
 }
+
+/// What kept snapshots need stays, and not one unit before.
+#[test]
+fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
+    use blackstart::operations::wal::keep::{Anchor, spare};
+    use blackstart::repository::log::Position;
+    use blackstart::repository::snapshot::LogRange;
+    let lab = Lab::new();
+    let mut writer = lab.writer(lab.store()).unwrap();
+    grow(&mut writer, START + 10 * UNIT, 1000).unwrap();
+    let open = &lab.world.host.open;
+    let log = lab.log(lab.store()).unwrap();
+    let anchor = |at: u64| Anchor {
+        range: LogRange { timeline: 1, start: Position(at - 10), end: Position(at) },
+        data_time: time(at),
+    };
+    let snapshots = [anchor(START + 3 * UNIT), anchor(START + 6 * UNIT), anchor(START + 9 * UNIT)];
+    let late = Timestamp::from_second(4_000_000_000).unwrap();
+    let below = |kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp| {
+        let spare = spare(open, &log, kept, horizon, old).unwrap();
+        spare.gone.first().map_or(0, |gone| gone.below.0)
+    };
+    let units = |at: u64| at / UNIT * UNIT;
+    assert_eq!(below(&snapshots, None, late), units(START + 3 * UNIT));
+    assert_eq!(below(&snapshots[1..], None, late), units(START + 6 * UNIT));
+    assert_eq!(below(&snapshots, Some(time(START + 7 * UNIT)), late), units(START + 6 * UNIT));
+    assert_eq!(below(&snapshots, Some(time(START + 20 * UNIT)), late), units(START + 9 * UNIT));
+    // A horizon before every snapshot: the oldest counts. Without a snapshot the newest window waits for one.
+    assert_eq!(below(&snapshots, Some(time(START)), late), units(START + 3 * UNIT));
+    assert_eq!(below(&[], None, late), 0);
+    // Nothing young goes.
+    assert_eq!(below(&snapshots, None, Timestamp::UNIX_EPOCH), 0);
+    // A window that a gap has closed, and no snapshot lies in: of no use but for its last object.
+    grow(&mut lab.begin(lab.store(), START + 20 * UNIT, false).unwrap(), START + 21 * UNIT, 1000).unwrap();
+    let log = lab.log(lab.store()).unwrap();
+    let found = spare(open, &log, &[], None, late).unwrap();
+    assert!(
+        found.gone.iter().all(|gone| gone.stretch == 1) && found.gone[0].below.0 > START + 9 * UNIT,
+        "{:?}",
+        found.gone
+    );
+}
