@@ -249,6 +249,11 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&C
             window.from, window.snapshot, window.until, window.position
         ));
     }
+    if windows.last().is_some_and(|last| matches!(recovery.target, Target::Time(time) if time > last.until)) {
+        help.push_str(
+            " If nothing was written since, the newest state is that of your time: leave --at out to restore it.",
+        );
+    }
     Failure::new(Kind::Usage, format!("{what} cannot be reached with what is stored of {source}"), help)
 }
 
