@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Prepared, Recovery, Route, Target, Then, is_target};
 use crate::operations::Open;
@@ -15,6 +15,8 @@ use crate::source::postgres::wal::events::Follower;
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::wal::{Lsn, WalFile};
 
+/// Segments fetched at once.
+const AT_ONCE: u64 = 4;
 /// Whoever this file of the data directory belongs to gets the new ones.
 const LIKE: &str = "PG_VERSION";
 
@@ -74,6 +76,14 @@ fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) ->
     Ok(())
 }
 
+/// A segment in `pg_wal`: where it begins, from where on it was written, and how many bytes.
+struct Written {
+    at: u64,
+    from: u64,
+    path: PathBuf,
+    bytes: u64,
+}
+
 /// Writes segments from the snapshot's end on until the target is passed. Whether it was.
 fn write_segments(
     files: &Files,
@@ -84,22 +94,13 @@ fn write_segments(
 ) -> Result<bool> {
     let size = files.segment_size;
     let mut at = route.start.end.0 / size * size;
+    // Prune may have taken what comes before the snapshot's end; the snapshot has that in its own segment.
     let begin = at.max(window.from.1.0);
     let mut records = Records::new(size, begin);
     let mut follower = Follower::default();
-    let mut reached = *target == Target::Latest;
-    while let Some((_, on)) = files.log.locate(window, route.timeline, at + size - 1) {
-        let path = wal.join(WalFile::Segment { timeline: on, start: at }.name(size));
-        // Prune may have taken what comes before the snapshot's end; the snapshot has that in its own segment.
-        let from = at.max(begin);
-        if files.log.is_end(window, route.timeline, from) {
-            break;
-        }
-        let mut file = if from > at { open_own(&path)? } else { create(&path, &wal.with_file_name(LIKE))? };
-        let bytes = files.segment(window, route.timeline, from, &mut file)?;
-        prepared.segments += 1;
-        prepared.bytes += bytes;
-        let mut passed = false;
+    let (mut reached, mut passed) = (*target == Target::Latest, false);
+    loop {
+        let batch = write_batch(files, window, route.timeline, (at, begin), wal)?;
         let mut sink = |record: Record| {
             if let Target::Lsn(lsn) = *target {
                 // The server stops at the first record that begins there or later.
@@ -113,17 +114,49 @@ fn write_segments(
                 prepared.last = Some(happened);
             }
         };
-        feed(&path, (from - at, bytes), &mut records, &mut sink)?;
-        at += size;
-        if from + bytes < at {
-            records.finish(&mut sink);
-            break;
+        for written in &batch {
+            prepared.segments += 1;
+            prepared.bytes += written.bytes;
+            feed(&written.path, (written.from - written.at, written.bytes), &mut records, &mut sink)?;
         }
-        if passed {
-            break;
+        at += size * AT_ONCE;
+        let ended = batch.len() < AT_ONCE as usize || batch.last().is_none_or(|w| w.from + w.bytes < w.at + size);
+        if ended {
+            records.finish(&mut sink);
+        }
+        if ended || passed {
+            return Ok(reached);
         }
     }
-    Ok(reached)
+}
+
+/// Writes the segments from `at` on, some at once; fewer where the log ends.
+fn write_batch(
+    files: &Files,
+    window: &Window,
+    timeline: u32,
+    (at, begin): (u64, u64),
+    wal: &Path,
+) -> Result<Vec<Written>> {
+    let size = files.segment_size;
+    let place = |at: u64| {
+        let (_, on) = files.log.locate(window, timeline, at + size - 1)?;
+        let (from, name) = (at.max(begin), WalFile::Segment { timeline: on, start: at }.name(size));
+        (!files.log.is_end(window, timeline, from)).then(|| Written { at, from, path: wal.join(name), bytes: 0 })
+    };
+    let write = |mut written: Written| {
+        let whole = written.from == written.at;
+        let mut file = if whole { create(&written.path, &wal.with_file_name(LIKE))? } else { open_own(&written.path)? };
+        written.bytes = files.segment(window, timeline, written.from, &mut file)?;
+        Ok(written)
+    };
+    let places: Vec<Written> = (0..AT_ONCE).map_while(|n| place(at + n * size)).collect();
+    std::thread::scope(|scope| {
+        let write = &write;
+        let threads: Vec<_> = places.into_iter().map(|place| scope.spawn(move || write(place))).collect();
+        let joined = threads.into_iter().map(|t| t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?);
+        joined.collect()
+    })
 }
 
 /// The segment that the snapshot itself has, to be written on.
