@@ -20,7 +20,7 @@ use crate::source::postgres::wal::{Lsn, WalFile};
 
 /// Segments fetched ahead, and threads that do it.
 const AHEAD: u64 = 8;
-const THREADS: usize = 4;
+const THREADS: usize = 2;
 /// Segments larger than this are not fetched ahead.
 const AHEAD_BYTES_MAX: u64 = 64 << 20;
 

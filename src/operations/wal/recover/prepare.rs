@@ -15,8 +15,8 @@ use crate::source::postgres::wal::events::Follower;
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::wal::{Lsn, WalFile};
 
-/// Segments fetched at once.
-const AT_ONCE: u64 = 4;
+/// Segments fetched at once; each needs up to some 50 MiB.
+const AT_ONCE: u64 = 3;
 /// Whoever this file of the data directory belongs to gets the new ones.
 const LIKE: &str = "PG_VERSION";
 
