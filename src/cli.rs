@@ -1,12 +1,13 @@
 //! The command line. The doc comments are the help.
 
-use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
+use crate::time::length;
 
 pub mod wal;
 
@@ -50,6 +51,7 @@ pub enum Verb {
     WalReceive(wal::WalReceive),
     WalPush(wal::WalPush),
     WalGet(wal::WalGet),
+    Watch(Watch),
     Completions(Completions),
     Man(Man),
 }
@@ -72,6 +74,7 @@ impl Verb {
             Verb::WalReceive(_) => "wal-receive",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
+            Verb::Watch(_) => "watch",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
         }
@@ -110,6 +113,15 @@ pub struct Init {
     /// The host key file to certify or to make
     #[arg(long, value_name = "FILE")]
     pub host_key: Option<PathBuf>,
+    /// What the key certified here may do: `host` writes snapshots; `keeper` prunes, on another machine and with another credential
+    #[arg(long, value_enum, default_value = "host", requires = "identity")]
+    pub role: KeyRole,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyRole {
+    Host,
+    Keeper,
 }
 
 /// Test the configuration, the store, the keys and the sources for real
@@ -221,6 +233,12 @@ pub struct Restore {
     /// Say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Ask for data that lies in an archive class, and wait for it; without this, say what it takes
+    #[arg(long, value_enum, value_name = "HASTE")]
+    pub thaw: Option<ThawHaste>,
+    /// Wait so long for it; the same command again waits on
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "48h", requires = "thaw")]
+    pub thaw_wait: SignedDuration,
     /// Put it where DIR is now, and keep what is there beside it
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
@@ -229,6 +247,13 @@ pub struct Restore {
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ThawHaste {
+    Bulk,
+    Standard,
+    Expedited,
 }
 
 /// Restore into scratch, check, measure, and sign the report
@@ -275,6 +300,9 @@ pub struct Prune {
     /// Say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// Take away the delete markers and later versions that somebody has put over objects that snapshots need
+    #[arg(long)]
+    pub uncover: bool,
 }
 
 /// Are we protected? One sentence, then a row for each source
@@ -298,6 +326,40 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+}
+
+/// Raise the alarm when agents fall silent: a look at every source of a repository from outside, without any key
+///
+/// Exit codes: 0 all is well, 4 something is missing, damaged or tampered with, 5 a newest point is too old.
+///
+/// Example: blackstart watch --repo s3://bucket/prefix --root SHA256:… --older-than 2h --every 5m
+#[derive(Debug, Args)]
+pub struct Watch {
+    #[command(flatten)]
+    pub place: Place,
+    /// How old the newest point of a source may be
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "26h")]
+    pub older_than: SignedDuration,
+    /// Another bound for one source, which must be there; may be repeated
+    #[arg(long, value_name = "SOURCE=TIME", value_parser = bound)]
+    pub bound: Vec<(SourceName, SignedDuration)>,
+    /// How old the newest point that a drill has proven may be
+    #[arg(long, value_name = "TIME", value_parser = length)]
+    pub verified_within: Option<SignedDuration>,
+    /// Remember the newest commits in this file: sources that vanish and stores that show an older state raise the alarm, too
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Look again and again, and speak when something has changed
+    #[arg(long, value_name = "TIME", value_parser = length)]
+    pub every: Option<SignedDuration>,
+    /// Stop after so many looks
+    #[arg(long, value_name = "N", requires = "every")]
+    pub rounds: Option<u64>,
+}
+
+fn bound(text: &str) -> Result<(SourceName, SignedDuration), String> {
+    let (name, time) = text.split_once('=').ok_or("write SOURCE=TIME, such as orders=2h")?;
+    Ok((source(name)?, length(time)?))
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

@@ -1,6 +1,8 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod named;
 mod text;
+mod tier;
 
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
@@ -12,6 +14,7 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::command::{self, Command};
@@ -92,6 +95,8 @@ pub struct SourceConfig {
     #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
+    /// Storage classes and locks of the retention's tiers.
+    pub tier: Option<Tiers>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -230,6 +235,9 @@ impl Config {
             if let Some(policy) = &source.retention {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
+            if let (Some(tiers), Some(policy)) = (&source.tier, &source.retention) {
+                tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
+            }
         }
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
@@ -297,25 +305,6 @@ impl Config {
     /// The directory that relative paths in the configuration start from.
     pub fn base(&self) -> &Path {
         self.directory()
-    }
-
-    /// The sources named, or all.
-    pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceConfig>> {
-        if names.is_empty() {
-            return Ok(self.source.iter().collect());
-        }
-        names.iter().map(|name| self.named_source(name)).collect()
-    }
-
-    pub fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
-        self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
-            Failure::new(
-                Kind::Usage,
-                format!("{} has no source {name}", self.file.display()),
-                format!("Nothing was done. There are: {}.", known.join(", ")),
-            )
-        })
     }
 
     /// What a proof or a loading of the source must know beside its snapshot.

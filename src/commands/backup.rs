@@ -84,7 +84,7 @@ pub fn one(
 ) -> Result<BackupReport> {
     let busy = shell.busy(format!("backing up {}", source.name));
     let open = || config.open_source(source, &shell.clock);
-    let report = backup::backup(host, &source.name, &open, options)
+    let report = backup::backup_tiered(host, &source.name, &open, options, config.tiering(source)?)
         .with_context(|| format!("back up {}", config.place_of(source)))?;
     drop(busy);
     say(shell, &report);

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
+use super::bucket::{self, Remark};
 use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, span, time};
 use super::setup::lacking;
@@ -54,6 +55,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.add("configuration", State::Ok, format!("{}: {sources}", config.file.display()));
     found.add("repository", State::Ok, format!("{}, root key {}", open.store.place(), open.trust.root.id()));
     store(&open, &mut found);
+    bucket(&config, &open, &mut found);
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
@@ -92,6 +94,22 @@ fn store(open: &Open, found: &mut Findings) {
                 found.add("store", State::Ok, "conditional writes work");
             }
             missing.into_iter().for_each(|what| found.add("store", State::Warning, what));
+        }
+    }
+}
+
+fn bucket(config: &Config, open: &Open, found: &mut Findings) {
+    match bucket::remarks(config, open) {
+        Err(error) => found.add("bucket", State::Failed, format!("{error:#}")),
+        Ok(remarks) => {
+            for remark in remarks {
+                let (state, text) = match remark {
+                    Remark::Well(text) => (State::Ok, text),
+                    Remark::Warning(text) => (State::Warning, text),
+                    Remark::Wrong(text) => (State::Failed, text),
+                };
+                found.add("bucket", state, text);
+            }
         }
     }
 }

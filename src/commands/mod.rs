@@ -11,6 +11,7 @@ use crate::error::Kind;
 use output::{Ending, Shell};
 
 mod backup;
+mod bucket;
 mod check;
 mod drill;
 mod help;
@@ -21,6 +22,7 @@ mod manual;
 mod open;
 mod output;
 mod point;
+mod policies;
 mod protect;
 mod prune;
 mod receive;
@@ -32,6 +34,7 @@ mod status;
 mod timeline;
 mod verify;
 mod wal;
+mod watch;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -69,6 +72,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::WalReceive(args) => receive::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),
         Verb::WalGet(args) => wal::run_get(shell, args),
+        Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

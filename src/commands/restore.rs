@@ -6,15 +6,22 @@ use std::path::{Path, PathBuf};
 
 use super::load;
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, size, span, time};
+use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::point;
-use crate::cli::Restore;
+use crate::cli::{Restore, ThawHaste};
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
+use crate::operations::thaw::{self, Frozen, Thaw};
 use crate::operations::{Open, backup, drill};
 use crate::report::Outcome;
+use crate::repository::agefile::Identity;
+use crate::repository::snapshot::Snapshot;
+use crate::storage::Haste;
 use crate::target;
+
+/// For how long thawed copies stay readable: long enough to restore twice.
+const THAWED_DAYS: u32 = 7;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     if args.into.is_some() {
@@ -69,8 +76,13 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
             forecast.packs,
             forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
         ));
+        let frozen = thaw::look(open, &keys.identities, &snapshot, &request)?;
+        if !frozen.is_empty() {
+            shell.say(format!("{}. {}", in_the_ice(&frozen), offers(&frozen)));
+        }
         return Ending::new(Exit::Done, forecast);
     }
+    thawed(shell, args, open, &keys.identities, &snapshot, &request)?;
     let busy = shell.busy(format!("restoring {}", args.source));
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
@@ -82,6 +94,69 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
+}
+
+fn in_the_ice(frozen: &Frozen) -> String {
+    let packs = count(frozen.frozen + frozen.thawing, "pack");
+    format!(
+        "{packs} of what is needed lie in an archive class ({}); {} are being thawed already",
+        size(frozen.bytes),
+        frozen.thawing
+    )
+}
+
+fn takes(frozen: &Frozen, haste: Haste) -> Option<String> {
+    let takes = thaw::estimate(frozen, haste)?;
+    Some(format!("up to {} and about ${:.2}", span(takes.hours * 3600.0), takes.dollars))
+}
+
+/// Each way to thaw, with time and cost.
+fn offers(frozen: &Frozen) -> String {
+    let all = [("standard", Haste::Standard), ("bulk", Haste::Bulk), ("expedited", Haste::Expedited)];
+    let all = all.into_iter().filter_map(|(name, haste)| Some(format!("--thaw {name}: {}", takes(frozen, haste)?)));
+    format!(
+        "To thaw them takes, as a rule and by the list prices of AWS in us-east-1: {}.",
+        all.collect::<Vec<_>>().join("; ")
+    )
+}
+
+/// Makes sure that nothing that is needed lies in the ice.
+fn thawed(
+    shell: &Shell,
+    args: &Restore,
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<()> {
+    let frozen = thaw::look(open, identities, snapshot, request)?;
+    if frozen.is_empty() {
+        return Ok(());
+    }
+    let what = in_the_ice(&frozen);
+    let Some(wanted) = args.thaw else {
+        let help = format!(
+            "Nothing was changed. {} The same command again resumes. A snapshot of a warmer tier restores at once: `snapshots {}` lists all.",
+            offers(&frozen),
+            snapshot.source
+        );
+        return Err(Failure::new(Kind::Failed, what, help));
+    };
+    let haste = match wanted {
+        ThawHaste::Bulk => Haste::Bulk,
+        ThawHaste::Standard => Haste::Standard,
+        ThawHaste::Expedited => Haste::Expedited,
+    };
+    let Some(takes) = takes(&frozen, haste) else {
+        let help = "Nothing was changed. --thaw standard or --thaw bulk.";
+        return Err(Failure::new(Kind::Usage, "what lies in DEEP_ARCHIVE cannot be thawed in that haste", help));
+    };
+    shell.say(format!("{what}. To thaw the rest takes {takes}, as a rule and by list price."));
+    let busy = shell.busy("thawing".into());
+    let how = Thaw { haste, days: THAWED_DAYS, wait: args.thaw_wait.unsigned_abs() };
+    thaw::thaw(open, &frozen, how)?;
+    drop(busy);
+    Ok(())
 }
 
 fn may_replace(args: &Restore, to: &Path) -> Result<()> {

@@ -1,7 +1,6 @@
 //! `snapshots`: what exists.
 
 use anyhow::Result;
-use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,9 +17,6 @@ use crate::repository::layout::SourceName;
 use crate::repository::sealed::SealedPart;
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::Mode;
-
-/// A commit whose own time differs from the store's by more is suspect (FORMAT.md §4-10).
-const SUSPECT: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Serialize)]
 struct Row {
@@ -88,13 +84,12 @@ fn list(
     let mut points = Vec::new();
     for (commit, snapshot) in whole.snapshots() {
         let verified = proofs.iter().any(|p| p.commit == commit.hash);
-        let stored = whole.stored_at.get(&snapshot.seq);
         points.push(Point {
             seq: snapshot.seq,
             data_time: snapshot.data_time,
             complete: snapshot.outcome == Outcome::Complete,
             verified,
-            suspect: stored.is_some_and(|at| at.duration_since(snapshot.finished).abs() > SUSPECT),
+            suspect: whole.is_suspect(snapshot),
         });
         rows.push(Row {
             source: source.clone(),

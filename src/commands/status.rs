@@ -17,6 +17,8 @@ use crate::repository::series::{self, Series};
 #[derive(Serialize)]
 struct Row {
     source: SourceName,
+    /// Who wrote the newest snapshot.
+    host: Option<String>,
     /// The newest complete snapshot.
     seq: Option<u64>,
     commit: Option<Hash>,
@@ -53,8 +55,11 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
-        let cells: Vec<[String; 6]> = rows.iter().map(|row| cells(row, reader.open.now())).collect();
-        shell.say(table(["SOURCE", "NEWEST POINT", "NEWEST VERIFIED", "RPO EXPOSURE", "RTO", "RESTORE"], &cells));
+        let cells: Vec<[String; 7]> = rows.iter().map(|row| cells(row, reader.open.now())).collect();
+        shell.say(table(
+            ["SOURCE", "HOST", "NEWEST POINT", "NEWEST VERIFIED", "RPO EXPOSURE", "RTO", "RESTORE"],
+            &cells,
+        ));
     }
     for row in &rows {
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
@@ -89,6 +94,11 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         }
     };
     note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
+    note(
+        !whole.covers.is_empty(),
+        Severity::Unproven,
+        "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
+    );
     note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     let failed = drills.last().filter(|last| !last.passed).map(|last| {
         format!("the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`", last.seq)
@@ -104,6 +114,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     Ok(Row {
         restore: restore_command(&source, place, open),
         source,
+        host: whole.snapshots().last().map(|(_, s)| s.host.clone()),
         seq: newest.map(|(_, s)| s.seq),
         commit: newest.map(|(c, _)| c.hash),
         newest: newest.map(|(_, s)| s.data_time),
@@ -146,7 +157,7 @@ fn sentence(rows: &[Row]) -> String {
     format!("{what}; a disaster now would lose at most {} of data.", span(oldest))
 }
 
-fn cells(row: &Row, now: Timestamp) -> [String; 6] {
+fn cells(row: &Row, now: Timestamp) -> [String; 7] {
     let point = |at: Option<Timestamp>| {
         at.map_or("none".into(), |at| format!("{} ({} ago)", time(at), span(now.duration_since(at).as_secs_f64())))
     };
@@ -156,6 +167,7 @@ fn cells(row: &Row, now: Timestamp) -> [String; 6] {
     };
     [
         row.source.to_string(),
+        row.host.clone().unwrap_or_else(|| "?".into()),
         point(row.newest),
         point(row.verified),
         against(row.rpo_exposure_seconds, row.rpo_seconds),

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::Open;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
-use crate::error::{Kind, kind_of};
+use crate::error::{Failure, Kind, kind_of};
 use crate::report::Check;
 use crate::repository::agefile::Identity;
+use crate::repository::history;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::{self, Series};
 use crate::repository::signed::{SignedLine, SigningKey};
@@ -20,6 +21,7 @@ use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
 use crate::repository::{FORMAT, check_format};
 use crate::source::Settings;
+use crate::storage;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -174,9 +176,18 @@ fn try_out(
                 Err(e) => trial.checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
             }
         }
+        Err(e) if is_archived(&e) => {
+            let help = "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier.";
+            return Err(Failure::new(Kind::Environment, format!("the snapshot lies in an archive class: {e:#}"), help));
+        }
         Err(e) => trial.checks.push(Check::compare("restore", "done", format!("{e:#}"))),
     }
     Ok(trial)
+}
+
+fn is_archived(error: &anyhow::Error) -> bool {
+    let failed = error.chain().find_map(|e| e.downcast_ref::<storage::Error>());
+    failed.is_some_and(|e| e.kind == storage::Kind::Archived)
 }
 
 /// A drill that passed.
@@ -225,10 +236,12 @@ pub fn proofs(open: &Open, source: &SourceName, reports: &[DrillReport]) -> Resu
 /// The drills of `source`, passed or failed, the oldest first. A report counts if the root or a certified drill key signed it.
 pub fn reports(open: &Open, source: &SourceName) -> Result<Vec<DrillReport>> {
     let mut reports = Vec::new();
-    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
-        let body = open.store.get(&object.key).context("read a drill report")?;
-        if let Ok(report) = read_report(open, source, &body) {
-            reports.push(report);
+    for written in history::list(&open.store, &layout::drills(source)).context("list drill reports")? {
+        match written.read(&open.store, |body| read_report(open, source, body)) {
+            Ok(report) => reports.push(report),
+            Err(e) if e.is::<storage::Error>() => return Err(e.context("read a drill report")),
+            // It proves nothing; `verify` names it.
+            Err(_) => {}
         }
     }
     Ok(reports)

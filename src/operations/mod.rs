@@ -16,12 +16,16 @@ pub mod basis;
 pub mod contents;
 pub mod drill;
 pub mod load;
+pub mod locks;
 pub mod proof;
 pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod thaw;
+pub mod tiers;
 pub mod verify;
 pub mod wal;
+pub mod watch;
 
 /// A repository, open for reading.
 #[derive(Clone)]

@@ -129,8 +129,10 @@ pub fn recover_py() -> Key {
     Key::new("recover.py")
 }
 
+pub const TRUST: &str = "trust/";
+
 pub fn trust(n: u64) -> Key {
-    Key::new(format!("trust/{n:010}"))
+    Key::new(format!("{TRUST}{n:010}"))
 }
 
 pub const SNAPSHOTS: &str = "snapshots/";

@@ -11,6 +11,7 @@ use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
 use crate::limits::LAYERS_MAX;
 use crate::report::Outcome;
+use crate::storage::Lock;
 
 /// An object by name and size in bytes.
 pub type Named = (Hash, u64);
@@ -63,6 +64,9 @@ pub struct Snapshot {
     /// Of a source that has a log: what of it the snapshot contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogRange>,
+    /// Everything that the snapshot names was locked so when it was committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
     pub sealed: String,
 }
 

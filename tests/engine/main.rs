@@ -11,5 +11,7 @@ mod log;
 mod order;
 mod roundtrip;
 mod streams;
+mod tiers;
+mod versions;
 mod world;
 mod writers;

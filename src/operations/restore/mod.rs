@@ -190,6 +190,12 @@ pub fn forecast(
     })
 }
 
+/// The packs that a restore fetches from.
+pub fn packs_needed(open: &Open, identities: &[Identity], snapshot: &Snapshot, request: &Request) -> Result<Vec<Hash>> {
+    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
+    plan.pack_numbers()?.into_iter().map(|number| Ok(plan.pack(number)?.name)).collect()
+}
+
 /// Restores `snapshot`.
 pub fn restore(
     open: &Open,

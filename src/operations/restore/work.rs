@@ -17,6 +17,7 @@ use crate::durable;
 use crate::limits::FRAME_RAW_MAX;
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 use crate::storage;
 use crate::target::StagingTree;
@@ -105,11 +106,14 @@ impl Stage<'_> {
         let mut total = 0;
         while let Ok((number, bytes)) = fetched.recv_blocking() {
             let pack = self.plan.pack(number)?;
-            let bytes = self
+            total += self
                 .open_pack(&pack, bytes)
                 .and_then(|open| self.write(&pack, &open, &mut decompressor, &mut raw).map(|()| open.fetched))
+                .or_else(|failed| {
+                    let open = self.open_first_version(&pack, failed)?;
+                    self.write(&pack, &open, &mut decompressor, &mut raw).map(|()| open.fetched)
+                })
                 .with_context(|| format!("read pack {} of {}", pack.name, self.source))?;
-            total += bytes;
             self.journal.note(number)?;
             tokens.try_recv().context("a pack that was fetched without a token")?;
         }
@@ -122,6 +126,17 @@ impl Stage<'_> {
             (None, Some(range)) => OpenPack::part(&self.open.store, self.source, pack, range, self.identities),
             (None, None) => Err(anyhow!("a pack without bytes")),
         }
+    }
+
+    /// What a store with versions still has of a pack that was deleted or written over; otherwise the error as it was. Nothing of a
+    /// frame is written before it was checked, so a second try is safe.
+    fn open_first_version(&self, pack: &PackWork, failed: anyhow::Error) -> Result<OpenPack> {
+        let key = layout::pack(self.source, &pack.name);
+        let gone = [storage::Kind::NotFound, storage::Kind::Truncated];
+        let hopeless = failed.downcast_ref::<storage::Error>().is_some_and(|e| !gone.contains(&e.kind));
+        let written = if hopeless { None } else { history::of(&self.open.store, &key).ok() };
+        let Some(written) = written.filter(|written| written.cover().is_some()) else { return Err(failed) };
+        OpenPack::whole(written.read(&self.open.store, |bytes| pack.is(bytes))?, self.identities)
     }
 
     fn write(

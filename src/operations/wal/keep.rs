@@ -1,4 +1,4 @@
-//! What of a log may go: a pure function of listing, kept snapshots and the window for points in time (FORMAT.md §3-14).
+//! What of a log may go: a pure function of listing, kept snapshots and the window for points in time (FORMAT.md §3-15).
 
 use anyhow::Result;
 use jiff::Timestamp;

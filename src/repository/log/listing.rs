@@ -41,7 +41,7 @@ pub struct Span {
     pub object: Object,
 }
 
-/// What prune has removed of a log, as its record says (FORMAT.md §3-14).
+/// What prune has removed of a log, as its record says (FORMAT.md §3-15).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
     pub stretch: u64,
