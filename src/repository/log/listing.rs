@@ -11,7 +11,7 @@ use crate::bridge::Store;
 use crate::repository::layout::{self, Hash, LogKey, SourceName};
 use crate::repository::signed::PublicKey;
 use crate::repository::trust::Trust;
-use crate::storage::{Key, Object};
+use crate::storage::{self, Key, Object};
 
 /// A log as listed. What does not verify is in `faults`, and is not used.
 pub struct Log {
@@ -136,7 +136,7 @@ impl Log {
     pub fn windows(&self, store: &Store, trust: &Trust) -> Result<Vec<Window>> {
         let mut windows: Vec<Window> = Vec::new();
         for (at, stretch) in self.stretches.iter().enumerate() {
-            let (Some(from), Some(tail)) = (stretch.first(), stretch.tail(store, trust)?) else { continue };
+            let (Some(from), Some(tail)) = (stretch.first(), stretch.last_sound(store, trust)?) else { continue };
             let to = (tail.line.timeline, tail.line.end);
             match windows.last_mut() {
                 Some(last) if stretch.line.continues && self.stretches[last.last].line.n + 1 == stretch.line.n => {
@@ -177,6 +177,21 @@ impl Stretch {
     pub fn timeline_at(&self, timeline: u32, position: u64) -> u32 {
         let begun = self.histories.range(..=timeline).rev().find(|(_, history)| history.start.0 <= position);
         begun.map_or(self.line.timeline, |(timeline, _)| *timeline)
+    }
+
+    /// The last object of the newest timeline that verifies: what a reader can count on. One that is damaged is no reason to lose sight of the rest.
+    fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
+        let Some((_, spans)) = self.timelines.last_key_value() else { return Ok(None) };
+        let mut spans: Vec<&Span> = spans.iter().collect();
+        spans.sort_by_key(|s| std::cmp::Reverse((s.end.unwrap_or(s.start + 1), s.start)));
+        for span in spans {
+            match fetch(store, trust, &self.line.source, &span.object.key) {
+                Ok(fetched) => return Ok(Some(fetched)),
+                Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// The object with which the newest timeline ends.
