@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use crate::repository::layout::SourceName;
 use crate::time::length;
 
+mod evidence;
 pub mod wal;
+
+pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -51,6 +54,8 @@ pub enum Verb {
     WalReceive(wal::WalReceive),
     WalPush(wal::WalPush),
     WalGet(wal::WalGet),
+    Report(Report),
+    Bisect(Bisect),
     Watch(Watch),
     Completions(Completions),
     Man(Man),
@@ -74,6 +79,8 @@ impl Verb {
             Verb::WalReceive(_) => "wal-receive",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
+            Verb::Report(_) => "report",
+            Verb::Bisect(_) => "bisect",
             Verb::Watch(_) => "watch",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
@@ -154,7 +161,7 @@ pub struct Backup {
     /// Go on although stored data is missing, and store it again
     #[arg(long)]
     pub heal: bool,
-    /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
+    /// The source is right as it is, though it has changed greatly: suspect snapshots, a dump that shrank, another server
     #[arg(long)]
     pub accept_change: bool,
 }
@@ -208,11 +215,15 @@ pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["into", "plan"])]
     pub to: Option<PathBuf>,
-    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    /// Load it: dumps into a new database (postgres://user@host/name, password in $PGPASSWORD), a command through its `restore` programs (with
+    /// --confirm SOURCE and no address)
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "in_place")]
     pub into: Option<Option<String>>,
+    /// With --into: roles and tablespaces, too
+    #[arg(long, requires = "into")]
+    pub globals: bool,
     /// This time, where a log is stored; otherwise the newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -245,6 +256,15 @@ pub struct Restore {
     /// The name of the source once more
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
+    /// SOURCE is the name of a restore plan: show it, and run it for real once its name is confirmed
+    #[arg(long, conflicts_with_all = ["to", "into", "which", "path", "in_place", "repo"])]
+    pub plan: bool,
+    /// Go on behind the last good stage of a plan that stopped
+    #[arg(long, requires = "plan", conflicts_with = "restart")]
+    pub resume: bool,
+    /// Begin a plan anew that stopped
+    #[arg(long, requires = "plan")]
+    pub restart: bool,
     #[command(flatten)]
     pub place: Place,
 }
@@ -254,19 +274,6 @@ pub enum ThawHaste {
     Bulk,
     Standard,
     Expedited,
-}
-
-/// Restore into scratch, check, measure, and sign the report
-///
-/// Example: blackstart drill orders --identity /media/usb/recovery.key
-#[derive(Debug, Args)]
-pub struct Drill {
-    /// Sources of the configuration; without any, all
-    #[arg(value_parser = source)]
-    pub sources: Vec<SourceName>,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
 }
 
 /// Check that the repository is whole: signatures, chain, and that every object is there

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod entry;
 pub mod error;
+pub mod fingerprint;
 pub mod limits;
 pub mod report;
 pub mod time;
@@ -28,6 +29,7 @@ pub mod operations;
 // agent: what the operator wrote down
 pub mod config;
 pub mod job;
+pub mod plan;
 // shell: the only part that prints
 pub mod cli;
 pub mod commands;

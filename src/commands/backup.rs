@@ -67,7 +67,9 @@ pub fn options(config: &Config) -> Options {
 }
 
 pub fn exit(report: &BackupReport) -> Exit {
-    if report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty() {
+    if !report.suspicions.is_empty() {
+        Exit::CheckFailed
+    } else if report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty() {
         Exit::Partial
     } else {
         Exit::Done
@@ -104,8 +106,20 @@ fn say(shell: &Shell, report: &BackupReport) {
         size(report.stats.bytes_stored),
         span(report.seconds),
     ));
+    if !report.suspicions.is_empty() {
+        shell.warn(format!(
+            "{}: ALARM: snapshot {} is SUSPECT: {}. It is stored and complete, but `restore` goes on taking the last good one, which no longer \
+             expires. Look at the source; if it is right as it is, run `blackstart backup {0} --accept-change`",
+            report.source,
+            report.seq,
+            report.suspicions.join("; ")
+        ));
+    }
     for notice in &report.notices {
         shell.warn(notice);
+    }
+    for note in report.facts["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str()) {
+        shell.warn(format!("{}: {note}", report.source));
     }
     for skip in &report.skipped {
         shell.warn(format!("{}: {}: {}", report.source, skip.path, skip.why));

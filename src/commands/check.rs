@@ -7,13 +7,16 @@ use serde_json::json;
 use super::bucket::{self, Remark};
 use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, span, time};
+use super::plan::say_state;
 use super::setup::lacking;
 use crate::cli::Check;
-use crate::config::{Config, SourceConfig, SourceKind};
+use crate::config::{Config, SourceConfig};
 use crate::operations::Open;
 use crate::operations::restore::{self, Pick};
+use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
 use crate::repository::trust::Role;
+use crate::source::postgres;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -59,14 +62,15 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
-        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match source.kind {
+        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match opened.kind() {
             // Its first entry would begin a backup on the server; that it lets us in is known by now.
-            SourceKind::Postgres => Ok(opened.root()),
+            postgres::PHYSICAL => Ok(opened.root()),
             _ => opened.next().map(|_| opened.root()),
         });
         found.result(format!("source {}", source.name), opened.context("open the source"));
         age(&open, source, &mut found);
     }
+    plans(&config, &open, &mut found)?;
     for finding in &found.0 {
         let state = match finding.state {
             State::Ok => "ok     ",
@@ -83,6 +87,22 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
         _ => Exit::Done,
     };
     Ending::new(exit, json!({"checks": found.0}))
+}
+
+/// That every restore plan reads, and whether a drill has verified it as it is now.
+fn plans(config: &Config, open: &Open, found: &mut Findings) -> Result<()> {
+    for file in plan::files(config)? {
+        let what = format!("plan {}", file.file_stem().unwrap_or_default().to_string_lossy());
+        match Plan::read(&file, config) {
+            Err(error) => found.add(what, State::Failed, format!("{error:#}")),
+            Ok(read) => {
+                let state = plan::state(&read, &plan::reports(open, &read.name)?);
+                let verified = matches!(state, plan::State::Verified { .. });
+                found.add(what, if verified { State::Ok } else { State::Warning }, say_state(&state));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn store(open: &Open, found: &mut Findings) {

@@ -9,8 +9,10 @@ use crate::cli::{Cli, Verb};
 use crate::clock::SystemClock;
 use crate::error::Kind;
 use output::{Ending, Shell};
+pub use report::Period;
 
 mod backup;
+mod bisect;
 mod bucket;
 mod check;
 mod drill;
@@ -21,11 +23,13 @@ mod load;
 mod manual;
 mod open;
 mod output;
+mod plan;
 mod point;
 mod policies;
 mod protect;
 mod prune;
 mod receive;
+mod report;
 mod restore;
 mod sample;
 mod setup;
@@ -72,6 +76,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::WalReceive(args) => receive::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),
         Verb::WalGet(args) => wal::run_get(shell, args),
+        Verb::Report(args) => report::run(shell, args),
+        Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::output::{Shell, size, time};
 use crate::cli::Restore;
 use crate::operations::Open;
-use crate::operations::restore::Finish;
+use crate::operations::restore::{self, Finish, Pick};
 use crate::operations::wal::recover::{self, Prepared, Recovery, Route, Target, Then};
 use crate::repository::agefile::Identity;
+use crate::repository::layout::SourceName;
 use crate::repository::snapshot::{Commit, Snapshot};
 
 /// The way to a point in time, and what came of it.
@@ -29,6 +30,10 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
     if !explicit && (!whole || !recover::has_log(open, &args.source)?) {
         return Ok(None);
     }
+    // Where the newest snapshots look wrong, the log would bring the same wrong back: only who asks for a point gets it.
+    if !explicit && args.at.is_none() && holds_suspects(open, &args.source)? {
+        return Ok(None);
+    }
     let target = match (args.at, aim.lsn, aim.xid, &aim.name) {
         (Some(at), ..) => Target::Time(at),
         (_, Some(lsn), ..) => Target::Lsn(lsn.0),
@@ -41,6 +46,12 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
     let recovery = Recovery { target, before: aim.before, then, timeline: aim.timeline };
     let (commit, snapshot, route) = recover::route(open, identities, &args.source, &recovery)?;
     Ok(Some(Point { commit, snapshot, route: Arc::new(route), recovery, prepared: Arc::default() }))
+}
+
+/// Whether a restore without a point would pass over snapshots that look wrong.
+fn holds_suspects(open: &Open, source: &SourceName) -> Result<bool> {
+    let Ok((_, newest)) = restore::find(open, source, &Pick::Latest) else { return Ok(false) };
+    Ok(!restore::passed_over(open, source, newest.seq)?.is_empty())
 }
 
 impl Point {

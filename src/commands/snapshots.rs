@@ -9,6 +9,7 @@ use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
 use crate::operations::retention::{Point, Reason, decide};
+use crate::operations::suspect::suspects;
 use crate::operations::wal::recover::recoverable;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
@@ -26,6 +27,8 @@ struct Row {
     outcome: Outcome,
     mode: Mode,
     verified: bool,
+    /// It looks wrong beside the snapshots before it.
+    suspect: bool,
     /// Bytes of the source's files; absent where no key can read it.
     bytes: Option<u64>,
     keep: Vec<Reason>,
@@ -80,6 +83,7 @@ fn list(
 ) -> Result<Vec<String>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let proofs = drill::verified(open, source)?;
+    let doubted = suspects(&whole);
     let first = rows.len();
     let mut points = Vec::new();
     for (commit, snapshot) in whole.snapshots() {
@@ -98,6 +102,7 @@ fn list(
             outcome: snapshot.outcome,
             mode: snapshot.mode,
             verified,
+            suspect: doubted.contains(&snapshot.seq),
             bytes: SealedPart::open(snapshot, identities).ok().map(|s| s.stats.bytes),
             keep: Vec::new(),
         });
@@ -112,7 +117,11 @@ fn list(
 }
 
 fn cells(row: &Row) -> [String; 8] {
-    let outcome = if row.outcome == Outcome::Complete { "complete" } else { "PARTIAL" };
+    let outcome = match row.outcome {
+        Outcome::Complete if row.suspect => "SUSPECT",
+        Outcome::Complete => "complete",
+        Outcome::Partial => "PARTIAL",
+    };
     let mode = if row.mode == Mode::Full { "full" } else { "incremental" };
     let kept: Vec<String> = row.keep.iter().map(Reason::to_string).collect();
     [

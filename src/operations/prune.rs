@@ -170,7 +170,7 @@ impl Plan {
         let goes = |key: &Key| layout::parse_snapshot(key).is_some_and(|(_, seq)| whole.leftover.contains(&seq));
         let store = &open.store;
         let commits = history::list(store, &layout::snapshots(&self.source)).context("list snapshots")?;
-        let reports = history::list(store, &layout::drills(&self.source)).context("list drill reports")?;
+        let reports = history::list(store, &layout::drills(self.source.as_str())).context("list drill reports")?;
         let common = history::of_repository(store).context("list what belongs to no source")?;
         let all = commits.iter().chain(&reports).chain(&common);
         all.filter(|w| !goes(&w.key)).for_each(|written| self.note_cover(written));

@@ -98,7 +98,7 @@ pub struct Point {
     pub complete: bool,
     /// A drill has proven it.
     pub verified: bool,
-    /// The store's clock contradicts its times (FORMAT.md §4-10).
+    /// The store's clock contradicts its times (FORMAT.md §4-10), or its fingerprint does not fit (§4-11).
     pub suspect: bool,
 }
 
@@ -119,7 +119,7 @@ pub enum Reason {
     Within,
     /// Partial, but nothing complete came after it.
     PartialNewest,
-    /// Its times cannot be trusted, so no rule may remove it.
+    /// Its times or contents cannot be trusted, so no rule may remove it.
     Suspect,
     /// A lock in the store holds it.
     Locked,
@@ -138,7 +138,7 @@ impl fmt::Display for Reason {
             Reason::Yearly => "yearly",
             Reason::Within => "within",
             Reason::PartialNewest => "partial, nothing complete since",
-            Reason::Suspect => "suspect clock",
+            Reason::Suspect => "suspect",
             Reason::Locked => "locked",
         })
     }

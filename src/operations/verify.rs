@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
 use super::basis::{index_store, pack_table};
+use super::evidence::Chain;
 use super::restore::{OpenPack, PackWork};
-use super::{Open, drill, wal};
+use super::{Open, wal};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::history::{self, Cover, Written};
@@ -148,16 +149,15 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     })
 }
 
-/// Drill reports that prove nothing, because they do not verify, and those that are covered.
+/// Reports that prove nothing, because they do not verify, gaps in their chain, and those that are covered.
 fn drill_faults(open: &Open, source: &SourceName, faults: &mut Vec<Fault>, covers: &mut Vec<Cover>) -> Result<()> {
-    for written in history::list(&open.store, &layout::drills(source)).context("list drill reports")? {
-        covers.extend(written.cover());
-        match written.read(&open.store, |body| drill::read_report(open, source, body)) {
-            Err(e) if e.is::<storage::Error>() => return Err(e.context("read a drill report")),
-            Err(e) => faults.push(Fault { object: written.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() }),
-            Ok(_) => {}
-        }
-    }
+    let chain = Chain::read(open, source.as_str())?;
+    covers.extend(chain.covers);
+    faults.extend(chain.faults.into_iter().map(|(key, what)| Fault {
+        object: key.to_string(),
+        what,
+        hurts: Vec::new(),
+    }));
     Ok(())
 }
 
@@ -203,7 +203,7 @@ fn read_snapshot(
     (bytes, archived)
 }
 
-fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
+pub(super) fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
     let body = history::fetch(&open.store, key, &pack.name)?;
     let opened = OpenPack::whole(body, identities)?;
     let mut decompressor = Decompressor::new().context("set up decompression")?;

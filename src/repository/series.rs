@@ -167,13 +167,18 @@ impl<'a> Series<'a> {
 pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 
 impl Whole {
-    /// Whether the store's clock contradicts the times of `snapshot`, or the store says nothing of it.
+    /// Whether the store's clock contradicts the times of `snapshot`, the store says nothing of it, or it looks wrong and nobody accepted that.
     pub fn is_suspect(&self, snapshot: &Snapshot) -> bool {
         let stored = self.stored_at.get(&snapshot.seq);
-        stored.is_none_or(|at| at.duration_since(snapshot.finished).abs() > CLOCK_SLACK)
+        stored.is_none_or(|at| at.duration_since(snapshot.finished).abs() > CLOCK_SLACK) || self.looks_wrong(snapshot)
     }
 
-    pub fn snapshots(&self) -> impl Iterator<Item = (&Commit, &Snapshot)> {
+    /// FORMAT.md §4-11.
+    pub fn looks_wrong(&self, snapshot: &Snapshot) -> bool {
+        snapshot.suspect && !self.snapshots().any(|(_, later)| later.accepted && later.seq >= snapshot.seq)
+    }
+
+    pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {
         self.commits.iter().filter_map(|c| Some((c, c.snapshot()?)))
     }
 

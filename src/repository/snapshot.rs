@@ -64,6 +64,12 @@ pub struct Snapshot {
     /// Of a source that has a log: what of it the snapshot contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogRange>,
+    /// It looks wrong beside the snapshots before it (FORMAT.md §4-11).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
+    /// The operator accepted what it and the suspect ones before it show.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
     /// Everything that the snapshot names was locked so when it was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,

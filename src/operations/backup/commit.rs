@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 
 use super::{BackupReport, Committed, Run};
+use crate::fingerprint::{Fingerprint, REMEMBERED};
 use crate::operations::basis::Existing;
 use crate::operations::{locks, tiers};
 use crate::pipeline::{Stored, Target};
@@ -25,17 +26,8 @@ const LOCKS_CHECKED: usize = 4;
 impl Run<'_> {
     pub(super) fn commit(&mut self, kind: &str, root: String, stored: Stored, target: &Target) -> Result<Committed> {
         let stats = self.stats(&stored);
-        let skipped = &stored.finished.skipped;
-        let outcome = if skipped.is_empty() { Outcome::Complete } else { Outcome::Partial };
-        let sealed = SealedPart {
-            secrets: self.secrets.clone(),
-            root,
-            next_pack: stored.next_pack,
-            stats: stats.clone(),
-            skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
-            skipped_count: skipped.len() as u64,
-            facts: stored.finished.facts.clone(),
-        };
+        let outcome = if stored.finished.skipped.is_empty() { Outcome::Complete } else { Outcome::Partial };
+        let sealed = self.sealed(root, &stats, &stored);
         let (pack_lists, packs) = self.pack_lists(&stored.packs, target)?;
         let seq = self.head + 1;
         let snapshot = Snapshot {
@@ -64,6 +56,8 @@ impl Run<'_> {
             lost: self.lost.clone(),
             // A source that has a log says where its snapshot lies in it.
             log: serde_json::from_value(stored.finished.facts["log"].clone()).ok(),
+            suspect: !sealed.suspicions.is_empty(),
+            accepted: self.options.accept_change,
             lock: self.terms.lock,
             sealed: sealed.seal(&target.index_to)?,
         };
@@ -92,6 +86,7 @@ impl Run<'_> {
             lost_packs: self.lost.clone(),
             hurt,
             alarm: self.rolled_back || self.covered,
+            suspicions: sealed.suspicions,
             notices: self.notices.clone(),
             facts: sealed.facts,
         })))
@@ -159,6 +154,35 @@ impl Run<'_> {
         let index = Existing::list(store, "index", self.name)?;
         let needed = series::packs_of(store, snapshot)?;
         Ok(needed.into_iter().all(|pack| packs.has(&pack)) && series::index_objects(snapshot).all(|o| index.has(o)))
+    }
+
+    /// What the host and the holder of the recovery key may read of this run.
+    fn sealed(&self, root: String, stats: &Stats, stored: &Stored) -> SealedPart {
+        let skipped = &stored.finished.skipped;
+        let (fingerprints, suspicions) = self.fingerprints(Fingerprint::of(stats, &stored.finished.facts));
+        SealedPart {
+            secrets: self.secrets.clone(),
+            root,
+            next_pack: stored.next_pack,
+            stats: stats.clone(),
+            skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
+            skipped_count: skipped.len() as u64,
+            facts: stored.finished.facts.clone(),
+            fingerprints,
+            suspicions,
+        }
+    }
+
+    /// The good fingerprints so far, and why this run's does not fit them. An accepted run begins anew.
+    fn fingerprints(&self, own: Fingerprint) -> (Vec<Fingerprint>, Vec<String>) {
+        let suspicions = own.suspicions(&self.fingerprints);
+        let mut good = self.fingerprints.clone();
+        if suspicions.is_empty() {
+            good.push(own);
+            let excess = good.len().saturating_sub(REMEMBERED);
+            good.drain(..excess);
+        }
+        (good, suspicions)
     }
 
     /// The change since the basis's last pack list, kept small by moving it into a list of its own.

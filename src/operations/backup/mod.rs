@@ -13,6 +13,7 @@ use super::tiers::{self, Tiering};
 use super::{Host, drill, prune, shared};
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::pipeline::{self, Basis, Target};
 use crate::report::{Outcome, Skip, Stats};
 use crate::repository::history::Cover;
@@ -84,6 +85,8 @@ pub struct BackupReport {
     pub hurt: Vec<u64>,
     /// The repository no longer shows what this host has seen in it, or somebody has changed what is never changed.
     pub alarm: bool,
+    /// Why the snapshot is suspect; empty if it is not.
+    pub suspicions: Vec<String>,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
 }
@@ -155,6 +158,8 @@ struct Run<'a> {
     basis_of: Option<(Snapshot, SealedPart)>,
     /// Number, kind and facts of the newest snapshot, if this host can read them.
     before: Option<(u64, String, serde_json::Value)>,
+    /// Of the last good snapshots, the oldest first.
+    fingerprints: Vec<Fingerprint>,
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
@@ -189,6 +194,7 @@ impl<'a> Run<'a> {
             why: String::new(),
             basis_of: None,
             before: None,
+            fingerprints: Vec::new(),
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
@@ -290,6 +296,9 @@ impl<'a> Run<'a> {
         let identities = [self.host.keys.identity.clone()];
         let sealed = SealedPart::open(snapshot, &identities);
         self.before = sealed.as_ref().ok().map(|s| (snapshot.seq, snapshot.kind.clone(), s.facts.clone()));
+        if !self.options.accept_change {
+            self.fingerprints = sealed.as_ref().map(|s| s.fingerprints.clone()).unwrap_or_default();
+        }
         let since = self.started.duration_since(snapshot.baseline_started);
         let index_lost = self.index_lost(snapshot)?;
         let baseline = match &sealed {

@@ -4,6 +4,8 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use std::path::PathBuf;
 
+use super::logical::Selection;
+
 /// All keys may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +20,9 @@ pub struct Options {
     /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
     #[serde(default, deserialize_with = "crate::time::optional_length")]
     pub seal_every: Option<SignedDuration>,
+    /// Of a logical backup: what it takes.
+    #[serde(default)]
+    pub select: Selection,
     /// Queries for the proof, run in the database of the address. Each must give a first value that is not NULL, false, 0 or empty.
     #[serde(default)]
     pub check: Vec<String>,
