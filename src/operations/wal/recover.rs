@@ -187,8 +187,8 @@ pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
 /// Where the newest complete snapshot ends in the log: timeline and position.
 pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<(u32, u64)>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
-    Ok(ends.last().map(|range| (range.timeline, range.end.0)))
+    let mut ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
+    Ok(ends.next_back().map(|range| (range.timeline, range.end.0)))
 }
 
 /// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
