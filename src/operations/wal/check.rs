@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::operations::Open;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::log::{Log, Span, Stretch, fetch};
 
 /// What is wrong with a log, and what was read to find out.
@@ -25,15 +25,22 @@ pub fn check(open: &Open, source: &SourceName, read: bool) -> Result<Checked> {
         for (timeline, spans) in &stretch.timelines {
             checked.objects += spans.len() as u64;
             if read {
-                chain(open, stretch, *timeline, spans, &mut checked);
+                let end = chain(open, stretch, *timeline, spans, &mut checked);
+                // A timeline reaches at least to where the next one leaves it.
+                let next = stretch.histories.range(timeline + 1..).next();
+                if let Some((next, history)) = next.filter(|(_, history)| history.start.0 > end) {
+                    let what = format!("what the log held from {end:016x} to the start of timeline {next} is lost");
+                    let key = layout::log_history(source, stretch.line.n, *next);
+                    checked.faults.push((key.to_string(), what));
+                }
             }
         }
     }
     Ok(checked)
 }
 
-/// Reads the objects of one timeline.
-fn chain(open: &Open, stretch: &Stretch, timeline: u32, spans: &[Span], checked: &mut Checked) {
+/// Reads the objects of one timeline; gives where it ends.
+fn chain(open: &Open, stretch: &Stretch, timeline: u32, spans: &[Span], checked: &mut Checked) -> u64 {
     // Up to where, and with which piece, the chain has come. Prune takes objects from the front.
     let mut come: Option<(u64, Option<Hash>)> = None;
     let begun = stretch.histories.get(&timeline).map_or(stretch.line.start.0, |history| history.start.0);
@@ -68,6 +75,7 @@ fn chain(open: &Open, stretch: &Stretch, timeline: u32, spans: &[Span], checked:
         }
         come = Some(furthest);
     }
+    come.map_or(begun, |(end, _)| end)
 }
 
 /// The one that reaches further.
