@@ -202,7 +202,7 @@ fn start(server: Command, directory: PathBuf, port: u16) -> Server {
 }
 
 /// A certificate authority and a certificate for 127.0.0.1: `ca.pem`, `leaf.pem`, `leaf.key`.
-fn certify(directory: &Path) {
+pub fn certify(directory: &Path) {
     let openssl = |arguments: &str| {
         let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
         let output = output.expect("openssl is missing: run scripts/test-servers");
@@ -215,7 +215,7 @@ fn certify(directory: &Path) {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
