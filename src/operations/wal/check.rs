@@ -28,7 +28,7 @@ pub fn check(open: &Open, source: &SourceName, read: bool) -> Result<Checked> {
                 let end = chain(open, stretch, *timeline, spans, &mut checked);
                 // A timeline reaches at least to where the next one leaves it.
                 let next = stretch.histories.range(timeline + 1..).next();
-                if let Some((next, history)) = next.filter(|(_, history)| history.start.0 > end) {
+                if let Some((next, _)) = next.filter(|(_, history)| history.start.0 > end) {
                     let what = format!("what the log held from {end:016x} to the start of timeline {next} is lost");
                     let key = layout::log_history(source, stretch.line.n, *next);
                     checked.faults.push((key.to_string(), what));
