@@ -6,12 +6,15 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
-use crate::operations::reread::Amount;
 use crate::repository::layout::SourceName;
 use crate::time::length;
 
 mod evidence;
+mod verify;
+pub mod wal;
+
 pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
+pub use verify::Verify;
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -49,6 +52,10 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Timeline(wal::Timeline),
+    WalReceive(wal::WalReceive),
+    WalPush(wal::WalPush),
+    WalGet(wal::WalGet),
     Report(Report),
     Bisect(Bisect),
     Watch(Watch),
@@ -70,6 +77,10 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Timeline(_) => "timeline",
+            Verb::WalReceive(_) => "wal-receive",
+            Verb::WalPush(_) => "wal-push",
+            Verb::WalGet(_) => "wal-get",
             Verb::Report(_) => "report",
             Verb::Bisect(_) => "bisect",
             Verb::Watch(_) => "watch",
@@ -215,9 +226,11 @@ pub struct Restore {
     /// With --into: roles and tablespaces, too
     #[arg(long, requires = "into")]
     pub globals: bool,
-    /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
+    /// This time, where a log is stored; otherwise the newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
+    #[command(flatten)]
+    pub aim: wal::Aim,
     /// The snapshot with this number
     #[arg(long, value_name = "N", group = "which")]
     pub snapshot: Option<u64>,
@@ -263,32 +276,6 @@ pub enum ThawHaste {
     Bulk,
     Standard,
     Expedited,
-}
-
-/// Check that the repository is whole: signatures, chain, and that every object is there
-///
-/// Example: blackstart verify orders --hashes
-#[derive(Debug, Args)]
-pub struct Verify {
-    #[arg(value_parser = source)]
-    pub source: Option<SourceName>,
-    /// Fetch every object and compare its SHA-256
-    #[arg(long)]
-    pub hashes: bool,
-    /// Decrypt every byte, too; those first that were read longest ago
-    #[arg(long)]
-    pub read_data: bool,
-    /// Read this much of each source's data and leave the rest to later runs: 5%, 20GiB
-    #[arg(long, value_name = "SHARE|SIZE", value_parser = amount, requires = "read_data")]
-    pub subset: Option<Amount>,
-    /// Begin no further pack after this time: 30m, 2h
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::time::length, requires = "read_data")]
-    pub during: Option<SignedDuration>,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE", requires = "read_data")]
-    pub identity: Option<PathBuf>,
-    #[command(flatten)]
-    pub place: Place,
 }
 
 /// Remove the snapshots that the retention policy no longer keeps
@@ -366,17 +353,6 @@ fn bound(text: &str) -> Result<(SourceName, SignedDuration), String> {
 
 fn source(text: &str) -> Result<SourceName, String> {
     SourceName::new(text).map_err(|e| e.to_string())
-}
-
-/// A share of all, or a size.
-fn amount(text: &str) -> Result<Amount, String> {
-    let Some(percent) = text.strip_suffix('%') else {
-        return crate::size::read(text).map(Amount::Bytes).map_err(|e| format!("{e}, nor a share such as 5%"));
-    };
-    match percent.trim().parse::<f64>() {
-        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
-        _ => Err(format!("{text:?} is no share: write more than 0% and at most 100%")),
-    }
 }
 
 /// RFC 3339, or a local date and time.

@@ -30,6 +30,8 @@ pub const STREAMS_MAX: usize = 10_000;
 pub const EXTENTS_PER_LINE: usize = 512;
 /// An interrupted run stores again at most what it read in this time.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of a log that one of its objects may hold.
+pub const LOG_UNIT_MAX: usize = 16 * MIB;
 /// No object is larger than this; storage implementations refuse more, so that bodies fit in memory.
 pub const OBJECT_MAX: usize = 64 * MIB;
 
@@ -47,4 +49,5 @@ const _: () = {
     assert!(PACK_TARGET + 2 * FRAME_RAW_MAX <= PACK_MAX);
     assert!(WORKERS_MAX < PACKS_IN_MEMORY);
     assert!(PACK_MAX <= OBJECT_MAX);
+    assert!(LOG_UNIT_MAX + MIB <= PACK_MAX);
 };

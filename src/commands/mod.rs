@@ -24,9 +24,11 @@ mod manual;
 mod open;
 mod output;
 mod plan;
+mod point;
 mod policies;
 mod protect;
 mod prune;
+mod receive;
 mod report;
 mod restore;
 mod sample;
@@ -34,7 +36,9 @@ mod setup;
 mod signals;
 mod snapshots;
 mod status;
+mod timeline;
 mod verify;
+mod wal;
 mod watch;
 
 /// Runs a command line and gives the exit code.
@@ -42,7 +46,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, arguments.iter().any(|a| a == "--json")),
+        Err(error) => {
+            let code = usage(&error, arguments.iter().any(|a| a == "--json"));
+            return wal::usage_code(&arguments).filter(|_| code != 0).unwrap_or(code);
+        }
     };
     let shell = Shell {
         json: cli.global.json,
@@ -67,6 +74,10 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Timeline(args) => timeline::run(shell, args),
+        Verb::WalReceive(args) => receive::run(shell, args),
+        Verb::WalPush(args) => wal::run_push(shell, args),
+        Verb::WalGet(args) => wal::run_get(shell, args),
         Verb::Report(args) => report::run(shell, args),
         Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),

@@ -9,7 +9,7 @@ use super::basis::{index_store, pack_table};
 use super::evidence::Chain;
 use super::reread::{Budget, Coverage, Queue};
 use super::restore::{OpenPack, PackWork};
-use super::{Open, backup};
+use super::{Open, backup, wal};
 use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
 use crate::progress::Progress;
@@ -118,7 +118,9 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     let mut covers = whole.covers.clone();
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
     drill_faults(open, source, &mut faults, &mut covers)?;
-    let (mut bytes_read, mut archived) = (0, 0);
+    let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
+    faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
+    let (mut bytes_read, mut archived) = (log.bytes_read, 0);
     for (key, (hash, size, seqs)) in &needed {
         let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
             None => Some("is missing".to_owned()),
@@ -148,7 +150,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     Ok(SourceVerified {
         source: source.clone(),
         snapshots: whole.snapshots().count() as u64,
-        objects: needed.len() as u64,
+        objects: needed.len() as u64 + log.objects,
         bytes_read,
         coverage,
         archived,

@@ -1,4 +1,4 @@
-//! The checkpoint of a run: what it has stored so far, so that the run after an interrupted one need not store it again (FORMAT.md §3-11).
+//! The checkpoint of a run: what it has stored so far, so that the run after an interrupted one need not store it again (FORMAT.md §3-16).
 //!
 //! A journal in the host's state: a header, then a line for each pack and each index object that has become durable. It is not synced:
 //! what a crash takes from its end is stored again. It never says that something need not be *read*; the next run reads everything that

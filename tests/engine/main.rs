@@ -10,6 +10,7 @@ mod forged;
 mod histories;
 mod keys;
 mod lists;
+mod log;
 mod order;
 mod reread;
 mod roundtrip;

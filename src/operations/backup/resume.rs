@@ -1,5 +1,5 @@
 //! Going on from an interrupted run: what it has stored, and no commit names yet, is taken over as far as it is still there and young
-//! enough that no prune can take it away meanwhile (FORMAT.md §3-11).
+//! enough that no prune can take it away meanwhile (FORMAT.md §3-16).
 
 use anyhow::{Context, Result};
 use std::collections::HashMap;

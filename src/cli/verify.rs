@@ -1,0 +1,46 @@
+//! The command line of `verify`.
+
+use clap::Args;
+use jiff::SignedDuration;
+use std::path::PathBuf;
+
+use super::{Place, source};
+use crate::operations::reread::Amount;
+use crate::repository::layout::SourceName;
+
+/// Check that the repository is whole: signatures, chain, and that every object is there
+///
+/// Example: blackstart verify orders --hashes
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[arg(value_parser = source)]
+    pub source: Option<SourceName>,
+    /// Fetch every object and compare its SHA-256
+    #[arg(long)]
+    pub hashes: bool,
+    /// Decrypt every byte, too; those first that were read longest ago
+    #[arg(long)]
+    pub read_data: bool,
+    /// Read this much of each source's data and leave the rest to later runs: 5%, 20GiB
+    #[arg(long, value_name = "SHARE|SIZE", value_parser = amount, requires = "read_data")]
+    pub subset: Option<Amount>,
+    /// Begin no further pack after this time: 30m, 2h
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::time::length, requires = "read_data")]
+    pub during: Option<SignedDuration>,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE", requires = "read_data")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// A share of all, or a size.
+fn amount(text: &str) -> Result<Amount, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return crate::size::read(text).map(Amount::Bytes).map_err(|e| format!("{e}, nor a share such as 5%"));
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
+        _ => Err(format!("{text:?} is no share: write more than 0% and at most 100%")),
+    }
+}
