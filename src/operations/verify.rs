@@ -95,21 +95,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
             hurts: Vec::new(),
         })
         .collect();
-    let mut needed = Needed::new();
-    for (_, snapshot) in whole.snapshots() {
-        let mut need = |key: Key, hash: Hash, size: u64| {
-            needed.entry(key).or_insert_with(|| (hash, size, Vec::new())).2.push(snapshot.seq);
-        };
-        series::index_objects(snapshot).for_each(|(hash, size)| need(layout::index(source, hash), *hash, *size));
-        match series::packs_of(&open.store, snapshot) {
-            Ok(packs) => packs.iter().for_each(|(hash, size)| need(layout::pack(source, hash), *hash, *size)),
-            Err(e) => faults.push(Fault {
-                object: layout::snapshot(source, snapshot.seq).to_string(),
-                what: format!("{e:#}"),
-                hurts: vec![snapshot.seq],
-            }),
-        }
-    }
+    let needed = needed_by(open, &whole, source, &mut faults);
     let mut there: HashMap<Key, Written> = HashMap::new();
     for area in ["packs", "index"] {
         let listed = history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")?;
@@ -157,6 +143,26 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         faults,
         covers,
     })
+}
+
+/// What the snapshots of `source` need.
+fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<Fault>) -> Needed {
+    let mut needed = Needed::new();
+    for (_, snapshot) in whole.snapshots() {
+        let mut need = |key: Key, hash: Hash, size: u64| {
+            needed.entry(key).or_insert_with(|| (hash, size, Vec::new())).2.push(snapshot.seq);
+        };
+        series::index_objects(snapshot).for_each(|(hash, size)| need(layout::index(source, hash), *hash, *size));
+        match series::packs_of(&open.store, snapshot) {
+            Ok(packs) => packs.iter().for_each(|(hash, size)| need(layout::pack(source, hash), *hash, *size)),
+            Err(e) => faults.push(Fault {
+                object: layout::snapshot(source, snapshot.seq).to_string(),
+                what: format!("{e:#}"),
+                hurts: vec![snapshot.seq],
+            }),
+        }
+    }
+    needed
 }
 
 /// Whether an object is to be hashed by itself: the data that is decrypted is hashed with that.
