@@ -44,6 +44,8 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Agent(Agent),
+    Notify(Notify),
 }
 
 impl Verb {
@@ -60,6 +62,8 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Agent(_) => "agent",
+            Verb::Notify(_) => "notify",
         }
     }
 }
@@ -260,6 +264,26 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+}
+
+/// Run as a daemon: back up, drill, verify and prune on schedule, tell what is wrong, serve metrics
+///
+/// Reads schedules/*.toml beside the configuration; SIGHUP or a changed file makes it read them again, SIGTERM stops it.
+///
+/// Example: blackstart agent --config /etc/blackstart/blackstart.toml
+#[derive(Debug, Args)]
+pub struct Agent {}
+
+/// Show who is told what is wrong, or try it out
+///
+/// Example: blackstart notify --test oncall
+#[derive(Debug, Args)]
+pub struct Notify {
+    /// Names of [[notify]] channels; without any, all
+    pub channels: Vec<String>,
+    /// Send a test message through each
+    #[arg(long)]
+    pub test: bool,
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

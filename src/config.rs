@@ -8,9 +8,11 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::agent;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
+use crate::notify;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
@@ -53,6 +55,11 @@ pub struct Config {
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub agent: agent::Options,
+    /// Who is told what is wrong.
+    #[serde(default)]
+    pub notify: Vec<notify::Channel>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
     /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
@@ -205,6 +212,14 @@ impl Config {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
         }
+        self.agent.validate()?;
+        for (i, channel) in self.notify.iter().enumerate() {
+            if self.notify[..i].iter().any(|c| c.name == channel.name) {
+                let help = "Nothing was done. Give each a name of its own.";
+                return Err(Failure::new(Kind::Config, format!("two [[notify]] are named {:?}", channel.name), help));
+            }
+            channel.validate()?;
+        }
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
                 Kind::Config,
@@ -237,6 +252,11 @@ impl Config {
             Some(path) => self.directory().join(path),
             None => self.host_key().with_file_name("recovery.key"),
         }
+    }
+
+    /// The key file of drills on a schedule.
+    pub fn drill_key(&self) -> PathBuf {
+        self.agent.drill_key.as_ref().map_or_else(|| self.recovery_key(), |path| self.directory().join(path))
     }
 
     pub fn state(&self) -> PathBuf {

@@ -10,12 +10,14 @@ use crate::clock::SystemClock;
 use crate::error::Kind;
 use output::{Ending, Shell};
 
+mod agent;
 mod backup;
 mod check;
 mod drill;
 mod help;
 mod init;
 mod kit;
+mod notify;
 mod open;
 mod output;
 mod protect;
@@ -56,6 +58,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Agent(_) => agent::run(shell),
+        Verb::Notify(args) => notify::run(shell, args),
     }
 }
 
