@@ -99,7 +99,7 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
 }
 
 fn drilled(report: &drill::DrillReport) -> Drilled {
-    let phases = serde_json::to_value(&report.phases).unwrap_or_default();
+    let phases = serde_json::to_value(report.phases).unwrap_or_default();
     let mut phases: Vec<(String, f64)> = phases
         .as_object()
         .into_iter()

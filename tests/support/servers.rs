@@ -128,13 +128,13 @@ pub fn installed(tool: &str) -> PathBuf {
     tool
 }
 
-fn fresh_directory(name: &str) -> PathBuf {
+pub fn fresh_directory(name: &str) -> PathBuf {
     tempfile::Builder::new().prefix(&format!("blackstart-{name}-")).tempdir().unwrap().keep()
 }
 
 /// Runs `server` on a leash: a shell waits for the end of its input, which comes when this process ends, however it ends.
 /// Then it kills the server by its pid (nothing of it is worth an orderly end) and removes the directory.
-fn start(server: Command, directory: PathBuf, port: u16) -> Server {
+pub fn start(server: Command, directory: PathBuf, port: u16) -> Server {
     const LEASH: &str = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server"; rm -rf "$0""#;
     let log = File::create(directory.join("log")).unwrap();
     let mut shell = Command::new("sh");
@@ -145,7 +145,7 @@ fn start(server: Command, directory: PathBuf, port: u16) -> Server {
 }
 
 /// A certificate authority and a certificate for 127.0.0.1: `ca.pem`, `leaf.pem`, `leaf.key`.
-fn certify(directory: &Path) {
+pub fn certify(directory: &Path) {
     let openssl = |arguments: &str| {
         let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
         let output = output.expect("openssl is missing: run scripts/test-servers");
@@ -158,7 +158,7 @@ fn certify(directory: &Path) {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
