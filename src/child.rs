@@ -1,9 +1,10 @@
-//! Child processes: dump tools, restore tools, engines started for a drill. Each runs in a process group of its own, which ends with its owner.
+//! Child processes: dump tools, restore tools, engines started for a drill. Each runs in a process group of its own, which ends with it: what
+//! a child leaves running there is killed.
 //!
 //! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
@@ -13,6 +14,7 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, St
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// Lines of stderr that are kept, and bytes of one line.
 const TAIL_LINES: usize = 40;
@@ -21,12 +23,14 @@ const LINE_MAX: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to run.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Spec {
     /// Program and arguments; no shell. Arguments are visible to every user of the machine: no secret belongs here.
     pub argv: Vec<OsString>,
     /// Variables to set.
     pub set: Vec<(OsString, OsString)>,
+    /// Secret variables to set. They are never shown, and struck out of what is kept of stderr.
+    pub secret: Vec<(OsString, Zeroizing<String>)>,
     /// Variables to pass on beside [`PASSED_ON`]; everything else of our environment is withheld.
     pub pass: Vec<OsString>,
     pub directory: Option<PathBuf>,
@@ -59,6 +63,18 @@ impl Spec {
     }
 }
 
+/// Without the values of variables.
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set: Vec<_> = self.set.iter().map(|(n, _)| n).chain(self.secret.iter().map(|(n, _)| n)).collect();
+        f.debug_struct("Spec")
+            .field("argv", &self.argv)
+            .field("set", &set)
+            .field("pass", &self.pass)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A running child. Dropping it kills its whole process group.
 pub struct Child {
     name: String,
@@ -79,6 +95,7 @@ impl Child {
             }
         }
         command.envs(spec.set.iter().map(|(name, value)| (name, value)));
+        command.envs(spec.secret.iter().map(|(name, value)| (name, value.as_str())));
         command.stdin(if spec.input { Stdio::piped() } else { Stdio::null() });
         command.stdout(if spec.output == Output::Piped { Stdio::piped() } else { Stdio::null() });
         if let Some(directory) = &spec.directory {
@@ -92,7 +109,8 @@ impl Child {
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| {
             let tail = Arc::clone(&tail);
-            std::thread::spawn(move || keep_tail(pipe, &tail))
+            let secrets = spec.secret.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
+            std::thread::spawn(move || keep_tail(pipe, &secrets, &tail))
         });
         Ok(Child { name, child, stderr, tail, ended: None })
     }
@@ -118,7 +136,7 @@ impl Child {
         loop {
             if let Some(status) = self.poll()? {
                 if let Some(reader) = self.stderr.take() {
-                    // A grandchild may hold the pipe open: its words do not matter any more.
+                    // Somebody outside of its group may hold the pipe open: his words do not matter.
                     let grace = Instant::now() + Duration::from_secs(1);
                     while !reader.is_finished() && Instant::now() < grace {
                         std::thread::sleep(Duration::from_millis(1));
@@ -137,10 +155,19 @@ impl Child {
 
     /// Whether the child has ended, without waiting.
     pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
-        if self.ended.is_none() {
+        if self.ended.is_none() && self.has_exited()? {
+            // Until it is reaped nobody else can have its number.
+            self.kill_group();
             self.ended = self.child.try_wait().with_context(|| format!("look after {}", self.name))?;
         }
         Ok(self.ended)
+    }
+
+    fn has_exited(&self) -> Result<bool> {
+        let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) else { return Ok(false) };
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let state = waitid(WaitId::Pid(pid), look).with_context(|| format!("look after {}", self.name))?;
+        Ok(state.is_some())
     }
 
     /// The last lines of stderr so far.
@@ -164,10 +191,14 @@ impl Child {
     }
 
     fn kill(&mut self) {
+        self.kill_group();
+        let _reaped = self.child.wait();
+    }
+
+    fn kill_group(&self) {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
             let _gone = kill_process_group(pid, Signal::KILL);
         }
-        let _reaped = self.child.wait();
     }
 }
 
@@ -229,20 +260,50 @@ fn said(tail: &[String]) -> String {
     if tail.is_empty() { String::new() } else { format!(":\n  {}", tail.join("\n  ")) }
 }
 
-fn keep_tail(pipe: ChildStderr, tail: &Mutex<VecDeque<String>>) {
+/// Reads to the end, however much it is, and keeps the last lines without `secrets`.
+fn keep_tail(pipe: ChildStderr, secrets: &[Zeroizing<String>], tail: &Mutex<VecDeque<String>>) {
     let mut pipe = BufReader::new(pipe);
+    // Where a line is cut, half a secret may stand: as much as the longest could be goes with it.
+    let longest = secrets.iter().map(|s| s.len() as u64).max().unwrap_or(0);
     loop {
         let mut line = Vec::new();
-        match pipe.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+        match pipe.by_ref().take(LINE_MAX + longest).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.len() == TAIL_LINES {
-            tail.pop_front();
+        let whole = line.last() == Some(&b'\n');
+        let mut text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        for secret in secrets.iter().filter(|s| !s.is_empty()) {
+            text = text.replace(secret.as_str(), "…");
         }
-        tail.push_back(line);
+        let room = if whole { LINE_MAX } else { LINE_MAX.min((text.len() as u64).saturating_sub(longest)) };
+        while text.len() as u64 > room {
+            text.pop();
+        }
+        let mut lines = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == TAIL_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(text);
+        drop(lines);
+        if !whole && pass_over_line(&mut pipe).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the rest of a line that is too long.
+fn pass_over_line(pipe: &mut impl BufRead) -> std::io::Result<()> {
+    loop {
+        let buffer = pipe.fill_buf()?;
+        let (used, done) = match buffer.iter().position(|b| *b == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffer.len(), buffer.is_empty()),
+        };
+        pipe.consume(used);
+        if done {
+            return Ok(());
+        }
     }
 }
 
@@ -267,12 +328,55 @@ mod tests {
         let mut line = String::new();
         BufReader::new(child.output().unwrap()).read_line(&mut line).unwrap();
         assert!(child.wait(Duration::from_millis(100)).unwrap_err().to_string().contains("did not end within"));
-        let grandchild = PathBuf::from("/proc").join(line.trim()).join("stat");
-        let gone = (0..100).any(|_| {
+        assert!(is_gone(line.trim()), "the grandchild lives on");
+    }
+
+    #[test]
+    fn what_a_child_leaves_running_ends_with_it() {
+        let mut spec = Spec::new(["sh", "-c", "sleep 1000 >&- & echo $!"]);
+        spec.output = Output::Piped;
+        let mut child = Child::spawn(&spec).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.output().unwrap()).read_line(&mut line).unwrap();
+        let begun = Instant::now();
+        child.wait(Duration::from_secs(10)).unwrap().success().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5), "it waited for the one left behind");
+        assert!(is_gone(line.trim()), "the grandchild lives on");
+    }
+
+    #[test]
+    fn secrets_are_passed_on_and_struck_out() {
+        // The line is longer than what is kept: wherever it is cut, no part of the secret stays.
+        for shift in 0..24 {
+            let line = format!(
+                "printf %s \"$P\"; printf '%{shift}s' '' >&2; yes \"login with $P failed\" | head -c 9000 | tr -d '\\n' >&2; exit 1"
+            );
+            let mut spec = Spec::new(["sh", "-c", &line]);
+            spec.secret = vec![("P".into(), Zeroizing::new("hunter2".into()))];
+            assert!(!format!("{spec:?}").contains("hunter2"));
+            spec.output = Output::Piped;
+            let mut child = Child::spawn(&spec).unwrap();
+            let mut out = String::new();
+            child.output().unwrap().read_to_string(&mut out).unwrap();
+            assert_eq!(out, "hunter2");
+            let ended = child.wait(Duration::from_secs(20)).unwrap();
+            assert_eq!(ended.stderr.len(), 1);
+            assert!(
+                ended.stderr[0].contains("login with … failed") && ended.stderr[0].len() > 3000,
+                "{}",
+                ended.stderr[0]
+            );
+            let error = ended.success().unwrap_err().to_string();
+            assert!(!error.contains("hu"), "{error}");
+        }
+    }
+
+    fn is_gone(pid: &str) -> bool {
+        let stat = PathBuf::from("/proc").join(pid).join("stat");
+        (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            std::fs::read_to_string(&grandchild).map_or(true, |stat| stat.contains(") Z "))
-        });
-        assert!(gone, "the grandchild lives on");
+            std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
+        })
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Verb {
     Kit(Kit),
     Agent(Agent),
     Notify(Notify),
+    Completions(Completions),
+    Man(Man),
 }
 
 impl Verb {
@@ -64,6 +66,8 @@ impl Verb {
             Verb::Kit(_) => "kit",
             Verb::Agent(_) => "agent",
             Verb::Notify(_) => "notify",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
         }
     }
 }
@@ -76,7 +80,7 @@ impl Verb {
 /// Example: blackstart protect /srv/app --repo /mnt/backup
 #[derive(Debug, Args)]
 pub struct Protect {
-    /// Directories and SQLite databases; without any, all sources of the configuration
+    /// Directories, SQLite databases, postgres://user@host/database; without any, all sources of the configuration
     pub paths: Vec<PathBuf>,
     /// A directory, or s3://bucket/prefix?endpoint=https://host&region=name
     #[arg(long, value_name = "LOCATION")]
@@ -137,6 +141,23 @@ pub struct Backup {
     pub accept_change: bool,
 }
 
+/// Print the completions of a shell
+///
+/// Example: blackstart completions bash > /etc/bash_completion.d/blackstart
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory, one for each verb
+///
+/// Example: blackstart man /usr/local/share/man/man1
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 // A repository named on the command line: enough to read it on a fresh machine. No doc comment: clap would make it the help of each verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Place {
@@ -161,14 +182,19 @@ pub struct Snapshots {
 
 /// Restore a source into a new directory; nothing is ever overwritten
 ///
+/// With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+///
 /// Example: blackstart restore orders --at "2026-01-31 03:00" --to /srv/restored
 #[derive(Debug, Args)]
 pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    pub to: Option<PathBuf>,
+    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    pub into: Option<Option<String>>,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -191,7 +217,7 @@ pub struct Restore {
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
     /// The name of the source once more
-    #[arg(long, value_name = "SOURCE", value_parser = source, requires = "in_place")]
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
     #[command(flatten)]
     pub place: Place,

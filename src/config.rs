@@ -16,12 +16,15 @@ use crate::notify;
 use crate::operations::retention::Policy;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::Source;
+use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
+use crate::source::postgres;
+use crate::source::postgres::client::Address;
 use crate::source::sqlite::Sqlite;
+use crate::source::{Settings, Source};
 use crate::storage::location::Location;
-
-pub(crate) use text::{duration, explain, length_of_time};
+pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
@@ -81,6 +84,8 @@ pub struct SourceConfig {
     /// Of what a server holds. A password does not belong into it in plain text.
     pub url: Option<Text>,
     pub password: Option<Secret>,
+    pub postgres: Option<postgres::Options>,
+    pub command: Option<command::Options>,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -101,6 +106,8 @@ pub struct SourceConfig {
 pub enum SourceKind {
     Files,
     Sqlite,
+    Postgres,
+    Command,
 }
 
 impl SourceKind {
@@ -109,6 +116,8 @@ impl SourceKind {
         match self {
             SourceKind::Files => "files",
             SourceKind::Sqlite => "sqlite",
+            SourceKind::Postgres => "postgres",
+            SourceKind::Command => "command",
         }
     }
 }
@@ -119,13 +128,26 @@ impl SourceConfig {
         let (name, kind) = (&self.name, self.kind.name());
         let by_path = match self.kind {
             SourceKind::Files | SourceKind::Sqlite => true,
+            SourceKind::Command | SourceKind::Postgres => false,
         };
+        let by_url = self.kind == SourceKind::Postgres;
+        let by_command = self.kind == SourceKind::Command;
+        let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
         let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
         let wrong = [
             (by_path && self.path.is_none(), "needs a path"),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
+            ),
+            (by_url && self.url.is_none(), "needs a url: postgres://user@host:5432/database"),
+            (by_url && self.path.is_some(), "is read over a connection: it takes no path"),
+            (!by_url && self.postgres.is_some(), "takes no [source.postgres]: that is for kind = \"postgres\""),
+            (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
+            (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
+            (
+                by_command && located,
+                "has its programs in [source.command]: it takes no path, no url and no password; give secrets by [source.command.environment]",
             ),
             (
                 self.kind != SourceKind::Files && of_files,
@@ -137,7 +159,11 @@ impl SourceConfig {
                 let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
                 Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
             }
-            None => Ok(()),
+            None => self
+                .command
+                .as_ref()
+                .map_or(Ok(()), command::Options::validate)
+                .with_context(|| format!("source {name}")),
         }
     }
 }
@@ -282,9 +308,9 @@ impl Config {
     pub fn place_of(&self, source: &SourceConfig) -> String {
         match (&source.path, &source.url) {
             (Some(path), _) => self.directory().join(path).display().to_string(),
-            (None, Some(Text::Plain(url))) => url.clone(),
+            (None, Some(Text::Plain(url))) => Address::without_password(url),
             (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => source.name.to_string(),
+            (None, None) => format!("{} ({})", source.name, source.kind.name()),
         }
     }
 
@@ -312,9 +338,28 @@ impl Config {
         })
     }
 
+    /// What a proof or a loading of the source must know beside its snapshot.
+    pub fn settings(&self, source: &SourceConfig) -> Settings {
+        Settings {
+            base: self.directory().to_owned(),
+            command: source.command.clone(),
+            postgres: source.postgres.clone(),
+        }
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Postgres => {
+                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+                let address = postgres::address(url, source.password.as_ref(), self.directory())?;
+                postgres::open(address, source.postgres.clone().unwrap_or_default(), clock)?
+            }
+            SourceKind::Command => {
+                let options =
+                    source.command.as_ref().with_context(|| format!("source {} has no command", source.name))?;
+                Box::new(Command::open(options, self.directory(), Arc::clone(clock))?)
+            }
             SourceKind::Sqlite => Box::new(Sqlite::open(&self.path_of(source)?, Arc::clone(clock))?),
             SourceKind::Files => {
                 let options = FilesOptions {

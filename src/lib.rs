@@ -9,6 +9,7 @@ pub mod entry;
 pub mod error;
 pub mod limits;
 pub mod report;
+pub mod time;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
 pub mod bridge;

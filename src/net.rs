@@ -3,8 +3,14 @@
 //! Engines are talked to by plain code on the thread of their source; every wait has a bound.
 
 use anyhow::{Context, Result, bail};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
@@ -45,9 +51,14 @@ impl Stream {
 
     /// Begins TLS; the server's certificate must be valid for `host` under `roots`.
     pub fn start_tls(self, host: &str, roots: &Roots) -> Result<Stream> {
+        self.start_tls_with(host, roots, Check::ChainAndName)
+    }
+
+    /// As [`Stream::start_tls`], with less to be proven.
+    pub fn start_tls_with(self, host: &str, roots: &Roots, check: Check) -> Result<Stream> {
         let Stream::Tcp(mut socket) = self else { bail!("TLS runs over TCP only") };
         let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no name of a server"))?;
-        let mut session = ClientConnection::new(roots.client()?, name).context("begin TLS")?;
+        let mut session = ClientConnection::new(roots.client_that_checks(check)?, name).context("begin TLS")?;
         while session.is_handshaking() {
             session.complete_io(&mut socket).with_context(|| format!("agree on TLS with {host}"))?;
         }
@@ -119,6 +130,32 @@ pub enum Roots {
 impl Roots {
     /// A client configuration on the one crypto provider. rustls offers TLS 1.2 and 1.3.
     pub fn client(&self) -> Result<Arc<ClientConfig>> {
+        self.client_that_checks(Check::ChainAndName)
+    }
+
+    fn client_that_checks(&self, check: Check) -> Result<Arc<ClientConfig>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .context("set up TLS")?;
+        let config = match check {
+            Check::ChainAndName => builder.with_root_certificates(self.store()?),
+            Check::Chain => {
+                let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store()?), Arc::clone(&provider))
+                    .build()
+                    .context("set up TLS")?;
+                let verifier = Lenient { provider, chain: Some(chain) };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            Check::Nothing => {
+                let verifier = Lenient { provider, chain: None };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        };
+        Ok(Arc::new(config.with_no_client_auth()))
+    }
+
+    fn store(&self) -> Result<RootCertStore> {
         let mut store = RootCertStore::empty();
         match self {
             Roots::System => {
@@ -138,12 +175,65 @@ impl Roots {
         if store.is_empty() {
             bail!("no certificate authority is trusted: install ca-certificates, or name a file of PEM certificates");
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .context("set up TLS")?
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+        Ok(store)
+    }
+}
+
+/// What a server's certificate must prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing: what is sent is encrypted, to whomever.
+    Nothing,
+    /// A trusted authority has signed it, for whatever name.
+    Chain,
+    ChainAndName,
+}
+
+/// Proves the chain without the name, or nothing. The handshake itself is always checked: the server has the certificate's key.
+#[derive(Debug)]
+struct Lenient {
+    provider: Arc<CryptoProvider>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked last, when the chain has proven good.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -52,3 +52,16 @@ impl Check {
         Check { name: name.into(), expected, actual, passed }
     }
 }
+
+/// One restored file that a program took back into its engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub file: String,
+    pub program: String,
+    pub bytes: u64,
+    /// Bytes at the end of the file that the program did not read. Not 0: doubtful.
+    pub bytes_unread: u64,
+    pub seconds: f64,
+    /// The last that the program said.
+    pub stderr: Vec<String>,
+}

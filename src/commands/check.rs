@@ -8,7 +8,7 @@ use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, span, time};
 use super::setup::lacking;
 use crate::cli::Check;
-use crate::config::{Config, SourceConfig};
+use crate::config::{Config, SourceConfig, SourceKind};
 use crate::operations::Open;
 use crate::operations::restore::{self, Pick};
 use crate::repository::keys::{KeyFile, KeyPair};
@@ -57,8 +57,11 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
-        let opened =
-            config.open_source(source, &shell.clock).and_then(|mut opened| opened.next().map(|_| opened.root()));
+        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match source.kind {
+            // Its first entry would begin a backup on the server; that it lets us in is known by now.
+            SourceKind::Postgres => Ok(opened.root()),
+            _ => opened.next().map(|_| opened.root()),
+        });
         found.result(format!("source {}", source.name), opened.context("open the source"));
         age(&open, source, &mut found);
     }

@@ -57,6 +57,7 @@ pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: 
         rpo: source.rpo,
         rto: source.rto,
         keep: false,
+        settings: config.settings(source),
     };
     let report = drill::drill(open, &keys.identities, signer, &commit, &snapshot, &options)?;
     Canary::remember(open)?;

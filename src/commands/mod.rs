@@ -17,6 +17,8 @@ mod drill;
 mod help;
 mod init;
 mod kit;
+mod load;
+mod manual;
 mod notify;
 mod open;
 mod output;
@@ -60,6 +62,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Agent(_) => agent::run(shell),
         Verb::Notify(args) => notify::run(shell, args),
+        Verb::Completions(args) => manual::completions(shell, args),
+        Verb::Man(args) => manual::pages(shell, args),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::operations::Host;
 use crate::repository::layout::SourceName;
 use crate::secret::Text;
 use crate::source::detect::{self, Found, Place};
+use crate::source::postgres::detect::PASSWORD;
 
 const SAMPLE_REPOSITORY: &str = "./blackstart-repository";
 
@@ -126,6 +127,9 @@ fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
     };
     let (name, kind) = (setup::quoted(name), setup::quoted(found.kind));
     let mut text = format!("\n[[source]]\nname = {name}\nkind = {kind}\n{place}\n");
+    if found.kind == "postgres" && std::env::var_os(PASSWORD).is_some() {
+        text.push_str(&format!("password = {{ env = {} }}\n", setup::quoted(PASSWORD)));
+    }
     let mut exclude = found.exclude.clone();
     if let ("files", Place::Path(path)) = (found.kind, &found.place) {
         exclude.extend(own_places(config)?.iter().filter_map(|own| below(own, path)));

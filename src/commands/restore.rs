@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::load;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, size, span, time};
 use crate::cli::Restore;
@@ -15,7 +16,11 @@ use crate::report::Outcome;
 use crate::target;
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
-    let to = std::path::absolute(&args.to).with_context(|| format!("resolve {}", args.to.display()))?;
+    if args.into.is_some() {
+        return load::run(shell, args);
+    }
+    let to = args.to.as_deref().context("--to DIR says where to restore")?;
+    let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
     // `DIR/` means DIR.
     let to: PathBuf = to.components().collect();
     if args.in_place {
@@ -29,9 +34,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
         return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
     }
-    let paths = args.path.iter().map(|p| name_of(p)).collect();
+    let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let request = Request { to, in_place: args.in_place, paths, workers, finish: None };
+    let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
+    let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
         if !args.in_place {
             target::must_be_free(&request.to)?;
@@ -76,7 +82,7 @@ fn may_replace(args: &Restore, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn pick(open: &Open, args: &Restore) -> Result<Pick> {
+pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
     Ok(match (args.at, args.snapshot) {
         (Some(at), _) => Pick::At(at),
         (_, Some(seq)) => Pick::Seq(seq),
@@ -94,7 +100,7 @@ fn name_of(path: &Path) -> Name {
     Name::new(bytes.strip_suffix(b"/").unwrap_or(bytes))
 }
 
-fn say(shell: &Shell, report: &RestoreReport) {
+pub fn say(shell: &Shell, report: &RestoreReport) {
     shell.say(format!(
         "Restored snapshot {} of {} (data of {}) to {}: {} entries, {}, in {}. Every byte was checked.",
         report.seq,

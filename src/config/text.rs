@@ -1,23 +1,8 @@
-//! What configuration files have in common: lengths of time, and errors that name the line and the nearest known key.
+//! What configuration files have in common: errors that name the line and the nearest known key.
 
-use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::{Deserialize, Deserializer};
 use std::path::Path;
 
 use crate::error::{Failure, Kind};
-
-/// `1h`, `30d`; a day has 24 hours.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
-    length_of_time(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
-}
-
-/// A positive length of time; the error says what to write.
-pub(crate) fn length_of_time(text: &str) -> Result<SignedDuration, String> {
-    let wrong = || format!("{text:?} is not a length of time such as \"90m\" or \"30d\"");
-    let span: Span = text.parse().map_err(|_| wrong())?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    if length.is_positive() { Ok(length) } else { Err(wrong()) }
-}
 
 pub(crate) fn explain(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
     let line = error

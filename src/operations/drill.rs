@@ -19,6 +19,7 @@ use crate::repository::signed::{SignedLine, SigningKey};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::repository::trust::Role;
 use crate::repository::{FORMAT, check_format};
+use crate::source::Settings;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -29,6 +30,8 @@ pub struct Options {
     pub rto: Option<SignedDuration>,
     /// Leave the restored copy for inspection.
     pub keep: bool,
+    /// For the proof.
+    pub settings: Settings,
 }
 
 /// Evidence: signed into the repository, and shown.
@@ -91,7 +94,7 @@ pub fn drill(
         workers: options.workers,
         finish: None,
     };
-    let trial = try_out(open, identities, commit, snapshot, &request, clock)?;
+    let trial = try_out(open, identities, (commit, snapshot), &request, &options.settings, clock)?;
     let Trial { checks, bytes, bytes_fetched, phases, restored_at } = trial;
     let total = clock.elapsed();
     let scratch_removed = if options.keep {
@@ -150,9 +153,9 @@ struct Trial {
 fn try_out(
     open: &Open,
     identities: &[Identity],
-    commit: &Commit,
-    snapshot: &Snapshot,
+    (commit, snapshot): (&Commit, &Snapshot),
     request: &Request,
+    settings: &Settings,
     clock: Instant,
 ) -> Result<Trial> {
     let restored = restore::restore(open, identities, commit, snapshot, request);
@@ -163,7 +166,7 @@ fn try_out(
             (trial.bytes, trial.bytes_fetched, trial.phases) = (report.bytes, report.bytes_fetched, report.phases);
             trial.checks.push(Check::compare("restore", "done", "done"));
             let scratch = request.to.parent().context("a drill needs a directory for scratch")?;
-            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch }) {
+            match proof::prove(&Case { open, identities, snapshot, copy: &request.to, scratch, settings }) {
                 Ok(found) => trial.checks.extend(found),
                 Err(e) if kind_of(&e) == Kind::Environment => {
                     return Err(e.context("the copy was restored, but could not be proven here"));

@@ -15,6 +15,7 @@ pub mod backup;
 pub mod basis;
 pub mod contents;
 pub mod drill;
+pub mod load;
 pub mod proof;
 pub mod prune;
 pub mod restore;

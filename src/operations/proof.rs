@@ -8,7 +8,7 @@ use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::sqlite;
+use crate::source::{Settings, command, postgres, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -19,15 +19,29 @@ pub struct Case<'a> {
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
     pub scratch: &'a Path,
+    /// The operator's checks, programs and the like; empty where the configuration is not at hand.
+    pub settings: &'a Settings,
 }
 
 /// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …
 pub fn prove(case: &Case) -> Result<Vec<Check>> {
     let sealed = SealedPart::open(case.snapshot, case.identities)?;
     let mut checks = contents::compare(case.open, case.identities, case.snapshot, &sealed.secrets, case.copy)?;
-    if case.snapshot.kind == "sqlite" {
-        let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
-        checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+    match case.snapshot.kind.as_str() {
+        "sqlite" => {
+            let file = std::fs::read_dir(case.copy)?.next().context("nothing was restored")??.path();
+            checks.extend(sqlite::check::check(&file, &sealed.facts)?);
+        }
+        // A copy that is not what was stored is no matter for an engine.
+        postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+        }
+        "command" => {
+            let Settings { base, command: options, .. } = case.settings;
+            checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
+        }
+        _ => {}
     }
     Ok(checks)
 }

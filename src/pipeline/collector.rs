@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::batch::{Findings, Row};
 use crate::entry::Name;
 use crate::limits::{EXTENTS_PER_LINE, SEGMENT_PAGES};
-use crate::repository::index::{Extent, LayerWriter, Segment};
+use crate::repository::index::{Extent, LinesOut, Segment};
 use crate::repository::snapshot::Named;
 
 /// What the findings of a run add up to.
@@ -19,7 +19,7 @@ pub struct Collected {
 }
 
 /// Works until the findings end.
-pub fn run(writer: LayerWriter, findings: &Receiver<Findings>) -> Result<Collected> {
+pub fn run(writer: LinesOut, findings: &Receiver<Findings>) -> Result<Collected> {
     let mut collector = Collector { writer, path: Name::default(), page: None, segment: Segment::default() };
     let mut sum = Collected::default();
     let mut early: BTreeMap<u64, Findings> = BTreeMap::new();
@@ -43,7 +43,7 @@ pub fn run(writer: LayerWriter, findings: &Receiver<Findings>) -> Result<Collect
 }
 
 struct Collector {
-    writer: LayerWriter,
+    writer: LinesOut,
     path: Name,
     page: Option<u64>,
     /// The data line being gathered.

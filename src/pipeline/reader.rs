@@ -1,4 +1,4 @@
-//! Reads the source beside the basis, in path order, decides what must be read at all, and cuts the rest into batches.
+//! Reads the source beside the basis, in path order or as its entries come, decides what must be read at all, and cuts the rest into batches.
 
 use anyhow::{Context, Result, anyhow};
 use async_channel::{Receiver, Sender};
@@ -10,8 +10,8 @@ use super::batch::{BasisPages, Batch, Part};
 use super::cut::Cutter;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES, STREAMS_MAX};
-use crate::repository::index::{Extent, Merge, MergedEntry, Segment};
-use crate::source::{Piece, Source};
+use crate::repository::index::{BasisTable, Extent, Merge, MergedEntry, Segment};
+use crate::source::{Order, Piece, Source};
 
 /// Parts of one batch, for sources of many entries and few bytes.
 const PARTS_MAX: usize = 4096;
@@ -50,6 +50,8 @@ pub struct Reader<'a> {
     used: usize,
     chunks_loaded: bool,
     next_of_basis: Option<MergedEntry>,
+    /// The basis, for a source whose entries come in no order.
+    table: Option<BasisTable>,
 }
 
 impl<'a> Reader<'a> {
@@ -69,11 +71,15 @@ impl<'a> Reader<'a> {
             used: 0,
             chunks_loaded: false,
             next_of_basis: None,
+            table: None,
         }
     }
 
     /// Reads the source to its end.
     pub fn run(&mut self, source: &mut dyn Source) -> Result<()> {
+        if source.order() == Order::AsTheyCome {
+            return self.run_as_they_come(source);
+        }
         self.advance_basis()?;
         while let Some(entry) = source.next().context("read the source")? {
             self.pass_gone(Some(&entry.path))?;
@@ -93,6 +99,23 @@ impl<'a> Reader<'a> {
             }
         }
         self.pass_gone(None)?;
+        self.flush()
+    }
+
+    fn run_as_they_come(&mut self, source: &mut dyn Source) -> Result<()> {
+        self.table = self.basis.take().map(BasisTable::load).transpose()?;
+        while let Some(entry) = source.next().context("read the source")? {
+            let before = self.table.as_mut().map_or(Ok(None), |table| table.meet(&entry.path))?;
+            self.tally.entries += 1;
+            if entry.kind == EntryKind::File {
+                self.file(source, entry, before)?;
+            } else if before.as_ref() != Some(&entry) {
+                self.part(Part::Entry { entry: Box::new(entry), inherit: 0 })?;
+            }
+        }
+        if let Some(table) = self.table.take() {
+            table.each_unmet(|path| self.part(Part::Gone(path)))?;
+        }
         self.flush()
     }
 
@@ -156,6 +179,9 @@ impl<'a> Reader<'a> {
     }
 
     fn basis_segment(&mut self) -> Result<Option<Segment>> {
+        if let Some(table) = &mut self.table {
+            return table.next_segment();
+        }
         self.basis.as_mut().map_or(Ok(None), |b| b.next_segment().context("read the basis's index"))
     }
 

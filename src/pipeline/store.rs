@@ -14,10 +14,12 @@ use super::reader::{Reader, Tally};
 use super::worker::{self, Shared};
 use crate::entry::{Entry, Name};
 use crate::repository::agefile::{Identity, Recipient};
-use crate::repository::index::{IndexStore, LayerReader, LayerWriter, Merge, ObjectWriter, PackLine, layers_to_fold};
+use crate::repository::index::{
+    IndexStore, LayerReader, LayerWriter, LineTable, LinesOut, Merge, ObjectWriter, PackLine, layers_to_fold,
+};
 use crate::repository::sealed::Secrets;
 use crate::repository::snapshot::{Layer, Named, PackChange};
-use crate::source::{Finished, Source};
+use crate::source::{Finished, Order, Source};
 
 /// Where a run writes to.
 #[derive(Clone)]
@@ -95,7 +97,7 @@ pub fn store(
     let shared = Shared { packs: &packs, chunks: &chunks, secrets, avoid: &basis.avoid };
     let mut table = PackTable::new(target, basis.next_pack);
     let run = Run { shared: &shared, basis, target, options };
-    let (tally, mut collected, appended) = run.threads(source, &mut table, &done)?;
+    let (mut tally, mut collected, appended) = run.threads(source, &mut table, &done)?;
     let finished = source.finish().context("finish reading the source")?;
     table.wait(&packs, &done)?;
 
@@ -109,6 +111,8 @@ pub fn store(
         layers.push(layer);
     }
     if !tally.lost.is_empty() || !tally.streams.is_empty() {
+        tally.lost.sort();
+        tally.streams.sort_by(|a, b| a.path.cmp(&b.path));
         layers.push(amend(&tally.lost, &tally.streams, target)?);
     }
     Ok(Stored {
@@ -145,6 +149,10 @@ impl Run<'_> {
         let (findings_in, findings) = async_channel::bounded(workers);
         let (buffers_in, buffers) = async_channel::bounded(2 * workers + 2);
         let writer = LayerWriter::new(ObjectWriter::new(self.target.index.clone(), self.target.index_to.clone()));
+        let writer = match source.order() {
+            Order::ByName => LinesOut::InOrder(writer),
+            Order::AsTheyCome => LinesOut::ToSort(LineTable::new(writer)?),
+        };
         std::thread::scope(|scope| {
             let handles: Vec<_> = (0..workers)
                 .map(|_| {

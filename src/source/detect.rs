@@ -11,6 +11,8 @@ use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::postgres;
+
 /// A walk that looks for databases stops here.
 const ENTRIES_MAX: usize = 100_000;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -22,7 +24,7 @@ const NAME_MAX: usize = 63;
 /// One source to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// `sqlite` or `files`.
+    /// `files`, `postgres`, `sqlite`.
     pub kind: &'static str,
     pub place: Place,
     /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
@@ -61,7 +63,15 @@ pub fn detect(what: &Path) -> Result<Vec<Found>> {
 
 /// What is behind the address of a server.
 fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
-    let _ = url;
+    if matches!(scheme, "postgres" | "postgresql") {
+        return Ok(vec![Found {
+            kind: "postgres",
+            place: Place::Url(url.to_owned()),
+            exclude: Vec::new(),
+            suggested_name: unique_name(Some(OsStr::new("postgres")), &mut BTreeSet::new()),
+            notes: postgres::detect::look(url)?,
+        }]);
+    }
     bail!("{scheme}:// is no kind of address that blackstart can protect; give a path")
 }
 

@@ -4,9 +4,12 @@ use crate::entry::{Entry, Name};
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::path::PathBuf;
 
+pub mod command;
 pub mod detect;
 pub mod files;
+pub mod postgres;
 pub mod sqlite;
 
 /// What the newest snapshot says of the source, for those that compare with it: a dump that shrank, a server that is another one.
@@ -17,6 +20,15 @@ pub struct Before<'a> {
     pub seq: u64,
     /// The operator has said that a great change is meant (`backup --accept-change`).
     pub accept_change: bool,
+}
+
+/// The order in which a source gives its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The order of [`Name`], the root's first.
+    ByName,
+    /// As the engine sends them. No path may come twice.
+    AsTheyCome,
 }
 
 /// One run's reading of one source.
@@ -33,7 +45,12 @@ pub trait Source: Send {
         Ok(())
     }
 
-    /// The next entry in the order of [`Name`], the root's first; `None` once the source has been walked to its end.
+    /// Asked once, before the first `next`.
+    fn order(&self) -> Order {
+        Order::ByName
+    }
+
+    /// The next entry in [`Source::order`]; `None` once the source has been walked to its end.
     /// An entry that cannot be read at all is left out and goes to the skips of [`Source::finish`].
     /// `entry.stat` is set only where its equality proves that the contents are unchanged.
     fn next(&mut self) -> Result<Option<Entry>>;
@@ -70,6 +87,15 @@ pub struct Finished {
     pub skipped: Vec<Skip>,
     /// What the engine said of itself, sealed into the commit: versions, page size, rows by table, …
     pub facts: serde_json::Value,
+}
+
+/// What the configuration says of a source beyond where it is: its proof and its loading need it, the restore of its files does not.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The directory that relative paths and secrets start from.
+    pub base: PathBuf,
+    pub postgres: Option<postgres::Options>,
+    pub command: Option<command::Options>,
 }
 
 impl Skip {

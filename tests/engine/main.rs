@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod histories;
 mod keys;
+mod order;
 mod roundtrip;
 mod streams;
 mod world;

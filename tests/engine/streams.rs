@@ -24,7 +24,7 @@ struct Streams<'a> {
 
 impl Source for Streams<'_> {
     fn kind(&self) -> &'static str {
-        "command"
+        "test"
     }
 
     fn root(&self) -> String {

@@ -2,5 +2,6 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod binary;
+pub mod postgres;
 pub mod proxy;
 pub mod servers;

@@ -24,11 +24,23 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::postgres;
 use crate::storage;
 use crate::target::StagingTree;
 pub use fetch::OpenPack;
 pub use plan::PackWork;
 use plan::Plan;
+
+/// What the kind of `snapshot` adds to a whole copy that is to be `to`.
+pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
+    let finally = to.to_owned();
+    (snapshot.kind == postgres::PHYSICAL).then(|| {
+        Arc::new(move |staged: &Path| {
+            postgres::restored::settle(staged, &finally)?;
+            postgres::restored::recover(staged)
+        }) as Finish
+    })
+}
 
 /// Which snapshot to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,10 +229,11 @@ pub fn restore(
             if open { tree.set_metadata(&tree.open_file(&entry.path)?, entry) } else { tree.link(entry) }
         },
     )?;
+    plan.each_entry(|entry, _| tree.seal(entry))?;
+    // After the walk, which finds everything where the index has it: a finish may move things.
     if let Some(finish) = &request.finish {
         finish(&tree.staging_path()).context("finish the restored copy")?;
     }
-    plan.each_entry(|entry, _| tree.seal(entry))?;
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
     work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;
     let total = begun.elapsed();

@@ -139,6 +139,11 @@ impl LayerWriter {
         self.objects.line(&line::data_line(path, segment)?)
     }
 
+    /// A whole line, which the caller has put in its place.
+    pub(super) fn line(&mut self, line: &[u8]) -> Result<()> {
+        self.objects.line(line)
+    }
+
     pub fn finish(self) -> Result<Vec<Named>> {
         self.objects.finish()
     }

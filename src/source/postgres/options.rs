@@ -1,0 +1,38 @@
+//! `[source.postgres]`: what can be said of a PostgreSQL source beside its address.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// All keys may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    pub mode: Option<Mode>,
+    /// How a physical backup reads the cluster; otherwise `files` where that can be done, and `stream` where not.
+    pub transport: Option<Transport>,
+    /// The directory with PostgreSQL's programs (`postgres`, `pg_dump`, …); otherwise it is looked for in the usual places.
+    pub bin: Option<PathBuf>,
+    /// Queries for the proof, run in the database of the address. Each must give a first value that is not NULL, false, 0 or empty.
+    #[serde(default)]
+    pub check: Vec<String>,
+}
+
+/// How a server is backed up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The whole cluster, page by page: [`super::base`] or [`super::files`].
+    Physical,
+    /// Dumps of databases, by `pg_dump`.
+    Logical,
+}
+
+/// How a physical backup reads the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Beside the server: the files themselves.
+    Files,
+    /// Over the replication protocol, from anywhere.
+    Stream,
+}

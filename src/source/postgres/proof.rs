@@ -1,0 +1,160 @@
+//! The proof of a physical snapshot: a real server of the same major version recovers the restored copy, every table is read, `pg_amcheck` looks at
+//! tables and indexes where it is installed, and the operator's queries are asked.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::time::Duration;
+
+use super::client::Client;
+use super::engine::{Engine, Start, environment};
+use super::server::Facts;
+use super::{Options, restored};
+use crate::child::Child;
+use crate::error::{Kind, kind_of};
+use crate::report::Check;
+
+/// How long one query or one run of `pg_amcheck` may take.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// What the server says where the library of an extension is not installed.
+const NO_LIBRARY: &str = "could not access file \"";
+/// Tables named in a check.
+const NAMED: usize = 5;
+
+/// Checks `data`, which it changes. `Kind::Environment`: it could not be carried out here.
+pub fn prove(data: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    restored::settle(data, data)?;
+    let prepared = facts.max_prepared_transactions.unwrap_or(0).max(10);
+    let start = Start {
+        data,
+        scratch,
+        version: facts.version,
+        bin: options.bin.as_deref(),
+        settings: &[("max_prepared_transactions".to_owned(), prepared.to_string())],
+        superuser: facts.superuser.as_deref().unwrap_or("postgres"),
+    };
+    let engine = match Engine::start(&start) {
+        Ok(engine) => engine,
+        Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
+        Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
+    };
+    let mut checks = vec![Check::compare("server", "recovers the copy", "recovers the copy")];
+    checks.extend(examine(&engine, &facts, options)?);
+    engine.stop()?;
+    Ok(checks)
+}
+
+/// The checks on a server that runs on a restored copy.
+pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<Check>> {
+    let mut sql = engine.client("template1")?;
+    let mut checks = Vec::new();
+    let system = sql.value("select system_identifier from pg_control_system()")?.unwrap_or_default();
+    checks.push(Check::compare("system identifier", &facts.system, system));
+    let databases = sql.rows("select datname from pg_database where datallowconn order by datname")?;
+    let databases: Vec<String> = databases.rows.iter().map(|r| Ok(r.required(0)?.to_owned())).collect::<Result<_>>()?;
+    // A database may have come or gone between the question and the end of the backup; those that stayed must be there.
+    if !facts.databases.is_empty() {
+        let missing: Vec<&str> =
+            facts.databases.iter().filter(|d| !databases.contains(d)).map(String::as_str).collect();
+        let actual =
+            if missing.is_empty() { "all there".to_owned() } else { format!("missing: {}", missing.join(", ")) };
+        checks.push(Check::compare(format!("{} databases", facts.databases.len()), "all there", actual));
+    }
+    let mut tables = Tables::default();
+    for database in &databases {
+        tables.read(&mut engine.client(database)?)?;
+    }
+    checks.push(tables.check());
+    checks.extend(amcheck(engine)?);
+    for query in &options.check {
+        checks.push(ask(engine, facts, query));
+    }
+    match checks.iter().find(|check| !check.passed && check.actual.contains(NO_LIBRARY)) {
+        Some(check) => Err(environment(format!("an extension's library is missing on this machine: {}", check.actual))),
+        None => Ok(checks),
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    count: u64,
+    rows: u64,
+    unreadable: Vec<String>,
+}
+
+impl Tables {
+    /// Reads every row of every table and materialized view of a database.
+    fn read(&mut self, sql: &mut Client) -> Result<()> {
+        sql.patience = PATIENCE;
+        let list = sql.rows(
+            "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+             where c.relkind in ('r', 'm') and c.relpersistence = 'p' and (c.relkind = 'r' or c.relispopulated) order by 1",
+        )?;
+        for row in &list.rows {
+            let table = row.required(0)?;
+            self.count += 1;
+            // The row as a whole: it takes values out of TOAST tables, too.
+            match sql.value(&format!("select count(*) + count(t.*) - count(t.*) from only {table} t")) {
+                Ok(rows) => self.rows += rows.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0),
+                Err(e) => self.unreadable.push(format!("{table}: {e:#}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn check(self) -> Check {
+        let actual = if self.unreadable.is_empty() {
+            "all readable".to_owned()
+        } else {
+            let first: Vec<&str> = self.unreadable.iter().take(NAMED).map(String::as_str).collect();
+            format!("{} are not: {}", self.unreadable.len(), first.join("; "))
+        };
+        Check::compare(format!("{} tables with {} rows", self.count, self.rows), "all readable", actual)
+    }
+}
+
+/// `pg_amcheck` on all databases: structure of tables and B-trees. Part of the contrib modules, and there from version 14 on.
+fn amcheck(engine: &Engine) -> Result<Option<Check>> {
+    let available = "select count(*) from pg_available_extensions where name = 'amcheck'";
+    let installed = engine.client("template1")?.value(available)?.as_deref() == Some("1");
+    let Some(mut spec) = engine.program("pg_amcheck").filter(|_| installed) else { return Ok(None) };
+    for argument in ["--all", "--install-missing", "--jobs=2", "--no-password", "--username"] {
+        spec.argv.push(argument.into());
+    }
+    spec.argv.push((&engine.superuser).into());
+    spec.output = crate::child::Output::Piped;
+    let mut child = Child::spawn(&spec)?;
+    let said = child.output().map(|pipe| {
+        std::thread::spawn(move || {
+            use std::io::Read;
+            let mut text = String::new();
+            // What is beyond must be read as well, or the child would wait for ever; only the beginning is shown.
+            let mut pipe = pipe;
+            let begun = pipe.by_ref().take(4096).read_to_string(&mut text);
+            let _passed_over = std::io::copy(&mut pipe, &mut std::io::sink());
+            begun.map(|_| text).unwrap_or_default()
+        })
+    });
+    let ended = child.wait(PATIENCE)?;
+    let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let actual = match ended.status.success() {
+        true => "nothing wrong".to_owned(),
+        false => format!("{} {}", said.trim(), ended.stderr.join("; ")),
+    };
+    Ok(Some(Check::compare("pg_amcheck", "nothing wrong", actual.trim())))
+}
+
+/// One of the operator's queries: its first value must say yes.
+fn ask(engine: &Engine, facts: &Facts, query: &str) -> Check {
+    let database = facts.database.as_deref().unwrap_or("postgres");
+    let answer = engine.client(database).and_then(|mut sql| {
+        sql.patience = PATIENCE;
+        sql.value(query)
+    });
+    let (passed, actual) = match answer {
+        Ok(Some(value)) => (!matches!(value.as_str(), "" | "f" | "false" | "0"), value),
+        Ok(None) => (false, "no value".to_owned()),
+        Err(e) => (false, format!("{e:#}")),
+    };
+    Check { name: query.to_owned(), expected: "yes".into(), actual, passed }
+}

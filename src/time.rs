@@ -1,0 +1,31 @@
+//! Lengths of time as people write them in a configuration: `90s`, `1h`, `30d`.
+
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+use serde::{Deserialize, Deserializer};
+
+/// A positive length of time; a day has 24 hours. The error says what to write.
+pub fn length(text: &str) -> Result<SignedDuration, String> {
+    let wrong = || format!("{text:?} is not a length of time such as \"90m\" or \"30d\"");
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    if length.is_positive() { Ok(length) } else { Err(wrong()) }
+}
+
+/// For `#[serde(default, deserialize_with = …)]`.
+pub fn optional_length<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SignedDuration>, D::Error> {
+    length(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_positive_and_have_units() {
+        assert_eq!(length("90m"), Ok(SignedDuration::from_mins(90)));
+        assert_eq!(length("2d"), Ok(SignedDuration::from_hours(48)));
+        for wrong in ["", "5", "-1h", "0s", "soon"] {
+            assert!(length(wrong).unwrap_err().contains("length of time"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The `postgres` source against real servers, from 14 to 18.
+#![expect(clippy::unwrap_used, reason = "a test: a panic is the report")]
+#![expect(clippy::disallowed_methods, reason = "test files need no durability")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod physical;

@@ -1,0 +1,355 @@
+//! Physical snapshots from the command line: backup under load, drill with a real server, restore, start, compare.
+
+use crate::support::binary::{self, Ran};
+use crate::support::postgres::{Cluster, MAJORS, Setup, installed, own};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use std::time::Duration;
+
+/// A directory with a repository and a configuration for one cluster.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new(cluster: &Cluster, lines: &str) -> Home {
+        Home::with_url(cluster.major, &cluster.url("postgres"), lines)
+    }
+
+    fn with_url(major: u32, url: &str, lines: &str) -> Home {
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        binary::expect(home.path(), &["init", "--repo", "./repository"], 0);
+        let bin = installed(major).display().to_string();
+        binary::configure(
+            home.path(),
+            &format!(
+                "\n[[source]]\nname = \"pg\"\nkind = \"postgres\"\nurl = \"{url}\"\n[source.postgres]\nbin = \"{bin}\"\n{lines}\n"
+            ),
+        );
+        Home(home)
+    }
+
+    fn run(&self, arguments: &[&str], code: i32) -> Ran {
+        binary::expect(self.0.path(), arguments, code)
+    }
+
+    /// Backs up; the report of the one source.
+    fn backup(&self, code: i32) -> serde_json::Value {
+        self.run(&["backup", "--json"], code).json()["report"]["sources"][0].clone()
+    }
+
+    /// Restores into a cluster that does not run yet.
+    fn restore(&self, to: &Cluster) {
+        self.run(&["restore", "pg", "--to", to.data.to_str().unwrap()], 0);
+    }
+}
+
+/// Restores and starts a server on it, on a port of its own.
+fn revive(home: &Home, major: u32) -> Cluster {
+    let mut copy = Cluster::empty(major);
+    home.restore(&copy);
+    copy.configure("archive_mode = off");
+    copy.start();
+    copy
+}
+
+/// `pgbench` moves money: the four sums are always equal in a consistent copy.
+fn sums(cluster: &Cluster) -> String {
+    cluster.value(
+        "select concat_ws(' ', (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from pgbench_tellers), \
+         (select sum(bbalance) from pgbench_branches), (select coalesce(sum(delta), 0) from pgbench_history))",
+    )
+}
+
+fn is_consistent(cluster: &Cluster) -> bool {
+    let sums = sums(cluster);
+    let first = sums.split(' ').next().unwrap();
+    sums.split(' ').count() == 4 && sums.split(' ').all(|sum| sum == first)
+}
+
+/// A tablespace outside the data directory, with a table in it.
+fn with_tablespace(cluster: &Cluster) -> std::path::PathBuf {
+    let place = cluster.directory.join("fast disk");
+    fs::create_dir(&place).unwrap();
+    own(&place);
+    cluster.sql(&format!("create tablespace fast location '{}'", place.display()));
+    cluster.sql("create table elsewhere (n int primary key) tablespace fast; insert into elsewhere select generate_series(1, 20000)");
+    place
+}
+
+#[test]
+fn a_cluster_under_load_comes_back_over_the_connection() {
+    comes_back("stream", MAJORS.to_vec());
+}
+
+#[test]
+fn a_cluster_under_load_comes_back_from_its_files() {
+    comes_back("files", vec![14, 15, 18]);
+}
+
+fn comes_back(transport: &str, majors: Vec<u32>) {
+    for major in majors {
+        // The old grammar with small segments, as the notes demand.
+        let setup = Setup { segment: if major == 14 { 1 } else { 16 }, ..Setup::new(major) };
+        let cluster = setup.start();
+        cluster.pgbench_init(2);
+        let place = with_tablespace(&cluster);
+        let check = "check = [\"select count(*) = 20000 from elsewhere\"]";
+        let home = Home::new(&cluster, &format!("{check}\ntransport = \"{transport}\""));
+        let load = cluster.pgbench(120);
+        let first = home.backup(0);
+        assert_eq!(first["outcome"], "complete", "{first}");
+        assert_eq!(first["facts"]["transport"], transport);
+        assert_eq!(first["facts"]["tablespaces"][0]["location"], place.to_str().unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        let second = home.backup(0);
+        drop(load);
+        assert_eq!(second["mode"], "incremental");
+        let stored = |report: &serde_json::Value| report["stats"]["bytes_new"].as_u64().unwrap();
+        // All of the WAL is new, and the pages that changed; the rest is not stored again.
+        let segments = 4 * if major == 14 { 1 << 20 } else { 16 << 20 };
+        assert!(stored(&second) < stored(&first) / 2 + segments, "{major}: {first}\n{second}");
+        let drill = home.run(&["drill", "pg", "--json"], 0);
+        let checks = drill.json()["report"]["sources"][0]["checks"].clone();
+        let names: Vec<&str> = checks.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        assert!(names.contains(&"pg_amcheck") && names.contains(&"server"), "{names:?}");
+        assert!(names.contains(&"select count(*) = 20000 from elsewhere"), "{names:?}");
+        // What the live cluster has is not what a copy may touch.
+        let before = fs::metadata(&place).unwrap().modified().unwrap();
+        let copy = revive(&home, major);
+        assert!(is_consistent(&copy), "{major}: {}", sums(&copy));
+        assert_eq!(copy.value("select count(*) from elsewhere"), "20000");
+        assert_eq!(copy.value("select timeline_id from pg_control_checkpoint()"), "2", "a timeline of its own");
+        let link = fs::read_dir(copy.data.join("pg_tblspc")).unwrap().next().unwrap().unwrap().path();
+        assert!(fs::read_link(&link).unwrap().starts_with(copy.data.join("tablespaces")), "{}", link.display());
+        assert_eq!(fs::metadata(&place).unwrap().modified().unwrap(), before);
+        assert!(is_consistent(&cluster));
+    }
+}
+
+#[test]
+fn what_keeps_a_backup_from_running_is_said_with_its_cure() {
+    let setup = Setup::new(15).config("wal_level = minimal\nmax_wal_senders = 0");
+    let cluster = setup.start();
+    let home = Home::new(&cluster, "");
+    let minimal = home.run(&["backup"], 1).all();
+    assert!(minimal.contains("wal_level = replica") || minimal.contains("max_wal_senders"), "{minimal}");
+    let protect = binary::run(home.0.path(), &["protect", &cluster.url("postgres")]).all();
+    assert!(protect.contains("wal_level") || protect.contains("max_wal_senders"), "{protect}");
+    let cluster = Cluster::new(15);
+    cluster.sql("create role weak login");
+    let home = Home::with_url(15, &cluster.url("weak"), "");
+    let weak = home.run(&["backup"], 1).all();
+    assert!(weak.contains("alter role weak replication"), "{weak}");
+    let home = Home::with_url(15, "postgres://u:hunter2@127.0.0.1/postgres", "");
+    let plain = home.run(&["backup"], 78).all();
+    assert!(plain.contains("password in plain text") && !plain.contains("hunter2"), "{plain}");
+    // Nothing half-done is in the repository.
+    assert!(
+        home.run(&["snapshots", "--json"], 0).out.contains("\"sources\":[]")
+            || home.run(&["snapshots"], 0).all().contains("no")
+    );
+}
+
+#[test]
+fn another_cluster_behind_the_address_stops_the_run() {
+    let mut cluster = Cluster::new(15);
+    let home = Home::new(&cluster, "");
+    home.backup(0);
+    cluster.stop();
+    fs::remove_dir_all(&cluster.data).unwrap();
+    let initdb = ["-U", "postgres", "-A", "trust", "--no-sync", "-D", cluster.data.to_str().unwrap()];
+    cluster.tool("initdb", &initdb);
+    cluster.configure("");
+    cluster.start();
+    let asked = home.run(&["backup"], 1).all();
+    assert!(asked.contains("system identifier") && asked.contains("--accept-change"), "{asked}");
+    let report = home.run(&["backup", "--accept-change", "--json"], 0).json();
+    assert_eq!(report["report"]["sources"][0]["seq"], 2);
+    home.run(&["drill", "pg"], 0);
+}
+
+#[test]
+fn damaged_pages_make_a_partial_snapshot_that_names_them() {
+    for (major, transport) in [(14, "stream"), (15, "stream"), (17, "files")] {
+        let mut cluster = Cluster::new(major);
+        cluster.sql(
+            "create table broken as select generate_series(1, 5000) n; create table sound as select 1 n; checkpoint",
+        );
+        let path = cluster.value("select pg_relation_filepath('broken')");
+        cluster.stop();
+        let file = cluster.data.join(&path);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[8192 + 4000] ^= 0xff;
+        fs::write(&file, bytes).unwrap();
+        cluster.start();
+        let home = Home::new(&cluster, &format!("transport = \"{transport}\""));
+        let report = home.backup(3);
+        assert_eq!(report["outcome"], "partial");
+        let why = report["skipped"][0]["why"].as_str().unwrap();
+        let named = format!("{} {why}", report["skipped"][0]["path"]);
+        assert!(why.contains("checksum") && named.contains(&path), "{major}: {named}");
+        // It is kept, and what is sound in it comes back.
+        let copy = Cluster::empty(major);
+        home.run(&["restore", "pg", "--to", copy.data.to_str().unwrap()], 3);
+        let mut copy = copy;
+        copy.configure("");
+        copy.start();
+        assert_eq!(copy.value("select count(*) from sound"), "1");
+        let drill = home.run(&["drill", "pg", "--json"], 4).json();
+        let failed = drill["report"]["sources"][0]["checks"].to_string();
+        assert!(failed.contains("public.broken"), "{failed}");
+    }
+}
+
+#[test]
+fn a_server_that_dies_meanwhile_leaves_no_snapshot() {
+    let mut cluster = Cluster::new(15);
+    cluster.pgbench_init(15);
+    for transport in ["stream", "files"] {
+        let home = Home::new(&cluster, &format!("transport = \"{transport}\""));
+        let mut backup = binary::command(home.0.path(), &["backup"]);
+        let backup = backup.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut watch = cluster.client();
+        let copying = match transport {
+            "stream" => "select count(*) from pg_stat_progress_basebackup where phase = 'streaming database files'",
+            _ => "select count(*) from pg_stat_activity where state = 'idle' and query like '%catalog_version_no%'",
+        };
+        while watch.value(copying).unwrap().unwrap() == "0" {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        cluster.kill();
+        let ran = binary::finish(&backup.wait_with_output().unwrap());
+        assert_eq!(ran.code, 1, "{transport}: {}", ran.all());
+        assert!(binary::files_below(&home.0.path().join("repository/snapshots"), |_| true).is_empty());
+        cluster.start();
+        home.backup(0);
+    }
+}
+
+#[test]
+fn a_standby_is_backed_up_and_its_copy_is_no_standby() {
+    let primary = Setup { segment: 1, ..Setup::new(15) }.config("wal_keep_size = '64MB'").start();
+    primary.pgbench_init(1);
+    let mut standby = Cluster::empty(15);
+    let mut arguments: Vec<String> = primary.reach().to_vec();
+    arguments.extend([
+        "-D".into(),
+        standby.data.display().to_string(),
+        "-c".into(),
+        "fast".into(),
+        "-R".into(),
+        "--no-sync".into(),
+    ]);
+    primary.tool("pg_basebackup", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    standby.configure("");
+    standby.start();
+    let home = Home::new(&standby, "");
+    // The primary is idle: nothing moves on, and the backup ends all the same.
+    let report = home.backup(0);
+    assert_eq!(report["facts"]["is_standby"], true);
+    home.run(&["drill", "pg"], 0);
+    let copy = revive(&home, 15);
+    assert_eq!(copy.value("select pg_is_in_recovery()"), "f");
+    assert_eq!(copy.value("select count(*) from pgbench_accounts"), "100000");
+}
+
+#[test]
+fn protect_finds_a_server_and_proves_it_at_once() {
+    let hba = "host all keeper 127.0.0.1/32 scram-sha-256\nhost replication keeper 127.0.0.1/32 scram-sha-256";
+    let cluster = Setup { hba: hba.into(), ..Setup::new(15) }.start();
+    cluster.sql("create role keeper login replication password 'hunter2'; create table t as select 1 n");
+    let home = tempfile::tempdir().unwrap();
+    let url = cluster.tcp_url("keeper", "");
+    let output = binary::command(home.path(), &["protect", &url, "--repo", "./backups"])
+        .env("PGPASSWORD", "hunter2")
+        .output()
+        .unwrap();
+    let ran = binary::finish(&output);
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    assert!(ran.all().contains("PROVEN") && ran.all().contains("mode physical"), "{}", ran.all());
+    let config = fs::read_to_string(home.path().join("blackstart.toml")).unwrap();
+    assert!(config.contains("password = { env = \"PGPASSWORD\" }"), "{config}");
+    assert!(!format!("{config}{}", ran.all()).contains("hunter2"), "a secret shows");
+    let with = binary::run(home.path(), &["protect", &cluster.tcp_url("keeper:hunter2", "")]);
+    assert!(with.code == 64 && !with.all().contains("hunter2"), "{} {}", with.code, with.all());
+}
+
+#[test]
+fn a_missing_server_program_is_no_fault_of_the_backup() {
+    let cluster = Cluster::new(17);
+    let home = Home::new(&cluster, "");
+    home.backup(0);
+    let path = home.0.path().join("blackstart.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace("/postgresql/17/bin", "/postgresql/17/nowhere")).unwrap();
+    let drill = home.run(&["drill", "pg"], 1).all();
+    assert!(
+        drill.contains("no program `postgres` of version 17") && drill.contains("says nothing of the backup"),
+        "{drill}"
+    );
+    assert!(!drill.contains("FAILED"), "{drill}");
+}
+
+/// The tree that `recover.py` brings back is a data directory, once its tablespaces are linked as the README in the repository says.
+#[test]
+fn a_snapshot_comes_back_without_us() {
+    let cluster = Cluster::new(15);
+    with_tablespace(&cluster);
+    let home = Home::new(&cluster, "");
+    home.backup(0);
+    let repository = home.0.path().join("repository");
+    let mut copy = Cluster::empty(15);
+    let output = std::process::Command::new("python3")
+        .arg(repository.join("recover.py"))
+        .arg("--repository")
+        .arg(&repository)
+        .arg("--identity")
+        .arg(home.0.path().join("blackstart/keys/recovery.key"))
+        .args(["--root", &binary::root_of(home.0.path()), "restore", "pg"])
+        .arg(&copy.data)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let script = "cd \"$0\" && mkdir -m 700 tablespaces && for t in pg_tblspc/*; do \
+                  mv \"$t\" tablespaces/ && ln -s \"$PWD/tablespaces/${t##*/}\" \"$t\"; done && touch recovery.signal && \
+                  echo \"restore_command = 'false'\" >>postgresql.auto.conf && chmod 700 .";
+    assert!(std::process::Command::new("sh").args(["-c", script]).arg(&copy.data).status().unwrap().success());
+    crate::support::postgres::own_all(&copy.data);
+    copy.configure("");
+    copy.start();
+    assert_eq!(copy.value("select count(*) from elsewhere"), "20000");
+    copy.tool(
+        "pg_amcheck",
+        &copy.reach().iter().map(String::as_str).chain(["--all", "--install-missing"]).collect::<Vec<_>>(),
+    );
+}
+
+/// Debian keeps the configuration in `/etc/postgresql`: it comes along, and the restored directory starts by itself.
+#[test]
+fn configuration_outside_the_data_directory_comes_along() {
+    for transport in ["stream", "files"] {
+        let mut cluster = Cluster::new(15);
+        cluster.stop();
+        let etc = cluster.directory.join("etc");
+        fs::create_dir_all(etc.join("conf.d")).unwrap();
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            fs::rename(cluster.data.join(name), etc.join(name)).unwrap();
+        }
+        fs::write(etc.join("conf.d/local.conf"), "work_mem = '7MB'\n").unwrap();
+        let (data, etc) = (cluster.data.display().to_string(), etc.display().to_string());
+        cluster.config_file = Some(format!("{etc}/postgresql.conf").into());
+        cluster.configure(&format!(
+            "data_directory = '{data}'\nhba_file = '{etc}/pg_hba.conf'\nident_file = '{etc}/pg_ident.conf'\ninclude_dir = 'conf.d'"
+        ));
+        crate::support::postgres::own_all(&cluster.directory);
+        cluster.start();
+        let home = Home::new(&cluster, &format!("transport = \"{transport}\""));
+        let report = home.backup(0);
+        assert_eq!(report["facts"]["config_files"].as_array().unwrap().len(), 4, "{report}");
+        home.run(&["drill", "pg"], 0);
+        let copy = revive(&home, 15);
+        assert_eq!(copy.value("show work_mem"), "7MB");
+        assert_eq!(copy.value("show hba_file"), copy.data.join("pg_hba.conf").to_str().unwrap());
+    }
+}
