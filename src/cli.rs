@@ -46,6 +46,7 @@ pub enum Verb {
     Kit(Kit),
     Agent(Agent),
     Notify(Notify),
+    Health(Health),
     Completions(Completions),
     Man(Man),
 }
@@ -66,6 +67,7 @@ impl Verb {
             Verb::Kit(_) => "kit",
             Verb::Agent(_) => "agent",
             Verb::Notify(_) => "notify",
+            Verb::Health(_) => "health",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
         }
@@ -299,6 +301,18 @@ pub struct Kit {
 /// Example: blackstart agent --config /etc/blackstart/blackstart.toml
 #[derive(Debug, Args)]
 pub struct Agent {}
+
+/// Is the agent on this machine alive? For the health checks of containers
+///
+/// Exit codes: 0 its scheduler looks at the clock, 1 it does not, or there is none.
+///
+/// Example: blackstart health
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Also ask whether it has read the repository
+    #[arg(long)]
+    pub ready: bool,
+}
 
 /// Show who is told what is wrong, or try it out
 ///

@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod places;
 mod text;
 
 use anyhow::{Context, Result};
@@ -19,18 +20,15 @@ use crate::secret::{Secret, Text};
 use crate::source::command::{self, Command};
 use crate::source::files::{Files, FilesOptions};
 use crate::source::postgres;
-use crate::source::postgres::client::Address;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
-use crate::storage::location::Location;
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use places::resolve_location;
 pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
-/// Job files lie in this directory beside the configuration.
-const SCHEDULES: &str = "schedules";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -214,11 +212,6 @@ impl Config {
         Config::parse(&text, &path)
     }
 
-    /// The directory of job files.
-    pub fn schedules(&self) -> PathBuf {
-        self.directory().join(SCHEDULES)
-    }
-
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
@@ -239,13 +232,7 @@ impl Config {
             }
         }
         self.agent.validate()?;
-        for (i, channel) in self.notify.iter().enumerate() {
-            if self.notify[..i].iter().any(|c| c.name == channel.name) {
-                let help = "Nothing was done. Give each a name of its own.";
-                return Err(Failure::new(Kind::Config, format!("two [[notify]] are named {:?}", channel.name), help));
-            }
-            channel.validate()?;
-        }
+        notify::validate(&self.notify)?;
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
                 Kind::Config,
@@ -254,69 +241,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    fn directory(&self) -> &Path {
-        self.file.parent().unwrap_or(Path::new("/"))
-    }
-
-    fn resolve(&self, path: Option<&PathBuf>, otherwise: &str) -> PathBuf {
-        self.directory().join(path.map_or(Path::new(otherwise), PathBuf::as_path))
-    }
-
-    /// The repository's address, a relative directory made absolute.
-    pub fn location(&self) -> Result<String> {
-        resolve_location(&self.repository, self.directory())
-    }
-
-    pub fn host_key(&self) -> PathBuf {
-        self.resolve(self.host_key.as_ref(), "blackstart/keys/host.key")
-    }
-
-    pub fn recovery_key(&self) -> PathBuf {
-        match &self.recovery_key {
-            Some(path) => self.directory().join(path),
-            None => self.host_key().with_file_name("recovery.key"),
-        }
-    }
-
-    /// The key file of drills on a schedule.
-    pub fn drill_key(&self) -> PathBuf {
-        self.agent.drill_key.as_ref().map_or_else(|| self.recovery_key(), |path| self.directory().join(path))
-    }
-
-    pub fn state(&self) -> PathBuf {
-        self.resolve(self.state.as_ref(), "blackstart/state")
-    }
-
-    pub fn scratch(&self) -> PathBuf {
-        self.scratch.as_ref().map_or_else(std::env::temp_dir, |path| self.directory().join(path))
-    }
-
-    pub fn host_name(&self) -> String {
-        let named = self.host.clone();
-        named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
-    }
-
-    /// Where a source of a kind with `path` lies.
-    pub fn path_of(&self, source: &SourceConfig) -> Result<PathBuf> {
-        let path = source.path.as_ref().with_context(|| format!("source {} has no path", source.name))?;
-        Ok(self.directory().join(path))
-    }
-
-    /// What a source reads, for people: its path, or its address as it is written in the configuration.
-    pub fn place_of(&self, source: &SourceConfig) -> String {
-        match (&source.path, &source.url) {
-            (Some(path), _) => self.directory().join(path).display().to_string(),
-            (None, Some(Text::Plain(url))) => Address::without_password(url),
-            (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => format!("{} ({})", source.name, source.kind.name()),
-        }
-    }
-
-    /// The directory that relative paths in the configuration start from.
-    pub fn base(&self) -> &Path {
-        self.directory()
     }
 
     /// The sources named, or all.
@@ -371,17 +295,6 @@ impl Config {
             }
         })
     }
-}
-
-/// An address with a relative directory made absolute against `base`.
-pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
-    Ok(match Location::parse(location)? {
-        Location::Directory(path) => {
-            let path = std::path::absolute(base.join(path)).context("resolve the repository's directory")?;
-            path.to_str().context("the path of a repository must be UTF-8")?.to_owned()
-        }
-        Location::S3(_) => location.to_owned(),
-    })
 }
 
 #[cfg(test)]

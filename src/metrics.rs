@@ -159,6 +159,25 @@ pub fn page(figures: &Figures) -> Result<String> {
     Ok(text)
 }
 
+/// The same for node_exporter's textfile collector, which reads the older format: there a counter is declared by its full name.
+pub fn textfile(figures: &Figures) -> Result<String> {
+    let page = page(figures)?;
+    let counters: Vec<&str> =
+        page.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut text = String::new();
+    for line in page.lines().filter(|l| *l != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match [words.next(), words.next(), words.next(), words.next()] {
+            [Some("#"), Some(what), Some(name), Some(rest)] if counters.contains(&name) => {
+                text.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
 fn of_sources(page: &mut Page, figures: &Figures) {
     let each = |value: &dyn Fn(&SourceFigures) -> Option<f64>| -> Vec<(Labels, f64)> {
         let found = figures.sources.iter().filter_map(|(name, s)| Some((vec![("source", name.clone())], value(s)?)));

@@ -20,9 +20,8 @@ use crate::bridge::Service;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::durable;
 use crate::job::{Job, Task};
-use crate::metrics::{self, DrillFigures, Figures, SourceFigures};
+use crate::metrics::Figures;
 use crate::notify::Delivered;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, Decision, Limits, State};
@@ -31,8 +30,6 @@ use crate::scheduler::{self, Decision, Limits, State};
 const TICK: Duration = Duration::from_secs(1);
 /// Changed files are looked for this often.
 const FILES: Duration = Duration::from_secs(2);
-/// The metrics file is written this often.
-const METRICS_FILE: Duration = Duration::from_secs(15);
 /// Drills at the same time: each needs room for a whole source, and the network.
 const DRILLS: usize = 1;
 
@@ -56,33 +53,33 @@ pub struct Stopped {
 type Signature = Vec<(PathBuf, u64, u128)>;
 
 pub struct Agent {
-    clock: Arc<dyn Clock>,
-    config: Arc<Config>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: Arc<Config>,
     /// Of the configuration, those that can run here.
-    jobs: Vec<Job>,
-    drill_key_missing: Option<String>,
-    catalog: Catalog,
-    memory: Memory,
-    seen: BTreeMap<SourceName, Seen>,
-    endings: BTreeMap<(SourceName, Task), Ending>,
-    running: BTreeMap<(SourceName, Task), Order>,
+    pub(super) jobs: Vec<Job>,
+    pub(super) drill_key_missing: Option<String>,
+    pub(super) catalog: Catalog,
+    pub(super) memory: Memory,
+    pub(super) seen: BTreeMap<SourceName, Seen>,
+    pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
+    pub(super) running: BTreeMap<(SourceName, Task), Order>,
     /// Sources to be looked at in the repository.
-    to_observe: BTreeSet<SourceName>,
-    observing: bool,
-    observed: Option<Instant>,
-    repository: Result<(), String>,
-    configuration: Result<(), String>,
-    files: Signature,
-    files_before: Signature,
-    files_at: Instant,
-    teller: Teller,
-    figures: Figures,
-    shared: Arc<Shared>,
-    http: Option<Service>,
-    metrics_file_at: Option<Instant>,
-    stop: Option<Instant>,
-    sender: Sender<Signal>,
-    receiver: Receiver<Signal>,
+    pub(super) to_observe: BTreeSet<SourceName>,
+    pub(super) observing: bool,
+    pub(super) observed: Option<Instant>,
+    pub(super) repository: Result<(), String>,
+    pub(super) configuration: Result<(), String>,
+    pub(super) files: Signature,
+    pub(super) files_before: Signature,
+    pub(super) files_at: Instant,
+    pub(super) teller: Teller,
+    pub(super) figures: Figures,
+    pub(super) shared: Arc<Shared>,
+    pub(super) http: Option<Service>,
+    pub(super) metrics_file_at: Option<Instant>,
+    pub(super) stop: Option<Instant>,
+    pub(super) sender: Sender<Signal>,
+    pub(super) receiver: Receiver<Signal>,
 }
 
 impl Agent {
@@ -333,16 +330,6 @@ impl Agent {
         self.to_observe.insert(run.source.clone());
     }
 
-    fn count(&mut self, ran: &Ran) {
-        let run = &ran.run;
-        let (source, task) = (run.source.to_string(), run.task.name());
-        *self.figures.runs.entry((source.clone(), task, run.result.clone())).or_default() += 1;
-        self.figures.durations.insert((source.clone(), task), run.seconds);
-        let read = if run.task == Task::Drill { "fetched" } else { "read" };
-        *self.figures.bytes.entry((source.clone(), read)).or_default() += ran.bytes_read;
-        *self.figures.bytes.entry((source, "stored")).or_default() += ran.bytes_stored;
-    }
-
     /// A configuration that is written in several steps counts once it has been the same for two looks.
     fn look_for_changes(&mut self) {
         if self.files_at.elapsed() < FILES {
@@ -404,61 +391,5 @@ impl Agent {
             Ok(_) => self.observing = true,
             Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
         }
-    }
-
-    /// Shows what is known to those who watch: the page of metrics, the file, systemd's status.
-    fn show(&mut self, decisions: &[Decision], history: &scheduler::History, now: Timestamp) {
-        let figures = &mut self.figures;
-        figures.tick = now;
-        figures.running = self.running.len() as u64;
-        figures.repository_up = self.repository.is_ok();
-        figures.configuration_ok = self.configuration.is_ok();
-        figures.alarms = self.teller.standing();
-        figures.notices_failed = self.teller.failed.clone();
-        figures.notices_sent = self.teller.sent.clone();
-        figures.sources = self
-            .jobs
-            .iter()
-            .map(|job| (job.source.to_string(), figures_of(job, history, &self.seen, decisions)))
-            .collect();
-        *self.shared.figures() = figures.clone();
-        let Some(path) = &self.config.agent.metrics_file else { return };
-        if self.metrics_file_at.is_some_and(|at| at.elapsed() < METRICS_FILE) {
-            return;
-        }
-        self.metrics_file_at = Some(Instant::now());
-        let path = self.config.base().join(path);
-        let written = metrics::page(figures).and_then(|page| Ok(durable::publish_over(&path, page.as_bytes(), 0o644)?));
-        if let Err(error) = written {
-            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "the metrics file cannot be written");
-        }
-    }
-}
-
-fn figures_of(
-    job: &Job,
-    history: &scheduler::History,
-    seen: &BTreeMap<SourceName, Seen>,
-    decisions: &[Decision],
-) -> SourceFigures {
-    let past = history.get(&job.source).cloned().unwrap_or_default();
-    let seen = seen.get(&job.source).cloned().unwrap_or_default();
-    let done = past.tasks.iter().filter_map(|(task, p)| Some((task.name(), p.last.filter(|l| l.done)?.finished)));
-    let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
-    SourceFigures {
-        newest: past.newest,
-        verified: seen.verified,
-        head: seen.head.map(|(seq, _)| seq),
-        rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
-        rto_seconds: job.rto.map(|d| d.as_secs_f64()),
-        expected_interval_seconds: scheduler::expected_interval(job, past.usual).map(|d| d.as_secs_f64()),
-        drill: seen.drill.map(|d| DrillFigures {
-            passed: d.passed,
-            finished: d.span.finished,
-            seconds: d.seconds,
-            phases: d.phases,
-        }),
-        last_success: done.collect(),
-        next: own.map(|d| (d.task.name(), d.at)).collect(),
     }
 }

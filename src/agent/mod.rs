@@ -9,6 +9,7 @@ mod observe;
 mod options;
 mod problems;
 mod serve;
+mod show;
 mod signals;
 mod tell;
 mod watch;

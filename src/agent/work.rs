@@ -170,6 +170,7 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Re
         rpo: source.rpo,
         rto: source.rto,
         keep: false,
+        settings: config.settings(source),
     };
     let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();

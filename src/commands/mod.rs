@@ -14,6 +14,7 @@ mod agent;
 mod backup;
 mod check;
 mod drill;
+mod health;
 mod help;
 mod init;
 mod kit;
@@ -62,6 +63,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Kit(args) => kit::run(shell, args),
         Verb::Agent(_) => agent::run(shell),
         Verb::Notify(args) => notify::run(shell, args),
+        Verb::Health(args) => health::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

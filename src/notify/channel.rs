@@ -181,6 +181,18 @@ impl Channel {
     }
 }
 
+/// Each for itself, and that no two have one name. Fails with `Kind::Config`.
+pub fn validate(channels: &[Channel]) -> Result<()> {
+    for (i, channel) in channels.iter().enumerate() {
+        if channels[..i].iter().any(|c| c.name == channel.name) {
+            let help = "Nothing was done. Give each a name of its own.";
+            return Err(Failure::new(Kind::Config, format!("two [[notify]] are named {:?}", channel.name), help));
+        }
+        channel.validate()?;
+    }
+    Ok(())
+}
+
 fn is_loopback(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use crate::job::free_at;
 use crate::repository::layout::SourceName;
 
-pub use channel::{Channel, Email, Ping, Tls};
+pub use channel::{Channel, Email, Ping, Tls, validate};
 pub use deliver::{Delivered, Deliveries};
 pub use send::{Message, send};
 

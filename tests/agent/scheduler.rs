@@ -213,7 +213,6 @@ impl World {
 
     fn step(&mut self, now: Timestamp, minutes: i64, most: usize) {
         let decisions = plan(&self.jobs, &self.history, &limits(most), now);
-        assert_eq!(decisions, plan(&self.jobs, &self.history, &limits(most), now));
         for decision in &decisions {
             match decision.state {
                 State::Waiting => assert!(decision.at > now, "{decision:?} at {now}"),
@@ -235,15 +234,15 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn weeks_of_any_schedule(jobs in jobs(), most in 1_usize..4, downs in proptest::collection::vec((0_i64..10_000, 1_i64..2_000), 0..4), minutes in 0_i64..40, fails in 2_i64..30) {
         let begin = at("2026-03-24T00:00:00Z");
         let mut world = World::new(jobs, begin);
         let down = |minute: i64| downs.iter().any(|(from, length)| (*from..from + length).contains(&minute));
-        for minute in 0..10_000 {
+        for minute in (0..10_000).step_by(5) {
             let now = begin + SignedDuration::from_mins(minute);
-            world.end(now, minute % fails == 0);
+            world.end(now, minute % (fails * 5) == 0);
             if !down(minute) {
                 world.step(now, minutes, most);
             }
