@@ -94,6 +94,7 @@ fn comes_back(transport: &str, majors: Vec<u32>) {
         let cluster = setup.start();
         cluster.pgbench_init(2);
         let place = with_tablespace(&cluster);
+        cluster.sql("create unlogged table fleeting as select generate_series(1, 1000) n");
         let check = "check = [\"select count(*) = 20000 from elsewhere\"]";
         let home = Home::new(&cluster, &format!("{check}\ntransport = \"{transport}\""));
         let load = cluster.pgbench(120);
@@ -119,6 +120,7 @@ fn comes_back(transport: &str, majors: Vec<u32>) {
         let copy = revive(&home, major);
         assert!(is_consistent(&copy), "{major}: {}", sums(&copy));
         assert_eq!(copy.value("select count(*) from elsewhere"), "20000");
+        assert_eq!(copy.value("select count(*) from fleeting"), "0", "unlogged tables are empty after a recovery");
         assert_eq!(copy.value("select timeline_id from pg_control_checkpoint()"), "2", "a timeline of its own");
         let link = fs::read_dir(copy.data.join("pg_tblspc")).unwrap().next().unwrap().unwrap().path();
         assert!(fs::read_link(&link).unwrap().starts_with(copy.data.join("tablespaces")), "{}", link.display());
@@ -268,6 +270,7 @@ fn protect_finds_a_server_and_proves_it_at_once() {
     let ran = binary::finish(&output);
     assert_eq!(ran.code, 0, "{}", ran.all());
     assert!(ran.all().contains("PROVEN") && ran.all().contains("mode physical"), "{}", ran.all());
+    assert!(ran.all().contains("grant execute on function pg_backup_start"), "a better way is named: {}", ran.all());
     let config = fs::read_to_string(home.path().join("blackstart.toml")).unwrap();
     assert!(config.contains("password = { env = \"PGPASSWORD\" }"), "{config}");
     assert!(!format!("{config}{}", ran.all()).contains("hunter2"), "a secret shows");
@@ -352,4 +355,27 @@ fn configuration_outside_the_data_directory_comes_along() {
         assert_eq!(copy.value("show work_mem"), "7MB");
         assert_eq!(copy.value("show hba_file"), copy.data.join("pg_hba.conf").to_str().unwrap());
     }
+}
+
+/// The least that copying files needs: two functions, and sight of where the data is. Without a slot the WAL is looked for in the end.
+#[test]
+fn grants_allow_the_copy_of_files_without_a_superuser() {
+    let cluster = Setup { segment: 1, ..Setup::new(15) }.start();
+    cluster.sql(
+        "create role keeper login; grant pg_read_all_settings to keeper; \
+         grant execute on function pg_backup_start(text, boolean), pg_backup_stop(boolean) to keeper",
+    );
+    let home = Home::with_url(15, &cluster.url("keeper"), "transport = \"files\"");
+    let report = home.backup(0);
+    assert_eq!(report["facts"]["transport"], "files");
+    home.run(&["drill", "pg"], 0);
+    home.run(&["check", "--identity", "blackstart/keys/recovery.key"], 0);
+    // Nothing has changed, so nothing of the tables is read again, and hardly anything is stored.
+    std::thread::sleep(Duration::from_millis(2500));
+    home.backup(0);
+    std::thread::sleep(Duration::from_millis(2500));
+    let third = home.backup(0);
+    let (bytes, read) = (third["stats"]["bytes"].as_u64().unwrap(), third["stats"]["bytes_read"].as_u64().unwrap());
+    assert!(read < bytes / 4, "{read} of {bytes} bytes were read again");
+    home.run(&["drill", "pg"], 0);
 }

@@ -4,12 +4,14 @@ use anyhow::Result;
 use zeroize::Zeroizing;
 
 use super::client::{Address, Client, Session};
+use super::files::Reach;
 use crate::error::{Failure, Kind, help_of};
 
 /// The variable that libpq takes a password from.
 pub const PASSWORD: &str = "PGPASSWORD";
 
-/// Connects as a backup would, with the password of `$PGPASSWORD`. Says which mode there will be, and why; an `Err` names the cure.
+/// Connects as a backup would, with the password of `$PGPASSWORD`. Says how the server will be backed up, why, and what would allow a better
+/// way; an `Err` names the cure.
 pub fn look(url: &str) -> Result<Vec<String>> {
     let mut address = Address::parse(url)?;
     if address.password.is_some() {
@@ -23,23 +25,17 @@ pub fn look(url: &str) -> Result<Vec<String>> {
         ));
     }
     address.password = std::env::var(PASSWORD).ok().map(Zeroizing::new);
-    let mut walsender = match Client::connect(&address, Session::Replication) {
-        Ok(client) => client,
-        Err(refused) => return Err(instead(refused, &address)),
+    let mut notes = match Reach::find(&address) {
+        Ok(reach) => vec![format!(
+            "{address}: mode physical, the whole cluster by its files, since this process can read {}, and {} may begin and end a backup",
+            reach.data.display(),
+            address.user
+        )],
+        Err(why) => vec![
+            by_stream(&address)?,
+            format!("{address}: it would be faster beside the server, by its files, but {why:#}"),
+        ],
     };
-    let level = walsender.value("SHOW wal_level")?.unwrap_or_default();
-    if level == "minimal" {
-        return Err(Failure::new(
-            Kind::Failed,
-            format!("the server at {address} writes too little WAL for a physical backup: wal_level = minimal"),
-            "Nothing was done. On the server: alter system set wal_level = replica; then restart it.",
-        ));
-    }
-    let version = walsender.parameter("server_version").unwrap_or("of an unknown version").to_owned();
-    let mut notes = vec![format!(
-        "PostgreSQL {version} at {address}: mode physical, the whole cluster over the replication protocol, since {} may replicate and wal_level is {level}",
-        address.user
-    )];
     match Client::connect(&address, Session::Plain) {
         Err(_) => notes.push(format!(
             "{} is let in for replication only: names of databases are not noted, and a drill cannot tell whether one is missing; \
@@ -54,6 +50,26 @@ pub fn look(url: &str) -> Result<Vec<String>> {
         }
     }
     Ok(notes)
+}
+
+fn by_stream(address: &Address) -> Result<String> {
+    let mut walsender = match Client::connect(address, Session::Replication) {
+        Ok(client) => client,
+        Err(refused) => return Err(instead(refused, address)),
+    };
+    let level = walsender.value("SHOW wal_level")?.unwrap_or_default();
+    if level == "minimal" {
+        return Err(Failure::new(
+            Kind::Failed,
+            format!("the server at {address} writes too little WAL for a physical backup: wal_level = minimal"),
+            "Nothing was done. On the server: alter system set wal_level = replica; then restart it.",
+        ));
+    }
+    let version = walsender.parameter("server_version").unwrap_or("of an unknown version").to_owned();
+    Ok(format!(
+        "PostgreSQL {version} at {address}: mode physical, the whole cluster over the connection, since {} may replicate and wal_level is {level}",
+        address.user
+    ))
 }
 
 /// Why there is no physical backup, and whether the server can be reached at all.

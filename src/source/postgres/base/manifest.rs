@@ -123,3 +123,62 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
     digits.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A manifest as a server of version 17 writes it, of these files.
+    fn manifest(files: &[(&str, &[u8])], sum_of: impl Fn(&str) -> String) -> Manifest {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let lines: Vec<String> = files
+            .iter()
+            .map(|(path, bytes)| {
+                let sum = hex(&Sha256::digest(bytes));
+                format!(
+                    "{{ \"Path\": \"{path}\", \"Size\": {}, \"Last-Modified\": \"2026-11-23 01:02:03 GMT\", \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{sum}\" }}",
+                    bytes.len()
+                )
+            })
+            .collect();
+        let text = format!(
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 7,\n\"Files\": [\n{}\n],\n\"WAL-Ranges\": [\n\
+             {{ \"Timeline\": 1, \"Start-LSN\": \"0/2000028\", \"End-LSN\": \"0/2000120\" }}\n],\n",
+            lines.join(",\n")
+        );
+        let own = sum_of(&text);
+        let mut manifest = Manifest::new().unwrap();
+        manifest.push(format!("{text}\"Manifest-Checksum\": \"{own}\"}}\n").as_bytes()).unwrap();
+        manifest
+    }
+
+    fn sum(text: &str) -> String {
+        Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn arrived(files: &[(&str, &[u8])]) -> Arrived {
+        let one = |(path, bytes): &(&str, &[u8])| {
+            (path.as_bytes().to_vec(), (Sha256::digest(bytes).into(), bytes.len() as u64))
+        };
+        files.iter().map(one).collect()
+    }
+
+    #[test]
+    fn what_arrived_must_be_what_the_server_read() {
+        let files: [(&str, &[u8]); 2] = [("base/5/1259", b"abc"), ("global/pg_control", b"xyz")];
+        let with_wal: Vec<_> =
+            files.iter().copied().chain([("pg_wal/000000010000000000000002", b"w".as_slice())]).collect();
+        let ranges = manifest(&files, sum).check(&arrived(&with_wal)).unwrap();
+        assert_eq!(ranges, [WalRange { end: "0/2000120".into() }]);
+        let refused = |got: &[(&str, &[u8])], words: &str| {
+            let error = manifest(&files, sum).check(&arrived(got)).unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+        };
+        refused(&[("base/5/1259", b"abd"), files[1]], "base/5/1259 arrived damaged");
+        refused(&[("base/5/1259", b"ab"), files[1]], "arrived with 2 bytes");
+        refused(&files[1..], "did not arrive");
+        refused(&[files[0], files[1], ("more", b"")], "3 arrived");
+        let error = manifest(&files, |_| "0".repeat(64)).check(&arrived(&files)).unwrap_err();
+        assert!(format!("{error:#}").contains("its own checksum"), "{error:#}");
+    }
+}

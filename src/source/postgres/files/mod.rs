@@ -10,6 +10,7 @@
 
 mod control;
 mod page;
+mod reach;
 mod relation;
 mod walk;
 
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Address, Client, Session, explain};
+use super::client::{Address, Client, explain};
 use super::outside::{self, ConfigFile};
 use super::server::{Facts, TablespaceFact};
 use crate::accounts::Accounts;
@@ -31,6 +32,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
 use crate::source::{Before, Finished, Order, Piece, Source};
+pub use reach::Reach;
 use relation::{Pages, Reading, first_block};
 use walk::{Found, Walk};
 
@@ -75,40 +77,9 @@ enum Content {
 }
 
 impl FileCopy {
-    /// Connects and looks whether this process can read the files of just this server, and end a backup. An `Err` says what keeps it from that; then
-    /// there is [`super::base`].
+    /// Connects. An `Err` says what keeps this process from reading the files of just this server; then there is [`super::base`].
     pub fn open(address: Address, clock: Arc<dyn Clock>) -> Result<FileCopy> {
-        ensure!(address.is_local(), "the server is on another machine");
-        let mut session = Client::connect(&address, Session::Plain)?;
-        let new = session.version() >= 150_000;
-        let start = if new { "pg_backup_start(text, boolean)" } else { "pg_start_backup(text, boolean, boolean)" };
-        let stop = if new { "pg_backup_stop(boolean)" } else { "pg_stop_backup(boolean, boolean)" };
-        for function in [start, stop] {
-            let may = session.value(&format!("select has_function_privilege('{function}', 'execute')"))?;
-            ensure!(
-                may.as_deref() == Some("t"),
-                "the role may not call {function}: grant execute on function {function} to {}",
-                address.user
-            );
-        }
-        let data = session.value("select setting from pg_settings where name = 'data_directory'")?;
-        let data = PathBuf::from(data.with_context(|| {
-            format!("the role may not see where the data is: grant pg_read_all_settings to {}", address.user)
-        })?);
-        let control = control::read(&data).context("this process cannot read the data directory")?;
-        let facts = Facts::ask_by_sql(&mut session, &address)?;
-        ensure!(
-            control::system_identifier(&control).is_some_and(|id| id.to_string() == facts.system),
-            "{} is the data directory of another server",
-            data.display()
-        );
-        let started = session.value("select extract(epoch from pg_postmaster_start_time())::bigint")?;
-        ensure!(
-            started.and_then(|s| s.parse().ok()).is_some_and(|s: i64| control::runs_here(&data, s)),
-            "the server that answers does not run on {}",
-            data.display()
-        );
-        let config = outside::paths(&mut session)?;
+        let Reach { session, data, facts, config } = Reach::find(&address)?;
         let data_time = clock.now();
         Ok(FileCopy {
             address,
