@@ -528,7 +528,11 @@ def choose(repo, args):
         need(not doubtful, "%s. What it held is unknown%s" % (doubtful and doubtful[0], newest and
              ". The newest sound snapshot before it is %d: say --seq %d to restore that one" % (newest, newest) or ""))
         need(able, "%s has no complete snapshot%s: see `list`" % (args.source, " of that time" if args.at else ""))
-        chosen = commits[newest]
+        accepted = max([c["seq"] for c in commits.values() if c.get("accepted")], default=0)
+        good = [c["seq"] for c in able if not c.get("suspect") or c["seq"] <= accepted]  # §4-11
+        if good and max(good) < newest:
+            say("NOTE: the snapshots after %d LOOK WRONG (shrunk, empty or encrypted) and are passed over; --seq %d takes the newest" % (max(good), newest))
+        chosen = commits[max(good, default=newest)]
         live = {c["key"]: c["lineage"] for _, c in sorted(commits.items()) if c["type"] == "snapshot"}
         if len(set(live.values())) > 1:
             say("NOTE: several hosts wrote snapshots of this source; this one is of %s. See `list`, choose with --seq" % chosen["host"])
@@ -551,8 +555,8 @@ def list_snapshots(repo, args):
             elif c["type"] == "prune":
                 print("  %4d  prune record, removed %s" % (seq, ", ".join(str(r["seq"]) for r in c["removed"])))
             else:
-                print("  %4d  data of %s  %s %s %s, host %s%s" % (seq, c["data_time"], c["outcome"], c["mode"], c["kind"],
-                      ascii(c["host"]), "  (removed by a prune record)" if c.get("removed") else ""))
+                print("  %4d  data of %s  %s %s %s, host %s%s%s" % (seq, c["data_time"], c["outcome"], c["mode"], c["kind"],
+                      ascii(c["host"]), "  SUSPECT" if c.get("suspect") else "", "  (removed by a prune record)" if c.get("removed") else ""))
     need(not warnings, "%d commits are missing or damaged" % warnings)
 
 

@@ -3,7 +3,10 @@
 
 use crate::storage::location::Location;
 use crate::storage::probe::{self, Capabilities};
-use crate::storage::{Error, Key, Kind, Object, Result, Storage, Version};
+use crate::storage::terms::OnTerms;
+use crate::storage::{
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+};
 use anyhow::Context;
 use bytes::Bytes;
 use std::future::Future;
@@ -128,6 +131,58 @@ impl Store {
         self.wait("list", prefix, |storage| async move { storage.list(&wanted).await })
     }
 
+    /// See [`Storage::list_versions`].
+    pub fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        let wanted = prefix.to_owned();
+        self.wait("list", prefix, |storage| async move { storage.list_versions(&wanted).await })
+    }
+
+    /// See [`Storage::get_version`].
+    pub fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        let (wanted, id) = (key.clone(), id.clone());
+        self.wait("get", key.as_str(), |storage| async move { storage.get_version(&wanted, &id).await })
+    }
+
+    /// See [`Storage::delete_version`].
+    pub fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        let (old, id) = (key.clone(), id.clone());
+        self.wait("delete", key.as_str(), |storage| async move { storage.delete_version(&old, &id).await })
+    }
+
+    /// See [`Storage::describe`].
+    pub fn describe(&self, key: &Key, id: &VersionId) -> Result<Details> {
+        let (wanted, id) = (key.clone(), id.clone());
+        self.wait("describe", key.as_str(), |storage| async move { storage.describe(&wanted, &id).await })
+    }
+
+    /// See [`Storage::lock`].
+    pub fn lock(&self, key: &Key, id: &VersionId, lock: Lock) -> Result<()> {
+        let (wanted, id) = (key.clone(), id.clone());
+        self.wait("lock", key.as_str(), move |storage| async move { storage.lock(&wanted, &id, lock).await })
+    }
+
+    /// See [`Storage::mark`].
+    pub fn mark(&self, key: &Key, class: Class) -> Result<()> {
+        let wanted = key.clone();
+        self.wait("mark", key.as_str(), move |storage| async move { storage.mark(&wanted, class).await })
+    }
+
+    /// See [`Storage::thaw`].
+    pub fn thaw(&self, key: &Key, days: u32, haste: Haste) -> Result<()> {
+        let wanted = key.clone();
+        self.wait("thaw", key.as_str(), move |storage| async move { storage.thaw(&wanted, days, haste).await })
+    }
+
+    /// See [`Storage::setup`].
+    pub fn setup(&self) -> Result<Setup> {
+        self.wait("setup", "", |storage| async move { storage.setup().await })
+    }
+
+    /// The same store, which makes objects on these terms: packs in the class, and packs, index objects and commits with the lock.
+    pub fn on_terms(&self, terms: Terms) -> Store {
+        Store { storage: Arc::new(OnTerms::new(Arc::clone(&self.storage), terms)), jobs: self.jobs.clone() }
+    }
+
     /// See [`Storage::delete`].
     pub fn delete(&self, key: &Key) -> Result<()> {
         let old = key.clone();
@@ -137,6 +192,11 @@ impl Store {
     /// Tries out what the store guarantees, see [`probe::probe`].
     pub fn probe(&self) -> Result<Capabilities> {
         self.wait("probe", "probe/", |storage| async move { probe::probe(&*storage).await })
+    }
+
+    /// Whether this credential may delete, see [`probe::may_delete`].
+    pub fn may_delete(&self) -> Result<bool> {
+        self.wait("delete", "probe/", |storage| async move { probe::may_delete(&*storage).await })
     }
 
     /// [`Storage::create`] in the background. `done` is called exactly once, on an io thread, whatever happens (a panic and

@@ -1,12 +1,18 @@
 //! The command line. The doc comments are the help.
 
-use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
+use crate::time::length;
+
+mod daemon;
+mod evidence;
+pub use daemon::{Agent, Health, Notify};
+pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -47,6 +53,9 @@ pub enum Verb {
     Agent(Agent),
     Notify(Notify),
     Health(Health),
+    Report(Report),
+    Bisect(Bisect),
+    Watch(Watch),
     Completions(Completions),
     Man(Man),
 }
@@ -68,6 +77,9 @@ impl Verb {
             Verb::Agent(_) => "agent",
             Verb::Notify(_) => "notify",
             Verb::Health(_) => "health",
+            Verb::Report(_) => "report",
+            Verb::Bisect(_) => "bisect",
+            Verb::Watch(_) => "watch",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
         }
@@ -106,6 +118,15 @@ pub struct Init {
     /// The host key file to certify or to make
     #[arg(long, value_name = "FILE")]
     pub host_key: Option<PathBuf>,
+    /// What the key certified here may do: `host` writes snapshots; `keeper` prunes, on another machine and with another credential
+    #[arg(long, value_enum, default_value = "host", requires = "identity")]
+    pub role: KeyRole,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyRole {
+    Host,
+    Keeper,
 }
 
 /// Test the configuration, the store, the keys and the sources for real
@@ -138,7 +159,7 @@ pub struct Backup {
     /// Go on although stored data is missing, and store it again
     #[arg(long)]
     pub heal: bool,
-    /// Back up a source that has changed greatly: a dump that shrank, another server behind the address
+    /// The source is right as it is, though it has changed greatly: suspect snapshots, a dump that shrank, another server
     #[arg(long)]
     pub accept_change: bool,
 }
@@ -192,11 +213,15 @@ pub struct Restore {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet
-    #[arg(long, value_name = "DIR", required_unless_present = "into")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["into", "plan"])]
     pub to: Option<PathBuf>,
-    /// Load it into its engine: a command through its `restore` programs (with --confirm SOURCE)
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["path", "in_place"])]
+    /// Load it: dumps into a new database (postgres://user@host/name, password in $PGPASSWORD), a command through its `restore` programs (with
+    /// --confirm SOURCE and no address)
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "in_place")]
     pub into: Option<Option<String>>,
+    /// With --into: roles and tablespaces, too
+    #[arg(long, requires = "into")]
+    pub globals: bool,
     /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
@@ -215,27 +240,36 @@ pub struct Restore {
     /// Say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Ask for data that lies in an archive class, and wait for it; without this, say what it takes
+    #[arg(long, value_enum, value_name = "HASTE")]
+    pub thaw: Option<ThawHaste>,
+    /// Wait so long for it; the same command again waits on
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "48h", requires = "thaw")]
+    pub thaw_wait: SignedDuration,
     /// Put it where DIR is now, and keep what is there beside it
     #[arg(long, requires = "confirm")]
     pub in_place: bool,
     /// The name of the source once more
     #[arg(long, value_name = "SOURCE", value_parser = source)]
     pub confirm: Option<SourceName>,
+    /// SOURCE is the name of a restore plan: show it, and run it for real once its name is confirmed
+    #[arg(long, conflicts_with_all = ["to", "into", "which", "path", "in_place", "repo"])]
+    pub plan: bool,
+    /// Go on behind the last good stage of a plan that stopped
+    #[arg(long, requires = "plan", conflicts_with = "restart")]
+    pub resume: bool,
+    /// Begin a plan anew that stopped
+    #[arg(long, requires = "plan")]
+    pub restart: bool,
     #[command(flatten)]
     pub place: Place,
 }
 
-/// Restore into scratch, check, measure, and sign the report
-///
-/// Example: blackstart drill orders --identity /media/usb/recovery.key
-#[derive(Debug, Args)]
-pub struct Drill {
-    /// Sources of the configuration; without any, all
-    #[arg(value_parser = source)]
-    pub sources: Vec<SourceName>,
-    /// The recovery key file
-    #[arg(long, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ThawHaste {
+    Bulk,
+    Standard,
+    Expedited,
 }
 
 /// Check that the repository is whole: signatures, chain, and that every object is there
@@ -269,6 +303,9 @@ pub struct Prune {
     /// Say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// Take away the delete markers and later versions that somebody has put over objects that snapshots need
+    #[arg(long)]
+    pub uncover: bool,
 }
 
 /// Are we protected? One sentence, then a row for each source
@@ -294,36 +331,38 @@ pub struct Kit {
     pub identity: Option<PathBuf>,
 }
 
-/// Run as a daemon: back up, drill, verify and prune on schedule, tell what is wrong, serve metrics
+/// Raise the alarm when agents fall silent: a look at every source of a repository from outside, without any key
 ///
-/// Reads schedules/*.toml beside the configuration; SIGHUP or a changed file makes it read them again, SIGTERM stops it.
+/// Exit codes: 0 all is well, 4 something is missing, damaged or tampered with, 5 a newest point is too old.
 ///
-/// Example: blackstart agent --config /etc/blackstart/blackstart.toml
+/// Example: blackstart watch --repo s3://bucket/prefix --root SHA256:… --older-than 2h --every 5m
 #[derive(Debug, Args)]
-pub struct Agent {}
-
-/// Is the agent on this machine alive? For the health checks of containers
-///
-/// Exit codes: 0 its scheduler looks at the clock, 1 it does not, or there is none.
-///
-/// Example: blackstart health
-#[derive(Debug, Args)]
-pub struct Health {
-    /// Also ask whether it has read the repository
-    #[arg(long)]
-    pub ready: bool,
+pub struct Watch {
+    #[command(flatten)]
+    pub place: Place,
+    /// How old the newest point of a source may be
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "26h")]
+    pub older_than: SignedDuration,
+    /// Another bound for one source, which must be there; may be repeated
+    #[arg(long, value_name = "SOURCE=TIME", value_parser = bound)]
+    pub bound: Vec<(SourceName, SignedDuration)>,
+    /// How old the newest point that a drill has proven may be
+    #[arg(long, value_name = "TIME", value_parser = length)]
+    pub verified_within: Option<SignedDuration>,
+    /// Remember the newest commits in this file: sources that vanish and stores that show an older state raise the alarm, too
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Look again and again, and speak when something has changed
+    #[arg(long, value_name = "TIME", value_parser = length)]
+    pub every: Option<SignedDuration>,
+    /// Stop after so many looks
+    #[arg(long, value_name = "N", requires = "every")]
+    pub rounds: Option<u64>,
 }
 
-/// Show who is told what is wrong, or try it out
-///
-/// Example: blackstart notify --test oncall
-#[derive(Debug, Args)]
-pub struct Notify {
-    /// Names of [[notify]] channels; without any, all
-    pub channels: Vec<String>,
-    /// Send a test message through each
-    #[arg(long)]
-    pub test: bool,
+fn bound(text: &str) -> Result<(SourceName, SignedDuration), String> {
+    let (name, time) = text.split_once('=').ok_or("write SOURCE=TIME, such as orders=2h")?;
+    Ok((source(name)?, length(time)?))
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

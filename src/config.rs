@@ -1,7 +1,9 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod named;
 mod places;
 mod text;
+mod tier;
 
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
@@ -15,6 +17,7 @@ use crate::error::{Failure, Kind};
 use crate::job::Job;
 use crate::notify;
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::command::{self, Command};
@@ -97,6 +100,8 @@ pub struct SourceConfig {
     #[serde(default, deserialize_with = "duration")]
     pub rto: Option<SignedDuration>,
     pub retention: Option<Policy>,
+    /// Storage classes and locks of the retention's tiers.
+    pub tier: Option<Tiers>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -230,6 +235,9 @@ impl Config {
             if let Some(policy) = &source.retention {
                 policy.validate().with_context(|| format!("retention of {}", source.name))?;
             }
+            if let (Some(tiers), Some(policy)) = (&source.tier, &source.retention) {
+                tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
+            }
         }
         self.agent.validate()?;
         notify::validate(&self.notify)?;
@@ -241,25 +249,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    /// The sources named, or all.
-    pub fn chosen(&self, names: &[SourceName]) -> Result<Vec<&SourceConfig>> {
-        if names.is_empty() {
-            return Ok(self.source.iter().collect());
-        }
-        names.iter().map(|name| self.named_source(name)).collect()
-    }
-
-    fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
-        self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
-            Failure::new(
-                Kind::Usage,
-                format!("{} has no source {name}", self.file.display()),
-                format!("Nothing was done. There are: {}.", known.join(", ")),
-            )
-        })
     }
 
     /// What a proof or a loading of the source must know beside its snapshot.

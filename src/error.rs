@@ -11,7 +11,7 @@ pub enum Kind {
     Failed,
     /// A check or drill found something wrong with the data: exit 4.
     CheckFailed,
-    /// A drill could not be carried out here, and says nothing of the backup: no server program, no room, a port that is taken: exit 1.
+    /// A drill or restore could not be carried out here, which says nothing of the backup: no server program, no room, a port that is taken: exit 1.
     Environment,
     /// No repository at that place: exit 10.
     NoRepository,

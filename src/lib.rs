@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod entry;
 pub mod error;
+pub mod fingerprint;
 pub mod limits;
 pub mod report;
 pub mod time;
@@ -32,6 +33,7 @@ pub mod config;
 pub mod job;
 pub mod metrics;
 pub mod notify;
+pub mod plan;
 pub mod scheduler;
 // shell: the only part that prints
 pub mod cli;

@@ -34,6 +34,7 @@ impl Stream {
             match TcpStream::connect_timeout(&address, wait) {
                 Ok(socket) => {
                     socket.set_nodelay(true).context("set up the connection")?;
+                    keep_alive(&socket).context("set up the connection")?;
                     return Ok(Stream::Tcp(socket));
                 }
                 Err(e) => last = Some(e),
@@ -115,6 +116,14 @@ impl Write for Stream {
             Stream::Tls(tls) => tls.flush(),
         }
     }
+}
+
+/// A peer that has gone without a word is noticed within two minutes, however long its answer may take otherwise.
+fn keep_alive(socket: &TcpStream) -> Result<(), rustix::io::Errno> {
+    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+    rustix::net::sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+    rustix::net::sockopt::set_tcp_keepcnt(socket, 6)
 }
 
 /// Whom to believe that a server is who it says.

@@ -2,6 +2,8 @@
 
 use crate::entry::Name;
 use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Something of a source that is not in its snapshot, or not for certain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,39 @@ impl Check {
         let (expected, actual) = (expected.to_string(), actual.to_string());
         let passed = expected == actual;
         Check { name: name.into(), expected, actual, passed }
+    }
+}
+
+/// One stretch of a run, on a monotonic clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    pub name: String,
+    pub seconds: f64,
+}
+
+/// What takes how long in a run. Stretches of one name add up; they stay in the order in which each was first met.
+#[derive(Debug, Default)]
+pub struct Stopwatch(Mutex<Vec<Phase>>);
+
+impl Stopwatch {
+    /// Runs `work` and adds its time to the phase `name`.
+    pub fn time<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = work();
+        self.add(name, begun.elapsed());
+        result
+    }
+
+    pub fn add(&self, name: &str, took: Duration) {
+        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match phases.iter_mut().find(|p| p.name == name) {
+            Some(phase) => phase.seconds += took.as_secs_f64(),
+            None => phases.push(Phase { name: name.to_owned(), seconds: took.as_secs_f64() }),
+        }
+    }
+
+    pub fn phases(&self) -> Vec<Phase> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

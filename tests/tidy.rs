@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the crate, lowest first. A file imports only from its own row or a lower one.
 const ROWS: [(&str, &[&str]); 6] = [
-    ("words", &["entry", "error", "report", "clock", "limits", "id", "time"]),
+    ("words", &["entry", "error", "fingerprint", "report", "clock", "limits", "id", "time"]),
     ("edges", &["storage", "source", "target", "bridge", "durable", "accounts", "child", "net", "secret"]),
     (
         "repository",

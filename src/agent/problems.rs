@@ -179,6 +179,7 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>) {
             "check-failed" if *task == Task::Drill => {
                 format!("{source}: a drill FAILED: the newest backup does not come back")
             }
+            "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
             "check-failed" => format!("{source}: the repository is damaged"),
             "environment" => format!("{source}: the drill could not be carried out here"),
             "partial" => format!("{source}: the {task} is partial"),

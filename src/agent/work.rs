@@ -16,11 +16,10 @@ use crate::durable;
 use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::job::Task;
 use crate::operations::backup;
-use crate::operations::restore::{self, Pick};
-use crate::operations::{Host, Open, drill, prune, verify};
+use crate::operations::{Host, Open, drill, locks, prune, verify};
 use crate::report::Outcome;
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::SourceName;
+use crate::repository::layout::{Hash, SourceName};
 use crate::repository::trust::Trust;
 use crate::scheduler::Decision;
 
@@ -134,7 +133,7 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
     let baseline_every = config.baseline.unwrap_or(defaults.baseline_every);
     let options = backup::Options { full, level: config.level, baseline_every, ..defaults };
     let open_source = || config.open_source(source, clock);
-    let report = backup::backup(&host, &source.name, &open_source, options)
+    let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
         .with_context(|| format!("back up {}", config.place_of(source)))?;
     let partial = report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty();
     let mut line = format!("snapshot {} of {} has the data of {}", report.seq, report.source, report.data_time);
@@ -143,8 +142,13 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
         let notes: Vec<String> = report.notices.iter().cloned().chain(skipped).collect();
         line = format!("{line}, but it is PARTIAL: {} skipped; {}", report.skipped_count, notes.join("; "));
     }
+    let mut result = if partial { "partial" } else { "done" };
+    if !report.suspicions.is_empty() {
+        result = "check-failed";
+        line = format!("{line}, and it is SUSPECT: {}", report.suspicions.join("; "));
+    }
     Ok(Done {
-        result: if partial { "partial" } else { "done" },
+        result,
         line,
         data_time: Some(report.data_time),
         bytes: (report.stats.bytes_read, report.stats.bytes_stored),
@@ -155,22 +159,18 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
 fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
     let open = open(config, clock)?;
     let keys = KeyFile::read(&config.drill_key())?;
-    let signer = keys.signing.as_ref().ok_or_else(|| {
-        let help = "Nothing was restored. Give the whole key file that `init` wrote: [agent] drill_key.";
-        Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
-    })?;
+    let signer = drill::signer(keys.signing.as_ref())?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let scratch =
-        tempfile::Builder::new().prefix("blackstart-drill-").tempdir_in(&base).context("make a scratch directory")?;
-    let (commit, snapshot) = restore::find(&open, &source.name, &Pick::Latest)?;
+    let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
     let options = drill::Options {
-        scratch: scratch.path().to_owned(),
-        workers: backup::Options::default().workers,
         rpo: source.rpo,
         rto: source.rto,
-        keep: false,
+        point,
+        trigger: "on schedule, by the agent".into(),
+        configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
         settings: config.settings(source),
+        ..drill::Options::new(base)
     };
     let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
@@ -200,6 +200,8 @@ fn expire(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Res
     let host = host(config, clock)?;
     let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
     let report = prune::sweep(&host, plan)?;
+    let tiering = config.tiering(source)?;
+    tiering.map(|tiering| locks::settle(&host.open, &source.name, tiering)).transpose()?;
     let refused = report.refused.len();
     Ok(Done {
         result: if refused == 0 { "done" } else { "partial" },

@@ -67,7 +67,9 @@ pub fn options(config: &Config) -> Options {
 }
 
 pub fn exit(report: &BackupReport) -> Exit {
-    if report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty() {
+    if !report.suspicions.is_empty() {
+        Exit::CheckFailed
+    } else if report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty() {
         Exit::Partial
     } else {
         Exit::Done
@@ -84,7 +86,7 @@ pub fn one(
 ) -> Result<BackupReport> {
     let busy = shell.busy(format!("backing up {}", source.name));
     let open = || config.open_source(source, &shell.clock);
-    let report = backup::backup(host, &source.name, &open, options)
+    let report = backup::backup_tiered(host, &source.name, &open, options, config.tiering(source)?)
         .with_context(|| format!("back up {}", config.place_of(source)))?;
     drop(busy);
     say(shell, &report);
@@ -104,8 +106,20 @@ fn say(shell: &Shell, report: &BackupReport) {
         size(report.stats.bytes_stored),
         span(report.seconds),
     ));
+    if !report.suspicions.is_empty() {
+        shell.warn(format!(
+            "{}: ALARM: snapshot {} is SUSPECT: {}. It is stored and complete, but `restore` goes on taking the last good one, which no longer \
+             expires. Look at the source; if it is right as it is, run `blackstart backup {0} --accept-change`",
+            report.source,
+            report.seq,
+            report.suspicions.join("; ")
+        ));
+    }
     for notice in &report.notices {
         shell.warn(notice);
+    }
+    for note in report.facts["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str()) {
+        shell.warn(format!("{}: {note}", report.source));
     }
     for skip in &report.skipped {
         shell.warn(format!("{}: {}: {}", report.source, skip.path, skip.why));

@@ -5,19 +5,23 @@ use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::json;
 
+use super::bucket::{self, Remark};
 use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, span, time};
+use super::plan::say_state;
 use super::setup::lacking;
 use crate::agent;
 use crate::cli::Check;
-use crate::config::{Config, SourceConfig, SourceKind};
+use crate::config::{Config, SourceConfig};
 use crate::job::Task;
 use crate::operations::Open;
 use crate::operations::restore::{self, Pick};
+use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
 use crate::repository::layout::SourceName;
 use crate::repository::trust::Role;
 use crate::scheduler;
+use crate::source::postgres;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -61,18 +65,20 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.add("configuration", State::Ok, format!("{}: {sources}", config.file.display()));
     found.add("repository", State::Ok, format!("{}, root key {}", open.store.place(), open.trust.root.id()));
     store(&open, &mut found);
+    bucket(&config, &open, &mut found);
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
-        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match source.kind {
+        let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match opened.kind() {
             // Its first entry would begin a backup on the server; that it lets us in is known by now.
-            SourceKind::Postgres => Ok(opened.root()),
+            postgres::PHYSICAL => Ok(opened.root()),
             _ => opened.next().map(|_| opened.root()),
         });
         found.result(format!("source {}", source.name), opened.context("open the source"));
         age(&open, source, &mut found);
     }
     schedule(shell, &config, &open, &mut found);
+    plans(&config, &open, &mut found)?;
     for finding in &found.0 {
         let state = match finding.state {
             State::Ok => "ok     ",
@@ -91,6 +97,22 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     Ending::new(exit, json!({"checks": found.0}))
 }
 
+/// That every restore plan reads, and whether a drill has verified it as it is now.
+fn plans(config: &Config, open: &Open, found: &mut Findings) -> Result<()> {
+    for file in plan::files(config)? {
+        let what = format!("plan {}", file.file_stem().unwrap_or_default().to_string_lossy());
+        match Plan::read(&file, config) {
+            Err(error) => found.add(what, State::Failed, format!("{error:#}")),
+            Ok(read) => {
+                let state = plan::state(&read, &plan::reports(open, &read.name)?);
+                let verified = matches!(state, plan::State::Verified { .. });
+                found.add(what, if verified { State::Ok } else { State::Warning }, say_state(&state));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn store(open: &Open, found: &mut Findings) {
     match open.store.probe() {
         Err(error) => found.add("store", State::Failed, format!("{:#}", anyhow::Error::new(error))),
@@ -100,6 +122,22 @@ fn store(open: &Open, found: &mut Findings) {
                 found.add("store", State::Ok, "conditional writes work");
             }
             missing.into_iter().for_each(|what| found.add("store", State::Warning, what));
+        }
+    }
+}
+
+fn bucket(config: &Config, open: &Open, found: &mut Findings) {
+    match bucket::remarks(config, open) {
+        Err(error) => found.add("bucket", State::Failed, format!("{error:#}")),
+        Ok(remarks) => {
+            for remark in remarks {
+                let (state, text) = match remark {
+                    Remark::Well(text) => (State::Ok, text),
+                    Remark::Warning(text) => (State::Warning, text),
+                    Remark::Wrong(text) => (State::Failed, text),
+                };
+                found.add("bucket", state, text);
+            }
         }
     }
 }

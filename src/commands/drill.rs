@@ -1,21 +1,44 @@
-//! `drill`: restore the newest snapshot into scratch, check it, and measure.
+//! `drill`: restore a snapshot into scratch, check it, and measure.
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::backup::each;
 use super::open::{Canary, recovery_key};
-use super::output::{Ending, Exit, Shell, size, span, time};
+use super::output::{Ending, Exit, Shell, count, size, span, time};
+use super::plan;
+use super::restore::configuration;
 use crate::cli::Drill;
 use crate::config::{Config, SourceConfig};
 use crate::durable;
-use crate::error::{Failure, Kind};
-use crate::operations::drill::{self, DrillReport};
-use crate::operations::restore::{self, Pick};
-use crate::operations::{Open, backup};
+use crate::operations::Open;
+use crate::operations::drill::{self, DrillReport, Level, Options, Point};
+use crate::operations::evidence;
+use crate::operations::measures::{self, Measures, Prediction};
+use crate::plan::Mode;
 use crate::repository::keys::KeyFile;
 
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub level: Level,
+    pub point: Point,
+    pub keep_failed: bool,
+    /// `drill`, `protect`: the verb that runs it.
+    pub by: &'static str,
+}
+
+impl Wanted {
+    /// The latest point, with the real engine.
+    pub fn usual(by: &'static str) -> Wanted {
+        Wanted { level: Level::Engine, point: Point::Latest, keep_failed: false, by }
+    }
+}
+
 pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
+    if args.plan {
+        return plans(shell, args);
+    }
     let config = shell.config()?;
     let sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
@@ -24,10 +47,33 @@ pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
     }
     let keys = recovery_key(Some(&config), args.identity.as_deref())?;
     let open = shell.open(&config)?;
+    let wanted = Wanted { level: args.level, point: args.point, keep_failed: args.keep_failed, by: "drill" };
     each(shell, sources, |source| {
-        let report = one(shell, &config, &open, &keys, source)?;
+        let report = one(shell, &config, &open, &keys, source, wanted)?;
         Ok((exit(&report), report))
     })
+}
+
+/// Each plan named, one after the other; the worst decides.
+fn plans(shell: &Shell, args: &Drill) -> Result<Ending> {
+    let mut worst: Option<Ending> = None;
+    for name in &args.sources {
+        let asked = plan::Asked {
+            name: name.as_str(),
+            mode: Mode::Drill,
+            identity: args.identity.as_deref(),
+            dry_run: false,
+            resume: false,
+            restart: false,
+            confirm: None,
+            keep_failed: args.keep_failed,
+        };
+        let ending = plan::run(shell, &asked)?;
+        if worst.as_ref().is_none_or(|w| ending.exit > w.exit) {
+            worst = Some(ending);
+        }
+    }
+    worst.map_or_else(|| Ending::new(Exit::NothingToDo, json!({"plans": []})), Ok)
 }
 
 pub fn exit(report: &DrillReport) -> Exit {
@@ -39,42 +85,59 @@ pub fn exit(report: &DrillReport) -> Exit {
 }
 
 /// Drills one source and says how it went.
-pub fn one(shell: &Shell, config: &Config, open: &Open, keys: &KeyFile, source: &SourceConfig) -> Result<DrillReport> {
-    let busy = shell.busy(format!("restoring {} into scratch", source.name));
-    let signer = keys.signing.as_ref().ok_or_else(|| {
-        let help =
-            "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
-        Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
-    })?;
+pub fn one(
+    shell: &Shell,
+    config: &Config,
+    open: &Open,
+    keys: &KeyFile,
+    source: &SourceConfig,
+    wanted: Wanted,
+) -> Result<DrillReport> {
+    let busy = shell.busy(format!("drilling {} ({})", source.name, wanted.level));
+    let signer = drill::signer(keys.signing.as_ref())?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let scratch =
-        tempfile::Builder::new().prefix("blackstart-drill-").tempdir_in(&base).context("make a scratch directory")?;
-    let (commit, snapshot) = restore::find(open, &source.name, &Pick::Latest)?;
-    let options = drill::Options {
-        scratch: scratch.path().to_owned(),
-        workers: backup::Options::default().workers,
+    let (commit, snapshot, why) = drill::choose(open, &source.name, wanted.point)?;
+    let options = Options {
+        level: wanted.level,
         rpo: source.rpo,
         rto: source.rto,
-        keep: false,
+        keep_failed: wanted.keep_failed,
+        point: why,
+        trigger: by_hand(wanted.by),
+        configuration: configuration(config),
         settings: config.settings(source),
+        ..Options::new(base)
     };
     let report = drill::drill(open, &keys.identities, signer, &commit, &snapshot, &options)?;
     Canary::remember(open)?;
     drop(busy);
     say(shell, &report);
+    say_outlook(shell, open, &report, source)?;
     Ok(report)
 }
 
+pub fn by_hand(verb: &str) -> String {
+    format!("by hand: {} ran `{verb}`", evidence::Environment::here(std::path::Path::new("/"), "").user)
+}
+
 fn say(shell: &Shell, report: &DrillReport) {
-    let came = if report.passed { "came back" } else { "did NOT come back as it was" };
+    let came = match (report.passed, report.level) {
+        (true, Level::Engine | Level::ColdStart) => "came back",
+        (true, _) => "is sound as far as this level looks",
+        (false, _) => "did NOT come back as it was",
+    };
+    let verdict = match (report.passed, report.proves()) {
+        (true, true) => "PROVEN",
+        (true, false) => "ok",
+        (false, _) => "FAILED",
+    };
     shell.say(format!(
-        "{}: {}: snapshot {} with the data of {} {came}: {} in {}",
+        "{}: {verdict}: snapshot {} with the data of {} {came}: {} in {}",
         report.source,
-        if report.passed { "PROVEN" } else { "FAILED" },
         report.seq,
         time(report.data_time),
-        size(report.bytes),
+        size(report.bytes.max(report.bytes_fetched)),
         span(report.achieved_rto_seconds)
     ));
     for check in &report.checks {
@@ -84,11 +147,25 @@ fn say(shell: &Shell, report: &DrillReport) {
             shell.say(format!("  FAILED  {}: expected {}, found: {}", check.name, check.expected, check.actual));
         }
     }
+    let phases: Vec<String> = report.timeline.iter().map(|p| format!("{} {}", p.name, span(p.seconds))).collect();
+    shell.say(format!("  time    {}", phases.join(", ")));
+    for deviation in &report.deviations {
+        shell.say(format!("  note    {deviation}"));
+    }
+    if report.leftovers_removed > 0 {
+        shell.say(format!(
+            "  note    {} of killed drills removed",
+            count(report.leftovers_removed, "scratch directory")
+        ));
+    }
     if !report.passed {
         shell.warn(format!(
             "{}: snapshot {} cannot be relied on; keep older snapshots, and run `blackstart verify {0} --hashes`",
             report.source, report.seq
         ));
+        if !report.scratch_removed {
+            shell.warn(format!("{}: the scratch copy is kept: {}", report.source, report.environment.place));
+        }
     }
     for (name, met) in [("RPO", report.rpo_met), ("RTO", report.rto_met)] {
         match met {
@@ -97,4 +174,33 @@ fn say(shell: &Shell, report: &DrillReport) {
             None => {}
         }
     }
+}
+
+/// What the drills so far say of the next restore.
+fn say_outlook(shell: &Shell, open: &Open, report: &DrillReport, source: &SourceConfig) -> Result<()> {
+    let reports = drill::reports(open, &source.name)?;
+    let target = source.rto.map(|t| t.as_secs_f64());
+    let measures = measures::measure(&reports, Some(report.bytes).filter(|b| *b > 0), target);
+    shell.say(format!("  RTO     {}", outlook(&measures)));
+    Ok(())
+}
+
+/// The predicted RTO with its interval and trend, in words.
+pub fn outlook(measures: &Measures) -> String {
+    let mut text = match measures.predicted_rto {
+        Prediction::Between { seconds, low, high, measured } => {
+            let range = format!("{} to {}", span(low), span(high));
+            format!("predicted {} ({range}, from {measured} restores)", span(seconds))
+        }
+        Prediction::TooFew { measured, needed } => {
+            format!("not predicted: {measured} of {needed} measured restores")
+        }
+    };
+    if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days) {
+        text.push_str(&match days {
+            0.0 => "; it exceeds the target".to_owned(),
+            days => format!("; it will exceed the target in about {days:.0} days at the present growth"),
+        });
+    }
+    text
 }

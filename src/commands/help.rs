@@ -20,6 +20,9 @@ pub fn help_of(error: &anyhow::Error) -> Option<&str> {
                 "Snapshots that exist are as they were. Check that the store is up and can be reached from here (the endpoint in its address, the network, \
                  and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or another source of credentials). Then run the command again.",
             ),
+            Kind::Archived => Some(
+                "Nothing is lost. The data lies in an archive class: `restore` with --thaw standard asks for it and waits; without --thaw it says how long that takes and what it costs.",
+            ),
             Kind::NotFound | Kind::Truncated => {
                 Some("`blackstart verify` says what is missing and which snapshots it hurts; the others restore.")
             }

@@ -3,10 +3,18 @@
 use anyhow::{Context, Result};
 
 use super::output::{Ending, Exit, Shell};
-use super::setup::{self, Keys};
-use crate::cli::Init;
+use super::setup::{self, Joining, Keys};
+use crate::cli::{Init, KeyRole};
 use crate::config::{Config, resolve_location};
 use crate::error::{Failure, Kind};
+use crate::repository::trust::Role;
+
+fn role(role: KeyRole) -> Role {
+    match role {
+        KeyRole::Host => Role::Host,
+        KeyRole::Keeper => Role::Keeper,
+    }
+}
 
 pub fn run(shell: &Shell, args: &Init) -> Result<Ending> {
     let here = std::env::current_dir().context("find the current directory")?;
@@ -17,8 +25,11 @@ pub fn run(shell: &Shell, args: &Init) -> Result<Ending> {
     if let Some(path) = &args.host_key {
         keys.host = std::path::absolute(path)?;
     }
+    if args.role == KeyRole::Keeper && args.host_key.is_none() {
+        keys.host = keys.host.with_file_name("keeper.key");
+    }
     let made = if let Some(identity) = &args.identity {
-        setup::join(shell, &location, &keys, identity, &config)?
+        setup::join(shell, &location, &keys, &Joining { identity, role: role(args.role) }, &config)?
     } else {
         if config.exists() {
             let help = "Nothing was changed. `protect PATH` adds sources to it; --config FILE names another for a new repository.";
@@ -30,7 +41,13 @@ pub fn run(shell: &Shell, args: &Init) -> Result<Ending> {
     shell.say(format!("Root key       {}", made.root));
     shell.say(format!("Configuration  {}", made.config.display()));
     shell.say(format!("Host key       {} (stays here)", made.host_key.display()));
-    if args.identity.is_some() {
+    if args.role == KeyRole::Keeper {
+        shell.say(format!("Recovery key   {} (no longer needed here)", made.recovery_key.display()));
+        shell.say(
+            "This key may prune, and write nothing else. Copy the [[source]] sections of the hosts' configurations, with their retention, into this one, and \
+             give it a credential of its own that may delete (`kit` prints its policy). Take the right to delete from the hosts.",
+        );
+    } else if args.identity.is_some() {
         shell.say(format!("Recovery key   {} (no longer needed here)", made.recovery_key.display()));
         shell.say("This host may write there now, and protects nothing yet: `blackstart protect PATH` does it.");
     } else {

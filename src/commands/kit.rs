@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::output::{Ending, Exit, Shell, time};
+use super::policies::{self, Place};
 use super::setup::RECOVER;
 use crate::cli::Kit;
 use crate::config::Config;
@@ -15,6 +16,7 @@ use crate::operations::Open;
 use crate::repository::keys::KeyFile;
 use crate::repository::layout::Hash;
 use crate::repository::series;
+use crate::storage::location::Location;
 
 pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     let config = shell.config()?;
@@ -32,6 +34,12 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     put(&args.dir, "README.txt", page.as_bytes(), 0o644)?;
     put(&args.dir, "recover.py", RECOVER.as_bytes(), 0o755)?;
     put(&args.dir, "recover.py.sha256", format!("{hash}  recover.py\n").as_bytes(), 0o644)?;
+    if let Location::S3(options) = Location::parse(&config.location()?)? {
+        put_policies(&args.dir, &Place { bucket: &options.bucket, prefix: &options.prefix })?;
+        shell.say(
+            "policies/ has what the agent, the keeper, who restores and who watches need in the bucket, and no more.",
+        );
+    }
     if let Some(key) = &key {
         put(&args.dir, "recovery.key", key, 0o600)?;
     }
@@ -45,6 +53,22 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
         );
     }
     Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hash}))
+}
+
+/// What each role may do in the bucket, as IAM takes it; `create-only.json` is for the bucket itself.
+fn put_policies(dir: &Path, place: &Place) -> Result<()> {
+    let all = [
+        ("agent", policies::agent(place)),
+        ("keeper", policies::keeper(place)),
+        ("restorer", policies::restorer(place)),
+        ("watcher", policies::watcher(place)),
+        ("create-only", policies::create_only(place)),
+    ];
+    for (name, policy) in all {
+        let text = serde_json::to_string_pretty(&policy)? + "\n";
+        put(&dir.join("policies"), &format!("{name}.json"), text.as_bytes(), 0o644)?;
+    }
+    Ok(())
 }
 
 fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {

@@ -9,9 +9,12 @@ use crate::cli::{Cli, Verb};
 use crate::clock::SystemClock;
 use crate::error::Kind;
 use output::{Ending, Shell};
+pub use report::Period;
 
 mod agent;
 mod backup;
+mod bisect;
+mod bucket;
 mod check;
 mod drill;
 mod health;
@@ -23,14 +26,18 @@ mod manual;
 mod notify;
 mod open;
 mod output;
+mod plan;
+mod policies;
 mod protect;
 mod prune;
+mod report;
 mod restore;
 mod sample;
 mod setup;
 mod snapshots;
 mod status;
 mod verify;
+mod watch;
 
 /// Runs a command line and gives the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -64,6 +71,9 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Agent(_) => agent::run(shell),
         Verb::Notify(args) => notify::run(shell, args),
         Verb::Health(args) => health::run(shell, args),
+        Verb::Report(args) => report::run(shell, args),
+        Verb::Bisect(args) => bisect::run(shell, args),
+        Verb::Watch(args) => watch::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

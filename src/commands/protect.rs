@@ -167,7 +167,7 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
             let backup = backup::one(shell, config, host, source, backup::options(config))?;
             report["backup"] = serde_json::to_value(&backup)?;
             let Some(keys) = &keys else { return Ok(backup::exit(&backup)) };
-            let drill = drill::one(shell, config, &host.open, keys, source)?;
+            let drill = drill::one(shell, config, &host.open, keys, source, drill::Wanted::usual("protect"))?;
             report["drill"] = serde_json::to_value(&drill)?;
             Ok(backup::exit(&backup).max(drill::exit(&drill)))
         };

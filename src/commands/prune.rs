@@ -2,13 +2,16 @@
 
 use anyhow::Result;
 use jiff::SignedDuration;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::backup::each;
-use super::output::{Ending, Exit, Shell, count, size};
+use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Prune;
+use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
-use crate::operations::prune;
+use crate::operations::Host;
+use crate::operations::locks::{self, Settled};
+use crate::operations::prune::{self, Plan};
 
 /// Objects younger than this stay unless the configuration says otherwise.
 const GRACE: SignedDuration = SignedDuration::from_hours(24);
@@ -24,46 +27,83 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
         return Ending::new(Exit::NothingToDo, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
-    each(shell, sources, |source| {
-        let Some(policy) = &source.retention else {
-            let help = "Nothing was removed. Without a [source.retention] section nothing expires.";
-            return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
-        };
-        let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
-        let go = plan.remove.len() as u64;
-        let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
-        let planned = json!({"source": source.name, "plan": &plan});
-        if plan.young_count > 0 {
-            let young = count(plan.young_count, "object");
-            shell.say(format!(
-                "{}: {young} that no snapshot needs will go once older than the grace period",
-                source.name
-            ));
-        }
-        if args.dry_run {
-            let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
-            shell.say(format!(
-                "{}: would remove {} [{}] and {} ({}), and keep {}",
-                source.name,
-                count(go, "snapshot"),
-                numbers.join(", "),
-                count(plan.unnamed_count, "object"),
-                size(plan.unnamed_bytes),
-                count(stay, "snapshot")
-            ));
-            return Ok((Exit::Done, planned));
-        }
-        let report = prune::sweep(&host, plan)?;
-        let objects = report.objects_deleted.saturating_sub(go);
+    each(shell, sources, |source| one(shell, args, &config, &host, source))
+}
+
+fn one(shell: &Shell, args: &Prune, config: &Config, host: &Host, source: &SourceConfig) -> Result<(Exit, Value)> {
+    let Some(policy) = &source.retention else {
+        let help = "Nothing was removed. Without a [source.retention] section nothing expires.";
+        return Err(Failure::new(Kind::Config, format!("{} has no retention policy", source.name), help));
+    };
+    let tiering = config.tiering(source)?;
+    let mut plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+    plan.remove_covers = args.uncover;
+    let go = plan.remove.len() as u64;
+    let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
+    let planned = json!({"source": source.name, "plan": &plan});
+    foretell(shell, source, &plan);
+    if args.dry_run {
+        let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
         shell.say(format!(
-            "{}: removed {} and {} that no snapshot needs ({}), kept {}",
+            "{}: would remove {} [{}] and {} ({}), and keep {}",
             source.name,
             count(go, "snapshot"),
-            count(objects, "object"),
-            size(report.bytes_freed),
+            numbers.join(", "),
+            count(plan.unnamed_count, "object"),
+            size(plan.unnamed_bytes),
             count(stay, "snapshot")
         ));
-        report.refused.iter().for_each(|what| shell.warn(format!("{}: not deleted: {what}", source.name)));
-        Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report})))
-    })
+        return Ok((Exit::Done, planned));
+    }
+    let report = prune::sweep(host, plan)?;
+    let objects = report.objects_deleted.saturating_sub(go);
+    shell.say(format!(
+        "{}: removed {} and {} that no snapshot needs ({}), kept {}",
+        source.name,
+        count(go, "snapshot"),
+        count(objects, "object"),
+        size(report.bytes_freed),
+        count(stay, "snapshot")
+    ));
+    report.refused.iter().for_each(|what| shell.warn(format!("{}: not deleted: {what}", source.name)));
+    let settled = tiering.map(|tiering| locks::settle(&host.open, &source.name, tiering)).transpose()?;
+    if let Some(settled) = &settled {
+        say_settled(shell, source, settled);
+    }
+    Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report, "settled": settled})))
+}
+
+/// What will not go, and until when.
+fn foretell(shell: &Shell, source: &SourceConfig, plan: &Plan) {
+    let name = &source.name;
+    if plan.young_count > 0 {
+        let young = count(plan.young_count, "object");
+        shell.say(format!("{name}: {young} that no snapshot needs will go once older than the grace period"));
+    }
+    for (seq, until) in &plan.locked {
+        shell.say(format!("{name}: snapshot {seq} stays: it is locked until {}", time(*until)));
+    }
+    if !plan.covers.is_empty() {
+        let covered = count(plan.covers.len() as u64, "object");
+        shell.warn(format!("{name}: {covered} were deleted or written over in the store: see `verify`"));
+    }
+}
+
+fn say_settled(shell: &Shell, source: &SourceConfig, settled: &Settled) {
+    let name = &source.name;
+    if !settled.locked.is_empty() {
+        shell.say(format!("{name}: longer locks for the snapshots {}", numbers(&settled.locked)));
+    }
+    for (class, packs) in &settled.marked {
+        shell.say(format!(
+            "{name}: {} marked for {class}; the lifecycle rule of the bucket moves them (`check` prints it)",
+            count(*packs, "pack")
+        ));
+    }
+    if settled.too_cold > 0 {
+        let packs = count(settled.too_cold, "pack");
+        shell.warn(format!(
+            "{name}: {packs} lie in a slower class than the tiers want; they restore, archives after a thaw"
+        ));
+    }
 }

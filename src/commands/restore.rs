@@ -4,18 +4,33 @@ use anyhow::{Context, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::load;
+use super::drill::by_hand;
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, size, span, time};
-use crate::cli::Restore;
+use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
+use super::{load, plan};
+use crate::cli::{Restore, ThawHaste};
+use crate::config::Config;
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
+use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
+use crate::operations::thaw::{self, Frozen, Thaw};
 use crate::operations::{Open, backup, drill};
 use crate::report::Outcome;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::Hash;
+use crate::repository::signed::SigningKey;
+use crate::repository::snapshot::{Commit, Snapshot};
+use crate::storage::Haste;
 use crate::target;
 
+/// For how long thawed copies stay readable: long enough to restore twice.
+const THAWED_DAYS: u32 = 7;
+
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
+    if args.plan {
+        return plan::for_real(shell, args);
+    }
     if args.into.is_some() {
         return load::run(shell, args);
     }
@@ -29,7 +44,12 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let reader = shell.reader(&args.place)?;
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
     let open = &reader.open;
-    let (commit, snapshot) = restore::find(open, &args.source, &pick(open, args)?)?;
+    let wanted = pick(open, args)?;
+    let started = open.now();
+    let (commit, snapshot) = restore::find(open, &args.source, &wanted)?;
+    if wanted == Pick::Latest {
+        say_suspects(shell, open, &snapshot)?;
+    }
     if args.in_place && snapshot.kind != "files" {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
         return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
@@ -39,35 +59,172 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
     let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
-        if !args.in_place {
-            target::must_be_free(&request.to)?;
-        }
-        let rate = drill::verified(open, &args.source)?
-            .iter()
-            .rev()
-            .find(|p| p.seconds > 0.0)
-            .map(|p| p.bytes as f64 / p.seconds);
-        let forecast = restore::forecast(open, &keys.identities, &snapshot, &request, rate)?;
-        shell.say(format!(
-            "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
-            forecast.seq,
-            forecast.source,
-            time(forecast.data_time),
-            forecast.to.display(),
-            forecast.entries,
-            size(forecast.bytes),
-            size(forecast.bytes_to_fetch),
-            forecast.packs,
-            forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
-        ));
-        return Ending::new(Exit::Done, forecast);
+        return foretell(shell, open, &keys.identities, &snapshot, &request);
     }
+    thawed(shell, args, open, &keys.identities, &snapshot, &request)?;
     let busy = shell.busy(format!("restoring {}", args.source));
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);
+    let how = Circumstances {
+        started,
+        point: why(&wanted),
+        trigger: by_hand("restore"),
+        plan: None,
+        partial: !request.paths.is_empty(),
+        configuration: reader.config.as_ref().and_then(configuration),
+    };
+    record(shell, open, keys.signing.as_ref(), (&commit, &snapshot), &report, &how);
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
+}
+
+/// What a restore would do.
+fn foretell(
+    shell: &Shell,
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<Ending> {
+    if !request.in_place {
+        target::must_be_free(&request.to)?;
+    }
+    let rate = drill::verified(open, &snapshot.source)?
+        .iter()
+        .rev()
+        .find(|p| p.seconds > 0.0)
+        .map(|p| p.bytes as f64 / p.seconds);
+    let forecast = restore::forecast(open, identities, snapshot, request, rate)?;
+    shell.say(format!(
+        "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
+        forecast.seq,
+        forecast.source,
+        time(forecast.data_time),
+        forecast.to.display(),
+        forecast.entries,
+        size(forecast.bytes),
+        size(forecast.bytes_to_fetch),
+        forecast.packs,
+        forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
+    ));
+    let frozen = thaw::look(open, identities, snapshot, request)?;
+    if !frozen.is_empty() {
+        shell.say(format!("{}. {}", in_the_ice(&frozen), offers(&frozen)));
+    }
+    Ending::new(Exit::Done, forecast)
+}
+
+/// The default passes over suspect snapshots, and never in silence.
+pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot) -> Result<()> {
+    let newer = restore::passed_over(open, &snapshot.source, snapshot.seq)?;
+    if let Some(newest) = newer.last() {
+        let what = if newer.len() == 1 { "the newer snapshot" } else { "the newer snapshots" };
+        shell.warn(format!(
+            "{what} {} of {} LOOK WRONG (a sudden shrink, no rows, or encrypted) and are passed over: this restores {}, the last good one, \
+             with data of {}. To take the newest all the same: --snapshot {newest}",
+            numbers(&newer),
+            snapshot.source,
+            snapshot.seq,
+            time(snapshot.data_time)
+        ));
+    }
+    Ok(())
+}
+
+/// Hash of the configuration in force, for the record.
+pub fn configuration(config: &Config) -> Option<Hash> {
+    std::fs::read(&config.file).ok().map(|text| Hash::of(&text))
+}
+
+/// A restore that is done is recorded where that is possible. At 3 a.m. nothing of this may stand in the way.
+pub fn record(
+    shell: &Shell,
+    open: &Open,
+    signer: Option<&SigningKey>,
+    point: (&Commit, &Snapshot),
+    report: &RestoreReport,
+    how: &Circumstances,
+) {
+    let Some(signer) = signer else {
+        shell.say("Not recorded in the repository: the key file has no signing key.");
+        return;
+    };
+    if let Err(e) = restored::record(open, signer, point, report, how) {
+        shell.warn(format!("the restore is done; its record could not be stored in the repository: {e:#}"));
+    }
+}
+
+fn why(pick: &Pick) -> String {
+    match pick {
+        Pick::Latest => "the newest complete snapshot that is not suspect".into(),
+        Pick::LatestVerified(_) => "the newest snapshot that a drill has proven".into(),
+        Pick::At(time) => format!("the newest with data of {time} or before"),
+        Pick::Seq(_) => "named by number".into(),
+    }
+}
+
+fn in_the_ice(frozen: &Frozen) -> String {
+    let packs = count(frozen.frozen + frozen.thawing, "pack");
+    format!(
+        "{packs} of what is needed lie in an archive class ({}); {} are being thawed already",
+        size(frozen.bytes),
+        frozen.thawing
+    )
+}
+
+fn takes(frozen: &Frozen, haste: Haste) -> Option<String> {
+    let takes = thaw::estimate(frozen, haste)?;
+    Some(format!("up to {} and about ${:.2}", span(takes.hours * 3600.0), takes.dollars))
+}
+
+/// Each way to thaw, with time and cost.
+fn offers(frozen: &Frozen) -> String {
+    let all = [("standard", Haste::Standard), ("bulk", Haste::Bulk), ("expedited", Haste::Expedited)];
+    let all = all.into_iter().filter_map(|(name, haste)| Some(format!("--thaw {name}: {}", takes(frozen, haste)?)));
+    format!(
+        "To thaw them takes, as a rule and by the list prices of AWS in us-east-1: {}.",
+        all.collect::<Vec<_>>().join("; ")
+    )
+}
+
+/// Makes sure that nothing that is needed lies in the ice.
+fn thawed(
+    shell: &Shell,
+    args: &Restore,
+    open: &Open,
+    identities: &[Identity],
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Result<()> {
+    let frozen = thaw::look(open, identities, snapshot, request)?;
+    if frozen.is_empty() {
+        return Ok(());
+    }
+    let what = in_the_ice(&frozen);
+    let Some(wanted) = args.thaw else {
+        let help = format!(
+            "Nothing was changed. {} The same command again resumes. A snapshot of a warmer tier restores at once: `snapshots {}` lists all.",
+            offers(&frozen),
+            snapshot.source
+        );
+        return Err(Failure::new(Kind::Failed, what, help));
+    };
+    let haste = match wanted {
+        ThawHaste::Bulk => Haste::Bulk,
+        ThawHaste::Standard => Haste::Standard,
+        ThawHaste::Expedited => Haste::Expedited,
+    };
+    let Some(takes) = takes(&frozen, haste) else {
+        let help = "Nothing was changed. --thaw standard or --thaw bulk.";
+        return Err(Failure::new(Kind::Usage, "what lies in DEEP_ARCHIVE cannot be thawed in that haste", help));
+    };
+    shell.say(format!("{what}. To thaw the rest takes {takes}, as a rule and by list price."));
+    let busy = shell.busy("thawing".into());
+    let how = Thaw { haste, days: THAWED_DAYS, wait: args.thaw_wait.unsigned_abs() };
+    thaw::thaw(open, &frozen, how)?;
+    drop(busy);
+    Ok(())
 }
 
 fn may_replace(args: &Restore, to: &Path) -> Result<()> {
@@ -94,7 +251,7 @@ pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
 }
 
 /// A path of the source, relative to its root.
-fn name_of(path: &Path) -> Name {
+pub fn name_of(path: &Path) -> Name {
     let bytes = path.as_os_str().as_bytes();
     let bytes = bytes.strip_prefix(b"./").unwrap_or(bytes);
     Name::new(bytes.strip_suffix(b"/").unwrap_or(bytes))

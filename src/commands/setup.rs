@@ -27,6 +27,9 @@ const RECOVERY_TITLE: &str = "blackstart RECOVERY KEY: reads every backup, and i
 const HOST_TITLE: &str = "blackstart host key: signs this host's snapshots and reads their file lists, never their data.\n\
     It stays on this machine. Losing it costs one full backup, not data.";
 
+const KEEPER_TITLE: &str = "blackstart keeper key: signs the records of what was pruned, and nothing else. It reads no data.\n\
+    It stays on the machine that prunes, best one that is not backed up with the same credential.";
+
 /// Where new keys go, and what the configuration says of it.
 pub struct Keys {
     pub recovery: PathBuf,
@@ -87,15 +90,28 @@ pub fn create(shell: &Shell, location: &str, keys: &Keys, config: &Path) -> Resu
     })
 }
 
-/// Certifies this host in a repository that exists, and writes the configuration if there is none.
-pub fn join(shell: &Shell, location: &str, keys: &Keys, identity: &Path, config: &Path) -> Result<Made> {
+/// Who joins a repository.
+pub struct Joining<'a> {
+    /// The recovery key file, which certifies.
+    pub identity: &'a Path,
+    pub role: Role,
+}
+
+/// Certifies a key of this machine in a repository that exists, and writes the configuration if there is none.
+pub fn join(shell: &Shell, location: &str, keys: &Keys, joining: &Joining, config: &Path) -> Result<Made> {
+    let Joining { identity, role } = *joining;
     let store = Store::open(location)?;
     let recovery = KeyPair::read(identity)?;
     let root = recovery.signing.public().id();
     let mut trust = Trust::load(&store, Some(&root))?;
-    let host = key_pair(&keys.host, HOST_TITLE)?;
-    if trust.certificate(&host.signing.public(), Role::Host).is_none() {
-        let record = TrustRecord { keys: vec![certificate(&host, host_name())], ..TrustRecord::default() };
+    let host = key_pair(&keys.host, if role == Role::Keeper { KEEPER_TITLE } else { HOST_TITLE })?;
+    if trust.certificate(&host.signing.public(), role).is_none() {
+        let mut certificate = certificate(&host, host_name());
+        if role == Role::Keeper {
+            // A keeper reads no index: which objects snapshots need is plain text.
+            certificate = Certificate { role, index: None, ..certificate };
+        }
+        let record = TrustRecord { keys: vec![certificate], ..TrustRecord::default() };
         trust.append(&store, &recovery.signing, record, shell.clock.now())?;
     }
     if !config.exists() {

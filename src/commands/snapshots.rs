@@ -1,7 +1,6 @@
 //! `snapshots`: what exists.
 
 use anyhow::Result;
-use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::json;
 
@@ -10,6 +9,7 @@ use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
 use crate::operations::retention::{Point, Reason, decide};
+use crate::operations::suspect::suspects;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
@@ -17,9 +17,6 @@ use crate::repository::layout::SourceName;
 use crate::repository::sealed::SealedPart;
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::Mode;
-
-/// A commit whose own time differs from the store's by more is suspect (FORMAT.md §4-10).
-const SUSPECT: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Serialize)]
 struct Row {
@@ -29,6 +26,8 @@ struct Row {
     outcome: Outcome,
     mode: Mode,
     verified: bool,
+    /// It looks wrong beside the snapshots before it.
+    suspect: bool,
     /// Bytes of the source's files; absent where no key can read it.
     bytes: Option<u64>,
     keep: Vec<Reason>,
@@ -67,17 +66,17 @@ fn list(
 ) -> Result<Vec<String>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let proofs = drill::verified(open, source)?;
+    let doubted = suspects(&whole);
     let first = rows.len();
     let mut points = Vec::new();
     for (commit, snapshot) in whole.snapshots() {
         let verified = proofs.iter().any(|p| p.commit == commit.hash);
-        let stored = whole.stored_at.get(&snapshot.seq);
         points.push(Point {
             seq: snapshot.seq,
             data_time: snapshot.data_time,
             complete: snapshot.outcome == Outcome::Complete,
             verified,
-            suspect: stored.is_some_and(|at| at.duration_since(snapshot.finished).abs() > SUSPECT),
+            suspect: whole.is_suspect(snapshot),
         });
         rows.push(Row {
             source: source.clone(),
@@ -86,6 +85,7 @@ fn list(
             outcome: snapshot.outcome,
             mode: snapshot.mode,
             verified,
+            suspect: doubted.contains(&snapshot.seq),
             bytes: SealedPart::open(snapshot, identities).ok().map(|s| s.stats.bytes),
             keep: Vec::new(),
         });
@@ -100,7 +100,11 @@ fn list(
 }
 
 fn cells(row: &Row) -> [String; 8] {
-    let outcome = if row.outcome == Outcome::Complete { "complete" } else { "PARTIAL" };
+    let outcome = match row.outcome {
+        Outcome::Complete if row.suspect => "SUSPECT",
+        Outcome::Complete => "complete",
+        Outcome::Partial => "PARTIAL",
+    };
     let mode = if row.mode == Mode::Full { "full" } else { "incremental" };
     let kept: Vec<String> = row.keep.iter().map(Reason::to_string).collect();
     [

@@ -6,17 +6,23 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
-use super::output::{Ending, Exit, Shell, count, span, table, time};
+use super::open::host_identity;
+use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
+use crate::operations::measures::{self, Measures, Prediction};
+use crate::operations::suspect::suspects;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
 use crate::repository::layout::{Hash, SourceName};
+use crate::repository::sealed::SealedPart;
 use crate::repository::series::{self, Series};
 
 #[derive(Serialize)]
 struct Row {
     source: SourceName,
+    /// Who wrote the newest snapshot.
+    host: Option<String>,
     /// The newest complete snapshot.
     seq: Option<u64>,
     commit: Option<Hash>,
@@ -25,6 +31,10 @@ struct Row {
     rpo_exposure_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
     measured_rto_seconds: Option<f64>,
+    /// Predicted RTO, trend, and how fresh each level of drill is.
+    measures: Measures,
+    /// Numbers of newer snapshots that are suspect.
+    suspect: Vec<u64>,
     rto_seconds: Option<f64>,
     restore: String,
     /// What is wrong, for people.
@@ -53,8 +63,11 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
-        let cells: Vec<[String; 6]> = rows.iter().map(|row| cells(row, reader.open.now())).collect();
-        shell.say(table(["SOURCE", "NEWEST POINT", "NEWEST VERIFIED", "RPO EXPOSURE", "RTO", "RESTORE"], &cells));
+        let cells: Vec<[String; 7]> = rows.iter().map(|row| cells(row, reader.open.now())).collect();
+        shell.say(table(
+            ["SOURCE", "HOST", "NEWEST POINT", "NEWEST VERIFIED", "RPO EXPOSURE", "RTO", "RESTORE"],
+            &cells,
+        ));
     }
     for row in &rows {
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
@@ -71,14 +84,20 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
     let targets: Option<&SourceConfig> = config.and_then(|c| c.source.iter().find(|s| s.name == source));
     let whole = Series::list(&open.store, &open.trust, &source)?.whole();
-    let newest = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).last();
+    let doubted = suspects(&whole);
+    let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
+    let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
+    let suspect: Vec<u64> = doubted.into_iter().filter(|seq| newest.is_none_or(|(_, s)| *seq >= s.seq)).collect();
     let drills = drill::reports(open, &source)?;
     let proofs = drill::proofs(open, &source, &drills)?;
-    let proven = whole.snapshots().filter(|(c, _)| proofs.iter().any(|p| p.commit == c.hash)).last();
-    let measured = proofs.iter().max_by_key(|p| p.finished).map(|p| p.seconds);
+    let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
     let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());
     let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
     let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
+    let identities = host_identity(config);
+    let bytes = newest.and_then(|(_, s)| SealedPart::open(s, &identities).ok()).map(|sealed| sealed.stats.bytes);
+    let measures = measures::measure(&drills, bytes, rto);
+    let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
     let mut attention = Vec::new();
     let mut exit = Severity::Well;
@@ -89,8 +108,18 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         }
     };
     note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
+    note(
+        !whole.covers.is_empty(),
+        Severity::Unproven,
+        "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
+    );
     note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
-    let failed = drills.last().filter(|last| !last.passed).map(|last| {
+    let suspected = format!(
+        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
+        numbers(&suspect)
+    );
+    note(!suspect.is_empty(), Severity::Unproven, &suspected);
+    let failed = drills.iter().rfind(|r| r.r#type == "drill").filter(|last| !last.passed).map(|last| {
         format!("the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`", last.seq)
     });
     note(failed.is_some(), Severity::Unproven, failed.as_deref().unwrap_or_default());
@@ -101,9 +130,16 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     );
     note(late(exposure, rpo), Severity::Missed, "the newest snapshot is older than the RPO allows");
     note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
+    if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
+        attention
+            .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
+    }
     Ok(Row {
+        measures,
+        suspect,
         restore: restore_command(&source, place, open),
         source,
+        host: whole.snapshots().last().map(|(_, s)| s.host.clone()),
         seq: newest.map(|(_, s)| s.seq),
         commit: newest.map(|(c, _)| c.hash),
         newest: newest.map(|(_, s)| s.data_time),
@@ -146,7 +182,17 @@ fn sentence(rows: &[Row]) -> String {
     format!("{what}; a disaster now would lose at most {} of data.", span(oldest))
 }
 
-fn cells(row: &Row, now: Timestamp) -> [String; 6] {
+fn rto(row: &Row) -> String {
+    let measured = row.measured_rto_seconds.map_or("not measured".into(), span);
+    let target = row.rto_seconds.map_or(String::new(), |target| format!(" of {}", span(target)));
+    let next = match row.measures.predicted_rto {
+        Prediction::Between { low, high, .. } => format!("; next {} to {}", span(low), span(high)),
+        Prediction::TooFew { .. } => String::new(),
+    };
+    format!("{measured}{target}{next}")
+}
+
+fn cells(row: &Row, now: Timestamp) -> [String; 7] {
     let point = |at: Option<Timestamp>| {
         at.map_or("none".into(), |at| format!("{} ({} ago)", time(at), span(now.duration_since(at).as_secs_f64())))
     };
@@ -156,10 +202,11 @@ fn cells(row: &Row, now: Timestamp) -> [String; 6] {
     };
     [
         row.source.to_string(),
+        row.host.clone().unwrap_or_else(|| "?".into()),
         point(row.newest),
         point(row.verified),
         against(row.rpo_exposure_seconds, row.rpo_seconds),
-        against(row.measured_rto_seconds, row.rto_seconds),
+        rto(row),
         row.restore.clone(),
     ]
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, count, numbers, size};
+use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Verify;
 use crate::operations::verify;
 
@@ -25,6 +25,10 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             count(source.objects, "object"),
             size(source.bytes_read)
         ));
+        if source.archived > 0 {
+            let packs = count(source.archived, "pack");
+            shell.say(format!("{}: {packs} in an archive class were not read; they are there", source.source));
+        }
         for fault in &source.faults {
             sound = false;
             let hurts = match fault.hurts.as_slice() {
@@ -34,11 +38,26 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             shell.warn(format!("{}: {}: {}{hurts}", source.source, fault.object, fault.what));
         }
     }
+    let covers: Vec<_> = report.covers.iter().chain(report.sources.iter().flat_map(|s| &s.covers)).collect();
+    for cover in &covers {
+        let what = if cover.deleted { "was deleted" } else { "was written over" };
+        shell.warn(format!(
+            "{} {what} at {}; the store keeps versions, and the first one is still there",
+            cover.object,
+            time(cover.at)
+        ));
+    }
+    if !covers.is_empty() {
+        shell.say(
+            "Somebody who may write or delete in the store has touched objects that are never changed. Everything restores from the first versions as long as \
+             the store keeps them: find out who it was, change the credentials, then take the covers away with `prune --uncover` (as keeper).",
+        );
+    }
     if !sound {
         shell.say(
             "Snapshots that are not named here are whole: `restore SOURCE --snapshot N` brings one back.\n\
              `backup SOURCE --baseline` makes a new one that needs nothing of what is damaged.",
         );
     }
-    Ending::new(if sound { Exit::Done } else { Exit::CheckFailed }, report)
+    Ending::new(if report.sound() { Exit::Done } else { Exit::CheckFailed }, report)
 }

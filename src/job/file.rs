@@ -13,6 +13,7 @@ use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task, Window, free_at};
 use crate::config::{SourceConfig, duration, explain};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +41,7 @@ struct Written {
     #[serde(default)]
     blackout: Vec<Window>,
     retention: Option<Policy>,
+    tier: Option<Tiers>,
 }
 
 fn yes() -> bool {
@@ -122,11 +124,12 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         SourceOf::Inline(source) => (source.name.clone(), Some(*source)),
     };
     let of_source = inline.as_mut();
-    let (rpo, rto, retention) =
-        of_source.map_or((None, None, None), |s| (s.rpo.take(), s.rto.take(), s.retention.take()));
+    let (rpo, rto, retention, tier) =
+        of_source.map_or((None, None, None, None), |s| (s.rpo.take(), s.rto.take(), s.retention.take(), s.tier.take()));
     let rpo = once("rpo", written.rpo, rpo)?;
     let rto = once("rto", written.rto, rto)?;
     let retention = once("retention", written.retention, retention)?;
+    let tier = once("tier", written.tier, tier)?;
     let mut job = Job {
         file: path.to_owned(),
         enabled: written.enabled,
@@ -140,7 +143,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         blackout: written.blackout,
     };
     job.derive();
-    Ok(Declared { job, inline, retention })
+    Ok(Declared { job, inline, retention, tier })
 }
 
 /// A value that may stand in the job or in its source, and not in both.

@@ -7,6 +7,7 @@ use super::{Job, Task, load};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 
 impl Config {
     /// Adds what the job files beside this configuration declare: jobs, sources, targets, retention.
@@ -28,7 +29,7 @@ impl Config {
                 let what = format!("{} is for {}, which is no source", job.file.display(), job.source);
                 return Err(Failure::new(Kind::Config, what, help));
             };
-            take_on(source, &mut job, declared.retention)?;
+            take_on(source, &mut job, declared.retention, declared.tier)?;
             job.derive();
             if job.tasks.is_empty() {
                 let help =
@@ -49,7 +50,7 @@ impl Config {
 }
 
 /// Targets and retention may stand with the source or with its job; both know them afterwards.
-fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>) -> Result<()> {
+fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>, tier: Option<Tiers>) -> Result<()> {
     let twice = |what: &str| {
         let help = "Nothing was done. Keep one of the two.";
         let what = format!("{what} of {} stands in {} and with the source", job.source, job.file.display());
@@ -65,8 +66,12 @@ fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>) 
     if retention.is_some() && source.retention.is_some() {
         return twice("the retention");
     }
+    if tier.is_some() && source.tier.is_some() {
+        return twice("the tiers");
+    }
     (source.rpo, source.rto) = (source.rpo.or(job.rpo), source.rto.or(job.rto));
     (job.rpo, job.rto) = (source.rpo, source.rto);
     source.retention = source.retention.take().or(retention);
+    source.tier = source.tier.take().or(tier);
     Ok(())
 }

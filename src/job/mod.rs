@@ -18,6 +18,7 @@ use crate::config::SourceConfig;
 use crate::error::{Failure, Kind};
 use crate::limits::{JOB_FILE_MAX, JOBS_MAX};
 use crate::operations::retention::Policy;
+use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 
 pub use rhythm::{Cron, Rhythm};
@@ -119,6 +120,7 @@ pub struct Declared {
     /// A source that is declared in the job file itself.
     pub inline: Option<SourceConfig>,
     pub retention: Option<Policy>,
+    pub tier: Option<Tiers>,
 }
 
 /// Reads every `*.toml` in `directory`, by name. A directory that does not exist has none.

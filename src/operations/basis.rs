@@ -4,14 +4,16 @@ use anyhow::{Context, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Open, shared};
+use crate::bridge::Store;
 use crate::error::{Failure, Kind};
 use crate::pipeline::{Basis, BasisPack};
 use crate::repository::agefile::Identity;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::index::{IndexStore, LayerReader, PackLine, read_pack_lines};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::sealed::SealedPart;
 use crate::repository::series;
-use crate::repository::snapshot::Snapshot;
+use crate::repository::snapshot::{Named, Snapshot};
 
 /// Packs with less than this share of live bytes are worth emptying.
 const LIVE_SHARE_MIN: f64 = 0.5;
@@ -27,20 +29,38 @@ pub struct Survey {
     pub basis: Basis,
     /// Packs that the store no longer has at the recorded size.
     pub lost: Vec<Hash>,
+    /// Packs that somebody has deleted or covered. They are used all the same.
+    pub covers: Vec<Cover>,
 }
 
 /// The index objects of `snapshot` that the store no longer has at the recorded size. A snapshot that names them again, from a local
 /// copy, could not be restored.
 pub fn lost_index(open: &Open, snapshot: &Snapshot) -> Result<Vec<Hash>> {
-    let there = listed(open, "index", &snapshot.source)?;
-    let lost = series::index_objects(snapshot).filter(|(hash, size)| there.get(hash) != Some(size));
+    let there = Existing::list(&open.store, "index", &snapshot.source)?;
+    let lost = series::index_objects(snapshot).filter(|object| !there.has(object));
     Ok(lost.map(|(hash, _)| *hash).collect())
 }
 
-/// The packs or index objects of `source` that exist, with their sizes in bytes.
-fn listed(open: &Open, area: &str, source: &SourceName) -> Result<HashMap<Hash, u64>> {
-    let objects = open.store.list(&layout::content_prefix(area, source)).with_context(|| format!("list {area}"))?;
-    Ok(objects.iter().filter_map(|o| Some((layout::content_hash(&o.key)?, o.size))).collect())
+/// The packs or index objects of a source that exist, also those that somebody has deleted or covered in a store that keeps versions.
+pub struct Existing(HashMap<Hash, Written>);
+
+impl Existing {
+    /// `area` is `packs` or `index`.
+    pub fn list(store: &Store, area: &str, source: &SourceName) -> Result<Existing> {
+        let listed = history::list(store, &layout::content_prefix(area, source));
+        let listed = listed.with_context(|| format!("list {area}"))?;
+        Ok(Existing(listed.into_iter().filter_map(|w| Some((layout::content_hash(&w.key)?, w))).collect()))
+    }
+
+    /// Whether an object is listed at its size.
+    pub fn has(&self, (hash, size): &Named) -> bool {
+        self.0.get(hash).is_some_and(|written| written.has_size(*size))
+    }
+
+    /// What was put over an object that is there.
+    pub fn cover(&self, hash: &Hash) -> Option<Cover> {
+        self.0.get(hash)?.cover()
+    }
 }
 
 pub fn index_store(open: &Open, source: &SourceName, cached: bool) -> IndexStore {
@@ -84,11 +104,12 @@ pub fn survey(
         }
         Ok(())
     })?;
-    let there = listed(open, "packs", &snapshot.source)?;
+    let there = Existing::list(&open.store, "packs", &snapshot.source)?;
+    let covers = packs.values().filter_map(|pack| there.cover(&pack.name.0)).collect();
     let mut avoid = HashSet::new();
     let mut lost = Vec::new();
     for (number, pack) in &packs {
-        if there.get(&pack.name.0) != Some(&pack.name.1) {
+        if !there.has(&pack.name) {
             avoid.insert(*number);
             lost.push(pack.name.0);
         }
@@ -109,7 +130,7 @@ pub fn survey(
     }
     avoid.extend(worst_packs(&packs, &avoid, sealed.stats.bytes_new.max(COMPACTION_BUDGET)));
     let basis = Basis { layers: snapshot.layers.clone(), packs, next_pack: sealed.next_pack, shortcuts: None, avoid };
-    Ok(Survey { basis, lost })
+    Ok(Survey { basis, lost, covers })
 }
 
 /// Forward compaction: the packs to empty, worst first, within `budget` live bytes.

@@ -9,15 +9,37 @@ use serde::Serialize;
 use super::Open;
 use super::restore::{self, Request, RestoreReport};
 use crate::error::{Failure, Kind};
-use crate::report::Loaded;
+use crate::report::{Check, Loaded};
 use crate::repository::agefile::Identity;
+use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::postgres::client::Address;
+use crate::source::postgres::{self, logical};
 use crate::source::{Settings, command};
+
+/// What is to be loaded.
+pub struct Wish<'a> {
+    pub snapshot: &'a Snapshot,
+    pub request: &'a Request,
+    pub settings: &'a Settings,
+    /// A server, and the name of a new database or none.
+    pub address: Option<&'a Address>,
+    /// Roles and tablespaces, too.
+    pub globals: bool,
+}
+
+/// How it will be loaded, once it is certain that it can be.
+pub enum Plan {
+    Command,
+    Postgres(Box<logical::load::Plan>),
+}
 
 #[derive(Debug, Clone, Serialize)]
 pub struct LoadReport {
     pub restored: RestoreReport,
     pub loaded: Vec<Loaded>,
+    /// What was looked at afterwards.
+    pub checks: Vec<Check>,
 }
 
 impl LoadReport {
@@ -27,40 +49,54 @@ impl LoadReport {
     }
 }
 
-/// Whether `snapshot` can be loaded with these settings, before anything is fetched.
-pub fn prepare(snapshot: &Snapshot, settings: &Settings) -> Result<()> {
-    match (snapshot.kind.as_str(), &settings.command) {
-        ("command", Some(options)) => command::load::prepare(options, &settings.base),
-        ("command", None) => {
-            let message =
-                format!("how {} is loaded stands in its configuration, and there is none here", snapshot.source);
-            Err(Failure::new(
-                Kind::Config,
-                message,
-                "Nothing was restored. Give the configuration, or restore the files: --to DIR.",
-            ))
+/// Finds out, before anything is fetched, whether it can be loaded.
+pub fn prepare(identities: &[Identity], wish: &Wish) -> Result<Plan> {
+    let (snapshot, settings) = (wish.snapshot, wish.settings);
+    let usage =
+        |message: String, help: &str| Err(Failure::new(Kind::Usage, message, format!("Nothing was restored. {help}")));
+    match (snapshot.kind.as_str(), wish.address) {
+        ("command", _) => {
+            let Some(options) = &settings.command else {
+                let message =
+                    format!("how {} is loaded stands in its configuration, and there is none here", snapshot.source);
+                return Err(Failure::new(
+                    Kind::Config,
+                    message,
+                    "Nothing was restored. Give the configuration, or restore the files: --to DIR.",
+                ));
+            };
+            if !wish.request.paths.is_empty() {
+                return usage(
+                    "a command is loaded as a whole".into(),
+                    "Leave --path out, or restore the files: --to DIR.",
+                );
+            }
+            command::load::prepare(options, &settings.base).map(|()| Plan::Command)
         }
+        (postgres::LOGICAL, Some(address)) => {
+            let facts = SealedPart::open(snapshot, identities)?.facts;
+            let bin = settings.postgres.as_ref().and_then(|options| options.bin.as_deref());
+            let plan = logical::load::prepare(address, &facts, &wish.request.paths, wish.globals, bin)?;
+            Ok(Plan::Postgres(Box::new(plan)))
+        }
+        (postgres::LOGICAL, None) => usage(
+            format!("{} is loaded into a server", snapshot.source),
+            "Give its address, and the name of a database that does not exist yet: --into postgres://user@host/newname",
+        ),
         (kind, _) => {
-            let message = format!("a source of kind {kind} is not loaded into anything");
-            Err(Failure::new(Kind::Usage, message, "Nothing was restored. Restore the files: --to DIR."))
+            usage(format!("a source of kind {kind} is not loaded into anything"), "Restore the files: --to DIR.")
         }
     }
 }
 
-/// Restores `snapshot` to `request.to`, then loads it.
-pub fn load(
-    open: &Open,
-    identities: &[Identity],
-    commit: &Commit,
-    snapshot: &Snapshot,
-    request: &Request,
-    settings: &Settings,
-) -> Result<LoadReport> {
-    prepare(snapshot, settings)?;
-    let restored = restore::restore(open, identities, commit, snapshot, request)?;
-    let loaded = match &settings.command {
-        Some(options) => command::load::load(options, &settings.base, &request.to)?,
-        None => Vec::new(),
+/// Restores to `request.to`, then loads it as planned.
+pub fn load(open: &Open, identities: &[Identity], commit: &Commit, wish: &Wish, plan: &Plan) -> Result<LoadReport> {
+    let restored = restore::restore(open, identities, commit, wish.snapshot, wish.request)?;
+    let copy = &wish.request.to;
+    let (loaded, checks) = match (plan, &wish.settings.command) {
+        (Plan::Postgres(plan), _) => logical::load::load(plan, copy)?,
+        (Plan::Command, Some(options)) => (command::load::load(options, &wish.settings.base, copy)?, Vec::new()),
+        (Plan::Command, None) => (Vec::new(), Vec::new()),
     };
-    Ok(LoadReport { restored, loaded })
+    Ok(LoadReport { restored, loaded, checks })
 }

@@ -13,14 +13,22 @@ use crate::repository::trust::Trust;
 
 pub mod backup;
 pub mod basis;
+pub mod bisect;
 pub mod contents;
 pub mod drill;
+pub mod evidence;
 pub mod load;
+pub mod locks;
+pub mod measures;
 pub mod proof;
 pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod suspect;
+pub mod thaw;
+pub mod tiers;
 pub mod verify;
+pub mod watch;
 
 /// A repository, open for reading.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::path::Path;
 
 use super::{Open, contents};
-use crate::report::Check;
+use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
@@ -19,6 +19,8 @@ pub struct Case<'a> {
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
     pub scratch: &'a Path,
+    /// Engines note here what is not a check: `engine start`, `replay`. The rest of the proof counts as `checks`.
+    pub times: &'a Stopwatch,
     /// The operator's checks, programs and the like; empty where the configuration is not at hand.
     pub settings: &'a Settings,
 }
@@ -35,11 +37,15 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         // A copy that is not what was stored is no matter for an engine.
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
             let options = case.settings.postgres.clone().unwrap_or_default();
-            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options, case.times)?);
         }
         "command" => {
             let Settings { base, command: options, .. } = case.settings;
             checks.extend(command::check::check(case.copy, &sealed.facts, options.as_ref(), base)?);
+        }
+        postgres::LOGICAL if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(postgres::logical::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
         }
         _ => {}
     }

@@ -37,6 +37,18 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// How many snapshots are kept for a reason that goes by periods.
+    pub fn count(&self, reason: Reason) -> u32 {
+        match reason {
+            Reason::Hourly => self.hourly,
+            Reason::Daily => self.daily,
+            Reason::Weekly => self.weekly,
+            Reason::Monthly => self.monthly,
+            Reason::Yearly => self.yearly,
+            _ => 0,
+        }
+    }
+
     /// Refuses a policy that names nothing to keep, or a `within` that is not a length of time.
     pub fn validate(&self) -> Result<()> {
         let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
@@ -68,7 +80,7 @@ pub struct Point {
     pub complete: bool,
     /// A drill has proven it.
     pub verified: bool,
-    /// The store's clock contradicts its times (FORMAT.md §4-10).
+    /// The store's clock contradicts its times (FORMAT.md §4-10), or its fingerprint does not fit (§4-11).
     pub suspect: bool,
 }
 
@@ -89,8 +101,10 @@ pub enum Reason {
     Within,
     /// Partial, but nothing complete came after it.
     PartialNewest,
-    /// Its times cannot be trusted, so no rule may remove it.
+    /// Its times or contents cannot be trusted, so no rule may remove it.
     Suspect,
+    /// A lock in the store holds it.
+    Locked,
 }
 
 impl fmt::Display for Reason {
@@ -106,7 +120,8 @@ impl fmt::Display for Reason {
             Reason::Yearly => "yearly",
             Reason::Within => "within",
             Reason::PartialNewest => "partial, nothing complete since",
-            Reason::Suspect => "suspect clock",
+            Reason::Suspect => "suspect",
+            Reason::Locked => "locked",
         })
     }
 }
@@ -158,20 +173,14 @@ fn slots(mut points: Vec<&Point>, policy: &Policy) -> HashMap<u64, Vec<Reason>> 
         slots.entry(point.seq).or_default().push(Reason::Last);
     }
     points.sort_by_key(|point| std::cmp::Reverse((point.data_time, point.seq)));
-    let rules: [(u32, Reason, PeriodOf); 5] = [
-        (policy.hourly, Reason::Hourly, |t| Period(t.date(), Some((t.hour(), t.offset().seconds())))),
-        (policy.daily, Reason::Daily, |t| Period(t.date(), None)),
-        (policy.weekly, Reason::Weekly, |t| Period(week(t.date()), None)),
-        (policy.monthly, Reason::Monthly, |t| Period(t.date().first_of_month(), None)),
-        (policy.yearly, Reason::Yearly, |t| Period(t.date().first_of_year(), None)),
-    ];
-    for (count, reason, period) in rules {
+    for reason in [Reason::Hourly, Reason::Daily, Reason::Weekly, Reason::Monthly, Reason::Yearly] {
+        let count = policy.count(reason);
         let mut filled = HashSet::new();
         for point in &points {
             if filled.len() == count as usize {
                 break;
             }
-            if filled.insert(period(&point.data_time.to_zoned(policy.timezone.clone()))) {
+            if filled.insert(period(reason, &point.data_time.to_zoned(policy.timezone.clone()))) {
                 slots.entry(point.seq).or_default().push(reason);
             }
         }
@@ -183,7 +192,23 @@ fn slots(mut points: Vec<&Point>, policy: &Policy) -> HashMap<u64, Vec<Reason>> 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Period(Date, Option<(i8, i32)>);
 
-type PeriodOf = fn(&Zoned) -> Period;
+/// The period of `reason` that `at` lies in; reasons that go by no period have one for ever.
+fn period(reason: Reason, at: &Zoned) -> Option<Period> {
+    Some(match reason {
+        Reason::Hourly => Period(at.date(), Some((at.hour(), at.offset().seconds()))),
+        Reason::Daily => Period(at.date(), None),
+        Reason::Weekly => Period(week(at.date()), None),
+        Reason::Monthly => Period(at.date().first_of_month(), None),
+        Reason::Yearly => Period(at.date().first_of_year(), None),
+        _ => return None,
+    })
+}
+
+/// Whether the hour, day, … of `at` has ended at `now`, so that no later snapshot can take its place.
+pub fn period_is_over(reason: Reason, at: Timestamp, now: Timestamp, timezone: &TimeZone) -> bool {
+    let of = |time: Timestamp| period(reason, &time.to_zoned(timezone.clone()));
+    now > at && of(at) != of(now)
+}
 
 /// The Monday of the date's week.
 fn week(date: Date) -> Date {

@@ -5,16 +5,18 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
+use super::Open;
 use super::basis::{index_store, pack_table};
+use super::evidence::Chain;
 use super::restore::{OpenPack, PackWork};
-use super::{Open, drill};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::index::PackLine;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::Snapshot;
-use crate::storage::Key;
+use crate::storage::{self, Key};
 
 #[derive(Clone, Default)]
 pub struct Options {
@@ -27,6 +29,8 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
     pub sources: Vec<SourceVerified>,
+    /// As those of the sources, of what belongs to none.
+    pub covers: Vec<Cover>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -36,7 +40,11 @@ pub struct SourceVerified {
     /// Objects that snapshots name.
     pub objects: u64,
     pub bytes_read: u64,
+    /// Packs that could not be read because they lie in an archive class. That they are there has been checked.
+    pub archived: u64,
     pub faults: Vec<Fault>,
+    /// Objects that somebody has deleted or written over in a store that keeps versions. Older versions of them are there, and count.
+    pub covers: Vec<Cover>,
 }
 
 /// Something that is wrong, and whom it hurts.
@@ -51,7 +59,7 @@ pub struct Fault {
 
 impl VerifyReport {
     pub fn sound(&self) -> bool {
-        self.sources.iter().all(|s| s.faults.is_empty())
+        self.covers.is_empty() && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
     }
 }
 
@@ -62,7 +70,8 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
         None => series::sources(&open.store)?,
     };
     let sources = names.iter().map(|name| verify_source(open, name, options)).collect::<Result<_>>()?;
-    Ok(VerifyReport { sources })
+    let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
+    Ok(VerifyReport { sources, covers: covers.iter().filter_map(Written::cover).collect() })
 }
 
 /// What snapshots need: size, and which snapshots.
@@ -94,28 +103,37 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
             }),
         }
     }
-    let mut there: HashMap<Key, u64> = HashMap::new();
+    let mut there: HashMap<Key, Written> = HashMap::new();
     for area in ["packs", "index"] {
-        let listed = open.store.list(&layout::content_prefix(area, source)).context("list objects")?;
-        there.extend(listed.into_iter().map(|o| (o.key, o.size)));
+        let listed = history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")?;
+        there.extend(listed.into_iter().map(|w| (w.key.clone(), w)));
     }
-    faults.extend(drill_faults(open, source)?);
-    let mut bytes_read = 0;
+    let mut covers = whole.covers.clone();
+    covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
+    drill_faults(open, source, &mut faults, &mut covers)?;
+    let (mut bytes_read, mut archived) = (0, 0);
     for (key, (hash, size, seqs)) in &needed {
-        let what = match there.get(key) {
+        let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
             None => Some("is missing".to_owned()),
-            Some(found) if found != size => Some(format!("has {found} bytes, not {size}")),
-            Some(_) if options.hashes && options.read_data.is_none() => {
-                bytes_read += size;
-                wrong_hash(open, key, hash)?
-            }
+            Some((written, found)) if !written.has_size(*size) => Some(format!("has {found} bytes, not {size}")),
+            Some(_) if options.hashes && options.read_data.is_none() => match wrong_hash(open, key, hash) {
+                Err(e) if is_archived(&e) => {
+                    archived += 1;
+                    None
+                }
+                what => {
+                    bytes_read += size;
+                    what?
+                }
+            },
             Some(_) => None,
         };
         faults.extend(what.map(|what| Fault { object: key.to_string(), what, hurts: seqs.clone() }));
     }
     if let Some(identities) = &options.read_data {
         for (_, snapshot) in whole.snapshots() {
-            bytes_read += read_snapshot(open, snapshot, identities, &mut needed, &mut faults);
+            let read = read_snapshot(open, snapshot, identities, &mut needed, &mut faults);
+            (bytes_read, archived) = (bytes_read + read.0, archived + read.1);
         }
     }
     Ok(SourceVerified {
@@ -123,37 +141,47 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         snapshots: whole.snapshots().count() as u64,
         objects: needed.len() as u64,
         bytes_read,
+        archived,
         faults,
+        covers,
     })
 }
 
-/// Drill reports that prove nothing, because they do not verify.
-fn drill_faults(open: &Open, source: &SourceName) -> Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    for object in open.store.list(&layout::drills(source)).context("list drill reports")? {
-        let body = open.store.get(&object.key).context("read a drill report")?;
-        if let Err(e) = drill::read_report(open, source, &body) {
-            faults.push(Fault { object: object.key.to_string(), what: format!("{e:#}"), hurts: Vec::new() });
-        }
-    }
-    Ok(faults)
+/// Reports that prove nothing, because they do not verify, gaps in their chain, and those that are covered.
+fn drill_faults(open: &Open, source: &SourceName, faults: &mut Vec<Fault>, covers: &mut Vec<Cover>) -> Result<()> {
+    let chain = Chain::read(open, source.as_str())?;
+    covers.extend(chain.covers);
+    faults.extend(chain.faults.into_iter().map(|(key, what)| Fault {
+        object: key.to_string(),
+        what,
+        hurts: Vec::new(),
+    }));
+    Ok(())
 }
 
+/// What is wrong with the bytes of an object. `Err`: they could not be read.
 fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {
-    let body = open.store.get(key).with_context(|| format!("read {key}"))?;
-    Ok((Hash::of(&body) != *hash).then(|| "does not match its SHA-256: its bytes have changed".to_owned()))
+    match history::fetch(&open.store, key, hash) {
+        Err(e) if e.is::<storage::Error>() => Err(e.context(format!("read {key}"))),
+        result => Ok(result.err().map(|e| format!("{e:#}"))),
+    }
 }
 
-/// Decrypts and decompresses the packs of `snapshot` that have not been read yet. Packs read are taken out of `needed`.
+fn is_archived(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<storage::Error>().is_some_and(|e| e.kind == storage::Kind::Archived)
+}
+
+/// Decrypts and decompresses the packs of `snapshot` that have not been read yet. Packs read are taken out of `needed`. Returns the bytes
+/// read, and how many packs are archived.
 fn read_snapshot(
     open: &Open,
     snapshot: &Snapshot,
     identities: &[Identity],
     needed: &mut Needed,
     faults: &mut Vec<Fault>,
-) -> u64 {
+) -> (u64, u64) {
     let index = index_store(open, &snapshot.source, false);
-    let mut bytes = 0;
+    let (mut bytes, mut archived) = (0, 0);
     let table = pack_table(&index, snapshot, identities, |line, _| {
         let PackLine::Pack { name, size, frames, .. } = line else { return Ok(()) };
         let key = layout::pack(&snapshot.source, &name);
@@ -161,6 +189,7 @@ fn read_snapshot(
         let pack = PackWork { name, size, frames, writes: Vec::new() };
         match read_pack(open, &key, &pack, identities) {
             Ok(()) => bytes += size,
+            Err(e) if is_archived(&e) => archived += 1,
             Err(e) => faults.push(Fault { object: key.to_string(), what: format!("{e:#}"), hurts }),
         }
         Ok(())
@@ -169,12 +198,11 @@ fn read_snapshot(
         let object = layout::snapshot(&snapshot.source, snapshot.seq).to_string();
         faults.push(Fault { object, what: format!("its index cannot be read: {e:#}"), hurts: vec![snapshot.seq] });
     }
-    bytes
+    (bytes, archived)
 }
 
-fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
-    let body = open.store.get(key)?;
-    anyhow::ensure!(Hash::of(&body) == pack.name, "does not match its SHA-256: its bytes have changed");
+pub(super) fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
+    let body = history::fetch(&open.store, key, &pack.name)?;
     let opened = OpenPack::whole(body, identities)?;
     let mut decompressor = Decompressor::new().context("set up decompression")?;
     let mut raw = Vec::with_capacity(FRAME_RAW_MAX);

@@ -129,8 +129,10 @@ pub fn recover_py() -> Key {
     Key::new("recover.py")
 }
 
+pub const TRUST: &str = "trust/";
+
 pub fn trust(n: u64) -> Key {
-    Key::new(format!("trust/{n:010}"))
+    Key::new(format!("{TRUST}{n:010}"))
 }
 
 pub const SNAPSHOTS: &str = "snapshots/";
@@ -150,12 +152,19 @@ pub fn parse_snapshot(key: &Key) -> Option<(SourceName, u64)> {
     (seq.len() == 10).then_some((SourceName::new(source).ok()?, number))
 }
 
-pub fn drills(source: &SourceName) -> String {
-    format!("drills/{source}/")
+/// Prefix of the reports on `subject`: a source's name, or `plan.` and a plan's.
+pub fn drills(subject: &str) -> String {
+    format!("drills/{subject}/")
 }
 
-pub fn drill(source: &SourceName, time: &str, seq: u64) -> Key {
-    Key::new(format!("drills/{source}/{time}-{seq:010}"))
+pub fn drill(subject: &str, n: u64) -> Key {
+    Key::new(format!("drills/{subject}/{n:010}"))
+}
+
+/// Number of a report's key.
+pub fn parse_drill(key: &Key) -> Option<u64> {
+    let (_, n) = key.as_str().strip_prefix("drills/")?.split_once('/')?;
+    (n.len() == 10).then(|| n.parse().ok())?
 }
 
 pub fn lease(source: &SourceName) -> Key {

@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::error::{Failure, Kind};
 
 pub mod agefile;
+pub mod history;
 pub mod index;
 pub mod keys;
 pub mod layout;

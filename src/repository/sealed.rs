@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agefile::{self, Identity, Recipient};
 use super::snapshot::Snapshot;
+use crate::fingerprint::Fingerprint;
 use crate::report::{Skip, Stats};
 
 /// Skips listed one by one in a commit; the rest are counted.
@@ -23,6 +24,12 @@ pub struct SealedPart {
     pub skipped_count: u64,
     /// What the engine said of itself.
     pub facts: serde_json::Value,
+    /// Fingerprints of the last good snapshots, the oldest first, with this one's own last unless it is suspect.
+    #[serde(default)]
+    pub fingerprints: Vec<Fingerprint>,
+    /// Why this snapshot is suspect.
+    #[serde(default)]
+    pub suspicions: Vec<String>,
 }
 
 /// The keys of one baseline: they make equal contents recognisable to the host, and to nobody else.

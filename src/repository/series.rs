@@ -1,24 +1,26 @@
 //! The commits of one source: listing, reading, verifying the chain.
 
-use anyhow::{Context, Result, bail, ensure};
-use jiff::Timestamp;
+use anyhow::{Context, Result, bail};
+use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::history::{self, Cover, Written};
 use super::layout::{self, Hash, SourceName};
 use super::snapshot::{Commit, Line, Named, PackChange, Snapshot, read_pack_list};
 use super::trust::Trust;
 use crate::bridge::Store;
-use crate::storage::Object;
+use crate::storage;
 
 /// The listing of a series, newest last. Reading it is the first thing a writer does; `head + 1` is what it will try to commit.
 pub struct Series<'a> {
     store: &'a Store,
     trust: &'a Trust,
     pub source: SourceName,
-    listed: BTreeMap<u64, Object>,
+    listed: BTreeMap<u64, Written>,
 }
 
 /// All commits of a series, as far as they verify.
+#[derive(Default)]
 pub struct Whole {
     pub commits: Vec<Commit>,
     /// What does not verify, or breaks the chain: (seq, why).
@@ -27,20 +29,24 @@ pub struct Whole {
     pub leftover: Vec<u64>,
     /// The store's own time of each commit.
     pub stored_at: BTreeMap<u64, Timestamp>,
+    /// Commits that somebody has deleted or written over in a store that keeps versions. They count all the same.
+    pub covers: Vec<Cover>,
 }
 
 /// The sources that have commits in the repository.
 pub fn sources(store: &Store) -> Result<Vec<SourceName>> {
-    let listed = store.list(layout::SNAPSHOTS).context("list snapshots")?;
-    let names: BTreeSet<_> = listed.iter().filter_map(|o| Some(layout::parse_snapshot(&o.key)?.0)).collect();
+    let listed = history::list(store, layout::SNAPSHOTS).context("list snapshots")?;
+    let names: BTreeSet<_> = listed.iter().filter_map(|w| Some(layout::parse_snapshot(&w.key)?.0)).collect();
     Ok(names.into_iter().collect())
 }
 
 impl<'a> Series<'a> {
     pub fn list(store: &'a Store, trust: &'a Trust, source: &SourceName) -> Result<Series<'a>> {
-        let listed =
-            store.list(&layout::snapshots(source)).with_context(|| format!("list the snapshots of {source}"))?;
-        let listed = listed.into_iter().filter_map(|o| Some((layout::parse_snapshot(&o.key)?.1, o))).collect();
+        let listed = history::list(store, &layout::snapshots(source))
+            .with_context(|| format!("list the snapshots of {source}"))?;
+        // Where only delete markers are left, somebody who may has deleted the commit itself.
+        let listed = listed.into_iter().filter(|w| !w.versions.is_empty());
+        let listed = listed.filter_map(|w| Some((layout::parse_snapshot(&w.key)?.1, w))).collect();
         Ok(Series { store, trust, source: source.clone(), listed })
     }
 
@@ -49,10 +55,27 @@ impl<'a> Series<'a> {
         self.listed.last_key_value().map_or(0, |(seq, _)| *seq)
     }
 
+    /// What the store has of each commit.
+    pub fn written(&self) -> impl Iterator<Item = &Written> {
+        self.listed.values()
+    }
+
+    /// The store's own time of commit `seq`.
+    pub fn stored_at(&self, seq: u64) -> Option<Timestamp> {
+        self.listed.get(&seq).map(Written::since)
+    }
+
+    /// Commits that somebody has deleted or written over in a store that keeps versions.
+    pub fn covers(&self) -> Vec<Cover> {
+        self.listed.values().filter_map(Written::cover).collect()
+    }
+
     pub fn read(&self, seq: u64) -> Result<Commit> {
-        let read = || {
-            let object = self.store.get(&layout::snapshot(&self.source, seq))?;
-            Commit::verify(self.trust, &self.source, seq, &object)
+        let read = || match self.listed.get(&seq) {
+            Some(written) => written.read(self.store, |object| Commit::verify(self.trust, &self.source, seq, object)),
+            None => {
+                Err(storage::Error::new(storage::Kind::NotFound, "get", layout::snapshot(&self.source, seq)).into())
+            }
         };
         read().with_context(|| format!("verify commit {seq} of {}", self.source))
     }
@@ -89,11 +112,11 @@ impl<'a> Series<'a> {
 
     /// Reads every commit and checks the chain.
     pub fn whole(&self) -> Whole {
-        let mut whole =
-            Whole { commits: Vec::new(), faults: Vec::new(), leftover: Vec::new(), stored_at: BTreeMap::new() };
+        let mut whole = Whole::default();
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
-        for (seq, object) in &self.listed {
-            whole.stored_at.insert(*seq, object.modified);
+        whole.covers = self.covers();
+        for (seq, written) in &self.listed {
+            whole.stored_at.insert(*seq, written.since());
             match self.read(*seq) {
                 Ok(commit) => {
                     hashes.insert(*seq, commit.hash);
@@ -140,8 +163,22 @@ impl<'a> Series<'a> {
     }
 }
 
+/// A commit whose own time differs from the store's by more is suspect (FORMAT.md §4-10).
+pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
+
 impl Whole {
-    pub fn snapshots(&self) -> impl Iterator<Item = (&Commit, &Snapshot)> {
+    /// Whether the store's clock contradicts the times of `snapshot`, the store says nothing of it, or it looks wrong and nobody accepted that.
+    pub fn is_suspect(&self, snapshot: &Snapshot) -> bool {
+        let stored = self.stored_at.get(&snapshot.seq);
+        stored.is_none_or(|at| at.duration_since(snapshot.finished).abs() > CLOCK_SLACK) || self.looks_wrong(snapshot)
+    }
+
+    /// FORMAT.md §4-11.
+    pub fn looks_wrong(&self, snapshot: &Snapshot) -> bool {
+        snapshot.suspect && !self.snapshots().any(|(_, later)| later.accepted && later.seq >= snapshot.seq)
+    }
+
+    pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {
         self.commits.iter().filter_map(|c| Some((c, c.snapshot()?)))
     }
 
@@ -166,9 +203,8 @@ pub fn packs_of(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<Hash, u64
 }
 
 pub fn read_list(store: &Store, source: &SourceName, object: &Named) -> Result<PackChange> {
-    let bytes =
-        store.get(&layout::index(source, &object.0)).with_context(|| format!("fetch pack list {}", object.0))?;
-    ensure!(Hash::of(&bytes) == object.0, "pack list {} is damaged in the store", object.0);
+    let bytes = history::fetch(store, &layout::index(source, &object.0), &object.0)
+        .with_context(|| format!("fetch pack list {}", object.0))?;
     read_pack_list(std::str::from_utf8(&bytes).context("read a pack list")?)
 }
 

@@ -10,6 +10,7 @@ use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
 use crate::limits::LAYERS_MAX;
 use crate::report::Outcome;
+use crate::storage::Lock;
 
 /// An object by name and size in bytes.
 pub type Named = (Hash, u64);
@@ -59,6 +60,15 @@ pub struct Snapshot {
     pub packs: PackChange,
     #[serde(default)]
     pub lost: Vec<Hash>,
+    /// It looks wrong beside the snapshots before it (FORMAT.md §4-11).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
+    /// The operator accepted what it and the suspect ones before it show.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
+    /// Everything that the snapshot names was locked so when it was committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
     pub sealed: String,
 }
 

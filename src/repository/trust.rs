@@ -5,12 +5,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::agefile::Recipient;
+use super::history;
 use super::layout::{self, Hash, SourceName};
 use super::signed::{PublicKey, SignedLine, SigningKey};
 use super::{FORMAT, check_format};
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
-use crate::storage;
+use crate::storage::{self, Key};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct RepositoryLine {
@@ -135,30 +136,15 @@ impl Trust {
 
     /// Reads and verifies the chain. `pin` is the root's key id as the reader knows it; `None` trusts what is found.
     pub fn load(store: &Store, pin: Option<&str>) -> Result<Trust> {
-        let body = store.get(&layout::repository()).map_err(|e| match e.kind {
-            storage::Kind::NotFound => Failure::new(
+        let written = history::of(store, &layout::repository()).context("read repository.json")?;
+        if written.versions.is_empty() {
+            return Err(Failure::new(
                 Kind::NoRepository,
                 format!("there is no repository at {}", store.place()),
                 "Check the address. `init` (or `protect`) creates one.",
-            ),
-            _ => anyhow::Error::new(e).context("read repository.json"),
-        })?;
-        let signed = SignedLine::parse(&body).context("verify repository.json")?;
-        check_format(signed.format()?, "repository.json")?;
-        let line: RepositoryLine = signed.decode().context("read repository.json")?;
-        ensure!(
-            line.r#type == "repository" && line.root == signed.key,
-            "repository.json is not signed by its own root key"
-        );
-        if let Some(pin) = pin
-            && pin != line.root.id()
-        {
-            return Err(Failure::new(
-                Kind::WrongKey,
-                format!("the repository at {} has root key {}, not {pin}", store.place(), line.root.id()),
-                "Nothing was read or written. Either the address is wrong or somebody has replaced the repository.",
             ));
         }
+        let (line, hash) = written.read(store, |body| Ok((read_repository(store, pin, body)?, Hash::of(body))))?;
         let mut trust = Trust {
             id: line.id,
             root: line.root,
@@ -166,26 +152,28 @@ impl Trust {
             recipients: Vec::new(),
             certificates: Vec::new(),
             revoked: Vec::new(),
-            head: (0, Hash::of(&body)),
+            head: (0, hash),
         };
-        let listed = store.list("trust/").context("list trust records")?;
-        for n in 1..=listed.len() as u64 {
-            trust.read_next(store, n).with_context(|| format!("verify trust record {n}"))?;
+        let listed = history::list(store, layout::TRUST).context("list trust records")?;
+        for (n, written) in (1..).zip(listed.iter().filter(|w| !w.versions.is_empty())) {
+            let read = written.read(store, |body| trust.next(n, &written.key, body));
+            let (record, hash) = read.with_context(|| format!("verify trust record {n}"))?;
+            trust.apply(record, hash);
         }
         ensure!(trust.epoch > 0, "the repository names no recipients: its first trust record is missing");
         Ok(trust)
     }
 
-    fn read_next(&mut self, store: &Store, n: u64) -> Result<()> {
-        let body = store.get(&layout::trust(n))?;
-        let signed = SignedLine::parse(&body)?;
+    /// Verifies record `n`, which lies at `key`, as the one after those read so far.
+    fn next(&self, n: u64, key: &Key, body: &[u8]) -> Result<(TrustRecord, Hash)> {
+        ensure!(*key == layout::trust(n), "there is none, only {key}");
+        let signed = SignedLine::parse(body)?;
         ensure!(signed.key == self.root, "not signed by the root key");
         check_format(signed.format()?, "the trust record")?;
         let record: TrustRecord = signed.decode()?;
         ensure!(record.r#type == "trust" && record.repository == self.id && record.n == n, "belongs elsewhere");
         ensure!(record.previous == self.head.1.to_string(), "does not follow the record before it");
-        self.apply(record, Hash::of(&body));
-        Ok(())
+        Ok((record, Hash::of(body)))
     }
 
     fn apply(&mut self, record: TrustRecord, hash: Hash) {
@@ -215,6 +203,26 @@ impl Trust {
     pub fn certificate(&self, key: &PublicKey, role: Role) -> Option<&Certificate> {
         self.certificates.iter().find(|c| c.role == role && c.key == *key)
     }
+}
+
+fn read_repository(store: &Store, pin: Option<&str>, body: &[u8]) -> Result<RepositoryLine> {
+    let signed = SignedLine::parse(body).context("verify repository.json")?;
+    check_format(signed.format()?, "repository.json")?;
+    let line: RepositoryLine = signed.decode().context("read repository.json")?;
+    ensure!(
+        line.r#type == "repository" && line.root == signed.key,
+        "repository.json is not signed by its own root key"
+    );
+    if let Some(pin) = pin
+        && pin != line.root.id()
+    {
+        return Err(Failure::new(
+            Kind::WrongKey,
+            format!("the repository at {} has root key {}, not {pin}", store.place(), line.root.id()),
+            "Nothing was read or written. Either the address is wrong or somebody has replaced the repository.",
+        ));
+    }
+    Ok(line)
 }
 
 pub fn parse_recipient(text: &str) -> Result<Recipient> {

@@ -1,9 +1,10 @@
 //! What can be protected. A source is read once, by one thread, in path order; the pipeline decides what must be read at all.
 
-use crate::entry::{Entry, Name};
+use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub mod command;
@@ -87,6 +88,27 @@ pub struct Finished {
     pub skipped: Vec<Skip>,
     /// What the engine said of itself, sealed into the commit: versions, page size, rows by table, …
     pub facts: serde_json::Value,
+}
+
+/// An entry for what a program or a server sends: a file of yet unknown length, or a directory of such; readable by its owner alone, who is whoever
+/// runs the backup.
+pub fn stream_entry(path: &str, kind: EntryKind, began: Timestamp) -> Entry {
+    Entry {
+        path: Name::new(path),
+        kind,
+        mode: if kind == EntryKind::Dir { 0o700 } else { 0o600 },
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        user: Name::default(),
+        group: Name::default(),
+        mtime: (began.as_second(), 0),
+        size: 0,
+        page: None,
+        target: None,
+        rdev: None,
+        xattrs: BTreeMap::new(),
+        stat: None,
+    }
 }
 
 /// What the configuration says of a source beyond where it is: its proof and its loading need it, the restore of its files does not.

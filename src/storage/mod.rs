@@ -7,14 +7,21 @@ use std::fmt;
 use std::ops::Range;
 
 mod bounds;
+mod kept;
 pub mod local;
 pub mod location;
 pub mod memory;
 pub mod probe;
 pub mod retry;
 pub mod s3;
+pub mod terms;
+
+pub use kept::{Class, Details, Haste, Ice, Kept, Lock, LockMode, Rule, Setup, Terms, VersionId};
 
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// The tag by which lifecycle rules know the class that an object is to be moved to.
+pub const CLASS_TAG: &str = "blackstart-class";
 
 #[async_trait]
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -31,13 +38,63 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// `sha256` is that of `body`; a store that can check it does.
     async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version>;
 
+    /// [`Storage::create`], in a storage class and with a lock. Stores that have neither refuse both.
+    async fn create_on(&self, key: &Key, body: Bytes, sha256: &[u8; 32], terms: Terms) -> Result<Version> {
+        if terms != Terms::default() {
+            return Err(Error::new(Kind::Unsupported, "create", key).because("no storage classes and no locks here"));
+        }
+        self.create(key, body, sha256).await
+    }
+
+    /// Size, class, lock of one version; of the current one where the id is empty.
+    async fn describe(&self, key: &Key, id: &VersionId) -> Result<Details> {
+        let size = self.get_version(key, id).await?.len() as u64;
+        Ok(Details { size, class: Class::Standard, lock: None, ice: Ice::None })
+    }
+
+    /// Locks a version, or makes its lock last longer. To shorten one is `Denied`.
+    async fn lock(&self, key: &Key, _id: &VersionId, _lock: Lock) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, "lock", key))
+    }
+
+    /// Marks an object for a move to `class`, which a lifecycle rule of the bucket carries out (see [`CLASS_TAG`]).
+    async fn mark(&self, key: &Key, _class: Class) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, "mark", key))
+    }
+
+    /// Asks for a copy of an archived object that can be read for `days` days. One that is asked for already is no error.
+    async fn thaw(&self, key: &Key, _days: u32, _haste: Haste) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, "thaw", key))
+    }
+
+    /// What is set up on the bucket.
+    async fn setup(&self) -> Result<Setup> {
+        Ok(Setup { versioning: Some(false), locks: Some(false), rules: Some(Vec::new()) })
+    }
+
     /// Swaps the body only if `key` is still at `seen`; otherwise `Conflict`, also when the key is gone. Used for leases and by nothing else.
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version>;
 
     /// All objects whose key begins with `prefix`, in byte order of their keys. An error anywhere is an error of the whole.
     async fn list(&self, prefix: &str) -> Result<Vec<Object>>;
 
-    /// Removes `key`, every version of it where the store keeps versions. A missing key is no error. A lock or a missing right is `Denied`.
+    /// Every version of those objects, and every delete marker, by key, and for one key the oldest first. A store that keeps no
+    /// versions has one of each object, which is this default; one that does, and one that wraps another, *must* say what there is.
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        Ok(self.list(prefix).await?.into_iter().map(Kept::only).collect())
+    }
+
+    /// The bytes of one version.
+    async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        if id.0.is_empty() { Ok(self.get(key).await?.0) } else { Err(Error::new(Kind::NotFound, "get", key)) }
+    }
+
+    /// Removes one version for good, or takes a delete marker away. A missing one is no error. A lock or a missing right is `Denied`.
+    async fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        if id.0.is_empty() { self.delete(key).await } else { Ok(()) }
+    }
+
+    /// Removes `key`, every version and delete marker of it where the store keeps versions. A missing key is no error. A lock or a missing right is `Denied`.
     async fn delete(&self, key: &Key) -> Result<()>;
 }
 
@@ -106,6 +163,8 @@ pub enum Kind {
     Conflict,
     /// No right to do this, or a lock forbids it. Trying again will not help.
     Denied,
+    /// In an archive class: it must be thawed before it can be read.
+    Archived,
     /// Shorter than recorded.
     Truncated,
     /// No space left.
@@ -124,6 +183,7 @@ impl fmt::Display for Kind {
             Kind::AlreadyExists => "object exists already",
             Kind::Conflict => "object has changed meanwhile",
             Kind::Denied => "access denied by the store",
+            Kind::Archived => "object is archived and must be thawed first",
             Kind::Truncated => "object is shorter than recorded",
             Kind::Full => "no space left in the store",
             Kind::Unsupported => "the store does not support this",

@@ -1,8 +1,7 @@
 //! Finds out what a store really guarantees, by trying. Some servers refuse conditional writes, some ignore the condition
 //! and overwrite; documentation and version numbers tell neither.
 
-use super::{Error, Key, Kind, Result, Storage, Version};
-use aws_lc_rs::rand;
+use super::{Key, Kind, Result, Storage, Version, VersionId};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -27,24 +26,57 @@ pub struct Capabilities {
     pub delete: bool,
 }
 
-/// Tries out `storage` on one random key under `probe/`, and deletes it if it may. Probe the bare store: a fallback that
+/// Where the trials write, always the same: a credential that may not delete leaves no more than these behind.
+const TRIAL: &str = "probe/trial";
+const MISSING: &str = "probe/missing";
+const DELETED: &str = "probe/deleted";
+/// Another host may be trying out the same keys at this moment.
+const TRIES: u32 = 3;
+
+/// Tries out `storage` on keys under `probe/`, and deletes them if it may. Probe the bare store: a fallback that
 /// checks before it writes (`conditional=false`) looks like the real thing when nobody else writes.
 pub async fn probe(storage: &dyn Storage) -> Result<Capabilities> {
-    let key = random_key()?;
-    let found = guarantees(storage, &key).await;
-    let deleted = match storage.delete(&key).await {
+    let mut found = guarantees(storage).await;
+    for _ in 1..TRIES {
+        if matches!(found, Ok((Support::Works, Support::Works))) {
+            break;
+        }
+        found = guarantees(storage).await;
+    }
+    let mut delete = true;
+    for key in [TRIAL, MISSING] {
+        delete &= deleted(storage, &Key::new(key)).await?;
+    }
+    let (conditional_create, conditional_replace) = found?;
+    Ok(Capabilities { conditional_create, conditional_replace, delete })
+}
+
+/// Whether this credential may delete: by deleting an object made for that.
+pub async fn may_delete(storage: &dyn Storage) -> Result<bool> {
+    let key = Key::new(DELETED);
+    match create(storage, &key, "delete me").await {
+        Err(error) if error.kind != Kind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Where the bucket locks everything, the lock refuses, and the right may be there.
+    Ok(deleted(storage, &key).await? || storage.describe(&key, &VersionId::default()).await?.lock.is_some())
+}
+
+async fn deleted(storage: &dyn Storage, key: &Key) -> Result<bool> {
+    match storage.delete(key).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind == Kind::Denied => Ok(false),
         Err(error) => Err(error),
-    };
-    let (conditional_create, conditional_replace) = found?;
-    Ok(Capabilities { conditional_create, conditional_replace, delete: deleted? })
+    }
 }
 
-async fn guarantees(storage: &dyn Storage, key: &Key) -> Result<(Support, Support)> {
+async fn guarantees(storage: &dyn Storage) -> Result<(Support, Support)> {
+    let key = &Key::new(TRIAL);
     // A key that does not exist has no version; the one of another object will do, so the missing key is tried afterwards.
     let version = match create(storage, key, "first").await {
         Ok(version) => version,
+        // An earlier trial, which could not delete, has left it.
+        Err(error) if error.kind == Kind::AlreadyExists => storage.get(key).await?.1,
         // Not even a plain first write: this store takes no conditional writes at all, so `replace` would not either.
         Err(error) if error.kind == Kind::Unsupported => return Ok((Support::Refused, Support::Refused)),
         Err(error) => return Err(error),
@@ -64,16 +96,8 @@ async fn replacing(storage: &dyn Storage, key: &Key, version: Version) -> Result
         Err(error) => return Err(error),
     }
     let stale = support(storage.replace(key, &current, Bytes::from_static(b"fourth")).await, Kind::Conflict)?;
-    let missing = random_key()?;
-    let on_missing = storage.replace(&missing, &current, Bytes::from_static(b"fifth")).await;
-    let made_one = on_missing.is_ok();
+    let on_missing = storage.replace(&Key::new(MISSING), &current, Bytes::from_static(b"fifth")).await;
     let on_missing = support(on_missing, Kind::Conflict);
-    if made_one
-        && let Err(error) = storage.delete(&missing).await
-        && error.kind != Kind::Denied
-    {
-        return Err(error);
-    }
     Ok(if stale == Support::Works { on_missing? } else { stale })
 }
 
@@ -89,11 +113,4 @@ fn support(result: Result<Version>, refusal: Kind) -> Result<Support> {
 
 async fn create(storage: &dyn Storage, key: &Key, body: &'static str) -> Result<Version> {
     storage.create(key, Bytes::from_static(body.as_bytes()), &Sha256::digest(body).into()).await
-}
-
-fn random_key() -> Result<Key> {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes)
-        .map_err(|_| Error::new(Kind::Other, "probe", "probe/").because("the system gives no random numbers"))?;
-    Ok(Key::new(format!("probe/{:032x}", u128::from_le_bytes(bytes))))
 }

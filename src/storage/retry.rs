@@ -3,7 +3,9 @@
 //! A write that got no answer may have happened. So a repeated `create` that meets the key, or a repeated `replace` that
 //! meets another version, reads back: its own bytes there mean that the first try went through.
 
-use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use super::{
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+};
 use async_trait::async_trait;
 use aws_lc_rs::rand;
 use bytes::Bytes;
@@ -103,6 +105,35 @@ impl Storage for Retry {
         }
     }
 
+    async fn create_on(&self, key: &Key, body: Bytes, sha256: &[u8; 32], terms: Terms) -> Result<Version> {
+        match self.tried(|| self.inner.create_on(key, body.clone(), sha256, terms)).await {
+            (Err(refused), tries) if refused.kind == Kind::AlreadyExists && tries > 1 => {
+                self.holds(key, &body).await?.ok_or(refused)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn describe(&self, key: &Key, id: &VersionId) -> Result<Details> {
+        self.tried(|| self.inner.describe(key, id)).await.0
+    }
+
+    async fn lock(&self, key: &Key, id: &VersionId, lock: Lock) -> Result<()> {
+        self.tried(|| self.inner.lock(key, id, lock)).await.0
+    }
+
+    async fn mark(&self, key: &Key, class: Class) -> Result<()> {
+        self.tried(|| self.inner.mark(key, class)).await.0
+    }
+
+    async fn thaw(&self, key: &Key, days: u32, haste: Haste) -> Result<()> {
+        self.tried(|| self.inner.thaw(key, days, haste)).await.0
+    }
+
+    async fn setup(&self) -> Result<Setup> {
+        self.tried(|| self.inner.setup()).await.0
+    }
+
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
         match self.tried(|| self.inner.replace(key, seen, body.clone())).await {
             (Err(refused), tries) if refused.kind == Kind::Conflict && tries > 1 => {
@@ -114,6 +145,18 @@ impl Storage for Retry {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         self.tried(|| self.inner.list(prefix)).await.0
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        self.tried(|| self.inner.list_versions(prefix)).await.0
+    }
+
+    async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        self.tried(|| self.inner.get_version(key, id)).await.0
+    }
+
+    async fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        self.tried(|| self.inner.delete_version(key, id)).await.0
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {

@@ -2,7 +2,9 @@
 //! understands; the SHA-256 of the body is both its checksum on the wire and its integrity, so the payload is not signed again.
 
 use super::bounds::{check_range, check_replaced, check_size};
-use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use super::{
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+};
 use crate::limits::OBJECT_MAX;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -16,14 +18,17 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 mod connect;
 mod errors;
+mod terms;
+mod versions;
 
 pub use connect::{Credentials, Options};
 use errors::failure;
+use versions::Versioning;
 
 /// Bytes per second: below this a transfer is given up and tried again.
 const SLOWEST: u64 = 16 << 10;
@@ -36,8 +41,7 @@ pub struct S3 {
     page_size: i32,
     request_time: Duration,
     conditional_writes: bool,
-    /// Whether the server knows `ListObjectVersions`; assumed until it says no.
-    knows_versions: AtomicBool,
+    versioning: OnceCell<Versioning>,
 }
 
 impl S3 {
@@ -50,7 +54,7 @@ impl S3 {
             page_size: options.page_size,
             request_time: options.request_time,
             conditional_writes: options.conditional_writes,
-            knows_versions: AtomicBool::new(true),
+            versioning: OnceCell::new(),
         })
     }
 
@@ -86,16 +90,25 @@ impl S3 {
         }
     }
 
-    async fn put(&self, operation: &'static str, key: &Key, body: Bytes, terms: Terms<'_>) -> Result<Version> {
+    async fn put(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        body: Bytes,
+        conditions: Conditions<'_>,
+    ) -> Result<Version> {
         let bytes = body.len() as u64;
         let request = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(self.object(key))
-            .checksum_sha256(STANDARD.encode(terms.sha256))
-            .set_if_none_match(terms.if_none_match)
-            .set_if_match(terms.if_match)
+            .checksum_sha256(STANDARD.encode(conditions.sha256))
+            .set_if_none_match(conditions.if_none_match)
+            .set_if_match(conditions.if_match)
+            .set_storage_class(terms::class(conditions.on.class))
+            .set_object_lock_mode(conditions.on.lock.map(|lock| terms::mode(lock.mode)))
+            .set_object_lock_retain_until_date(conditions.on.lock.map(|lock| terms::date(lock.until)))
             .content_length(bytes as i64)
             .body(ByteStream::from(body))
             .customize()
@@ -105,8 +118,9 @@ impl S3 {
         Ok(version(stored.e_tag))
     }
 
-    async fn fetch(&self, key: &Key, range: Option<String>) -> Result<(GetObjectOutput, Bytes)> {
-        let request = self.client.get_object().bucket(&self.bucket).key(self.object(key)).set_range(range).send();
+    async fn fetch(&self, key: &Key, range: Option<String>, id: Option<String>) -> Result<(GetObjectOutput, Bytes)> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.object(key));
+        let request = request.set_range(range).set_version_id(id).send();
         let mut found = self.within("get", key, 0, request).await?.map_err(|e| failure("get", key, e))?;
         // A server that announces no length marks the end of the body otherwise, and the HTTP client checks that.
         let announced = found.content_length.and_then(|n| usize::try_from(n).ok());
@@ -131,52 +145,14 @@ impl S3 {
         }
         Ok((found, body.freeze()))
     }
-
-    /// Every version and delete marker of exactly this key; `None` where the server keeps no versions.
-    async fn versions(&self, key: &Key) -> Result<Option<Vec<String>>> {
-        if !self.knows_versions.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let object = self.object(key);
-        let (mut found, mut next_key, mut next_version) = (Vec::new(), None, None);
-        loop {
-            let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&object);
-            let request = request.set_key_marker(next_key).set_version_id_marker(next_version).send();
-            let page = match self.within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
-                Ok(page) => page,
-                Err(error) if error.kind == Kind::Unsupported => {
-                    self.knows_versions.store(false, Ordering::Relaxed);
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            };
-            let versions = page.versions.unwrap_or_default().into_iter().map(|v| (v.key, v.version_id));
-            let markers = page.delete_markers.unwrap_or_default().into_iter().map(|m| (m.key, m.version_id));
-            let mine = versions.chain(markers).filter(|(key, _)| key.as_ref() == Some(&object));
-            found.extend(mine.filter_map(|(_, id)| id));
-            (next_key, next_version) = (page.next_key_marker, page.next_version_id_marker);
-            // Keys come in order, and ours is the first with this prefix: a page that goes on elsewhere ends it.
-            if page.is_truncated != Some(true) || next_key.as_ref() != Some(&object) {
-                return Ok(Some(found));
-            }
-        }
-    }
-
-    async fn remove(&self, key: &Key, version: Option<String>) -> Result<()> {
-        let request = self.client.delete_object().bucket(&self.bucket).key(self.object(key));
-        let request = request.set_version_id(version).send();
-        match self.within("delete", key, 0, request).await?.map_err(|e| failure("delete", key, e)) {
-            Err(error) if error.kind != Kind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The conditions and the checksum of one PUT.
-struct Terms<'a> {
+struct Conditions<'a> {
     sha256: &'a [u8; 32],
     if_none_match: Option<String>,
     if_match: Option<String>,
+    on: Terms,
 }
 
 #[async_trait]
@@ -186,7 +162,7 @@ impl Storage for S3 {
     }
 
     async fn get(&self, key: &Key) -> Result<(Bytes, Version)> {
-        let (found, body) = self.fetch(key, None).await?;
+        let (found, body) = self.fetch(key, None, None).await?;
         Ok((body, version(found.e_tag)))
     }
 
@@ -197,7 +173,7 @@ impl Storage for S3 {
             let (size, _) = self.head("get", key).await?.ok_or_else(|| Error::new(Kind::NotFound, "get", key))?;
             return if range.end <= size { Ok(Bytes::new()) } else { Err(Error::new(Kind::Truncated, "get", key)) };
         }
-        let (found, mut body) = self.fetch(key, Some(format!("bytes={}-{}", range.start, range.end - 1))).await?;
+        let (found, mut body) = self.fetch(key, Some(format!("bytes={}-{}", range.start, range.end - 1)), None).await?;
         if found.content_range.is_none() {
             // The server knows no ranges and sent everything.
             body = body.slice((range.start as usize).min(body.len())..(range.end as usize).min(body.len()));
@@ -206,12 +182,16 @@ impl Storage for S3 {
     }
 
     async fn create(&self, key: &Key, body: Bytes, sha256: &[u8; 32]) -> Result<Version> {
+        self.create_on(key, body, sha256, Terms::default()).await
+    }
+
+    async fn create_on(&self, key: &Key, body: Bytes, sha256: &[u8; 32], on: Terms) -> Result<Version> {
         check_size("create", key, body.len() as u64)?;
         if !self.conditional_writes && self.head("create", key).await?.is_some() {
             return Err(Error::new(Kind::AlreadyExists, "create", key));
         }
         let if_none_match = self.conditional_writes.then(|| "*".to_owned());
-        self.put("create", key, body, Terms { sha256, if_none_match, if_match: None }).await
+        self.put("create", key, body, Conditions { sha256, if_none_match, if_match: None, on }).await
     }
 
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
@@ -221,7 +201,8 @@ impl Storage for S3 {
         }
         let sha256 = Sha256::digest(&body).into();
         let if_match = self.conditional_writes.then(|| seen.0.clone());
-        let written = self.put("replace", key, body, Terms { sha256: &sha256, if_none_match: None, if_match }).await;
+        let conditions = Conditions { sha256: &sha256, if_none_match: None, if_match, on: Terms::default() };
+        let written = self.put("replace", key, body, conditions).await;
         written.map_err(|error| match error.kind {
             // AWS answers 404 to `If-Match` on a missing key.
             Kind::NotFound => Error { kind: Kind::Conflict, ..error },
@@ -260,20 +241,40 @@ impl Storage for S3 {
         Ok(objects)
     }
 
+    async fn describe(&self, key: &Key, id: &VersionId) -> Result<Details> {
+        self.details(key, id).await
+    }
+
+    async fn lock(&self, key: &Key, id: &VersionId, lock: Lock) -> Result<()> {
+        self.retain(key, id, lock).await
+    }
+
+    async fn mark(&self, key: &Key, class: Class) -> Result<()> {
+        self.tag(key, class).await
+    }
+
+    async fn thaw(&self, key: &Key, days: u32, haste: Haste) -> Result<()> {
+        self.restore_object(key, days, haste).await
+    }
+
+    async fn setup(&self) -> Result<Setup> {
+        self.bucket_setup().await
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        self.versions_below(prefix).await
+    }
+
+    async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        self.fetch_version(key, id).await
+    }
+
+    async fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        self.remove(key, id.clone()).await
+    }
+
     async fn delete(&self, key: &Key) -> Result<()> {
-        let versions = self.versions(key).await?.unwrap_or_default();
-        if versions.is_empty() {
-            // Some servers list no versions of unversioned objects. But deleting what is not there would leave a marker
-            // in a versioned bucket.
-            return match self.head("delete", key).await? {
-                Some(_) => self.remove(key, None).await,
-                None => Ok(()),
-            };
-        }
-        for version in versions {
-            self.remove(key, Some(version)).await?;
-        }
-        Ok(())
+        self.remove_all(key).await
     }
 }
 

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use blackstart::bridge::Store;
 use blackstart::storage::memory::Memory;
-use blackstart::storage::{Error, Key, Kind, Object, Result, Storage, Version};
+use blackstart::storage::{Error, Kept, Key, Kind, Object, Result, Storage, Version, VersionId};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
@@ -110,6 +110,21 @@ impl Storage for Faulty {
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         self.enter("list", prefix)?;
         self.inner.list(prefix).await
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        self.enter("list", prefix)?;
+        self.inner.list_versions(prefix).await
+    }
+
+    async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        self.enter("get", key.as_str())?;
+        self.inner.get_version(key, id).await
+    }
+
+    async fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        self.enter("delete", key.as_str())?;
+        self.leave("delete", key.as_str(), self.inner.delete_version(key, id).await)
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {

@@ -10,5 +10,7 @@ mod keys;
 mod order;
 mod roundtrip;
 mod streams;
+mod tiers;
+mod versions;
 mod world;
 mod writers;

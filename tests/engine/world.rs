@@ -8,9 +8,9 @@ use blackstart::operations::{Host, Open, drill};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::SourceName;
 use blackstart::repository::trust::{Certificate, Role, Trust, TrustRecord};
+use blackstart::source::Source;
 use blackstart::source::files::{Files, FilesOptions};
 use blackstart::source::sqlite::Sqlite;
-use blackstart::source::{Settings, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,15 +80,8 @@ impl World {
 
     pub fn drill(&self, source: &str) -> anyhow::Result<drill::DrillReport> {
         let open = &self.host.open;
-        let (commit, snapshot) = restore::find(open, &name(source), &Pick::Latest)?;
-        let options = drill::Options {
-            scratch: self.path("scratch"),
-            workers: 2,
-            rpo: None,
-            rto: None,
-            keep: false,
-            settings: Settings::default(),
-        };
+        let (commit, snapshot, _) = drill::choose(open, &name(source), drill::Point::Latest)?;
+        let options = drill::Options { workers: 2, ..drill::Options::new(self.path("scratch")) };
         drill::drill(
             open,
             std::slice::from_ref(&self.recovery.identity),

@@ -163,3 +163,50 @@ fn tls_proves_what_was_asked_and_binds_the_password_to_it() {
     let disabled = refused(&cluster.tcp_url("scram:p", "?sslmode=disable"), Session::Plain);
     assert!(disabled.contains("28000"), "{disabled}");
 }
+
+/// Answers one connection: no TLS, then these bytes whatever is asked.
+fn fake(answer: Vec<u8>) -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut request = [0; 8];
+        socket.read_exact(&mut request).unwrap();
+        socket.write_all(b"N").unwrap();
+        let mut length = [0; 4];
+        socket.read_exact(&mut length).unwrap();
+        let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
+        socket.read_exact(&mut startup).unwrap();
+        socket.write_all(&answer).unwrap();
+        // Until the client has gone.
+        let _ended = socket.read(&mut length);
+    });
+    port
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    [&[tag][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+}
+
+#[test]
+fn servers_that_are_too_old_or_none_at_all_are_told_apart() {
+    let let_in = message(b'R', &[0; 4]);
+    let said = |answer: Vec<u8>| refused(&format!("postgres://u@127.0.0.1:{}/d", fake(answer)), Session::Plain);
+    let old = [let_in.clone(), message(b'S', b"server_version\x0012.22\0"), message(b'Z', b"I")].concat();
+    let old = said(old);
+    assert!(old.contains("PostgreSQL 12.22, and 13 is the oldest"), "{old}");
+    let new = [let_in.clone(), message(b'S', b"server_version\x0019beta3\0"), message(b'Z', b"I")].concat();
+    let port = fake(new);
+    let client = connect(&format!("postgres://u@127.0.0.1:{port}/d"), Session::Plain).unwrap();
+    assert_eq!(client.version(), 190_000);
+    let huge = said([let_in.clone(), vec![b'S', 0x7f, 0xff, 0xff, 0xff]].concat());
+    assert!(huge.contains("a message of 2147483647 bytes"), "{huge}");
+    let other = said(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+    assert!(other.contains("bytes") || other.contains("unknown type"), "{other}");
+    // A row that promises more than it has.
+    let cut =
+        [let_in, message(b'S', b"server_version\x0015.1\0"), message(b'Z', b"I"), message(b'T', b"\0\x01n\0")].concat();
+    let mut client = connect(&format!("postgres://u@127.0.0.1:{}/d", fake(cut)), Session::Plain).unwrap();
+    assert!(format!("{:#}", client.query("select 1").unwrap_err()).contains("cut short"));
+}

@@ -156,19 +156,33 @@ fn what_keeps_a_backup_from_running_is_said_with_its_cure() {
 #[test]
 fn another_cluster_behind_the_address_stops_the_run() {
     let mut cluster = Cluster::new(15);
-    let home = Home::new(&cluster, "");
-    home.backup(0);
+    let homes = ["stream", "files"].map(|transport| Home::new(&cluster, &format!("transport = \"{transport}\"")));
+    homes.iter().for_each(|home| drop(home.backup(0)));
     cluster.stop();
     fs::remove_dir_all(&cluster.data).unwrap();
     let initdb = ["-U", "postgres", "-A", "trust", "--no-sync", "-D", cluster.data.to_str().unwrap()];
     cluster.tool("initdb", &initdb);
     cluster.configure("");
     cluster.start();
-    let asked = home.run(&["backup"], 1).all();
-    assert!(asked.contains("system identifier") && asked.contains("--accept-change"), "{asked}");
-    let report = home.run(&["backup", "--accept-change", "--json"], 0).json();
-    assert_eq!(report["report"]["sources"][0]["seq"], 2);
-    home.run(&["drill", "pg"], 0);
+    for home in homes {
+        let asked = home.run(&["backup"], 1).all();
+        assert!(asked.contains("system identifier") && asked.contains("--accept-change"), "{asked}");
+        let report = home.run(&["backup", "--accept-change", "--json"], 0).json();
+        assert_eq!(report["report"]["sources"][0]["seq"], 2);
+        home.run(&["drill", "pg"], 0);
+    }
+}
+
+/// What keeps a server from starting on a copy that is silently damaged must be there.
+#[test]
+fn a_copy_without_its_label_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    fs::write(data.path().join("PG_VERSION"), "15\n").unwrap();
+    fs::create_dir(data.path().join("pg_tblspc")).unwrap();
+    let settle = || blackstart::source::postgres::restored::settle(data.path(), data.path());
+    assert!(format!("{:#}", settle().unwrap_err()).contains("backup_label"));
+    fs::write(data.path().join("backup_label"), "START WAL LOCATION: …").unwrap();
+    settle().unwrap();
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod support;
 mod full;
 mod kill;
 mod memory;
+mod roles;
 mod s3;

@@ -183,8 +183,60 @@ pub fn missing_objects_are_not_found(store: &Store) {
     assert!(names(store, "no/").is_empty());
 }
 
+/// Of every store: each object has one version at least, which reads as the object does.
+pub fn versions_agree_with_the_listing(store: &Store) {
+    for name in ["a/b", "a/c", "b"] {
+        create(store, name, name).unwrap();
+    }
+    let version = create(store, "leases/a", "one").unwrap();
+    store.replace(&key("leases/a"), &version, "two".into()).unwrap();
+    let all = store.list_versions("").unwrap();
+    let current: Vec<_> = all.iter().filter(|kept| kept.current && !kept.marker).collect();
+    let listed = store.list("").unwrap();
+    assert_eq!(
+        current.iter().map(|kept| &kept.key).collect::<Vec<_>>(),
+        listed.iter().map(|o| &o.key).collect::<Vec<_>>()
+    );
+    for (kept, object) in current.iter().zip(&listed) {
+        assert_eq!((kept.size, kept.modified), (object.size, object.modified), "{}", kept.key);
+        assert_eq!(store.get_version(&kept.key, &kept.id).unwrap(), store.get(&kept.key).unwrap());
+    }
+    assert_eq!(store.list_versions("a/").unwrap().len(), 2);
+    for name in ["a/b", "a/c", "b", "leases/a"] {
+        store.delete(&key(name)).unwrap();
+    }
+    assert_eq!(store.list_versions("").unwrap(), []);
+}
+
+/// Of stores that keep versions: the oldest comes first, and stays until it is deleted itself.
+pub fn old_versions_stay(store: &Store) {
+    let lease = key("leases/a");
+    let mut version = create(store, "leases/a", "body 0").unwrap();
+    for n in 1..10 {
+        version = store.replace(&lease, &version, format!("body {n}").into()).unwrap();
+    }
+    create(store, "leases/a.b", "neighbour").unwrap();
+    let of_lease =
+        || -> Vec<_> { store.list_versions("leases/").unwrap().into_iter().filter(|kept| kept.key == lease).collect() };
+    let all = of_lease();
+    let bodies: Vec<_> = all.iter().map(|kept| store.get_version(&lease, &kept.id).unwrap()).collect();
+    assert_eq!(bodies, (0..10).map(|n| format!("body {n}")).collect::<Vec<_>>());
+    assert_eq!(all.iter().filter(|kept| kept.current).count(), 1);
+    assert!(all[9].current);
+    store.delete_version(&lease, &all[0].id).unwrap();
+    store.delete_version(&lease, &all[9].id).unwrap();
+    store.delete_version(&lease, &all[9].id).unwrap();
+    assert_eq!(kind(store.get_version(&lease, &all[0].id)), Kind::NotFound);
+    assert_eq!(store.get(&lease).unwrap(), "body 8");
+    assert_eq!(of_lease().len(), 8);
+    store.delete(&lease).unwrap();
+    assert_eq!(of_lease(), []);
+    assert_eq!(names(store, ""), ["leases/a.b"]);
+}
+
 pub fn the_probe_finds_everything(store: &Store) {
     let wanted = Capabilities { conditional_create: Support::Works, conditional_replace: Support::Works, delete: true };
     assert_eq!(store.probe().unwrap(), wanted);
+    assert!(store.may_delete().unwrap());
     assert!(names(store, "").is_empty(), "the probe cleans up");
 }

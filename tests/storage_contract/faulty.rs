@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use blackstart::storage::memory::Memory;
-use blackstart::storage::{Error, Key, Kind, Object, Result, Storage, Version};
+use blackstart::storage::{Error, Kept, Key, Kind, Object, Result, Storage, Version, VersionId};
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
@@ -56,6 +56,18 @@ impl Storage for Faulty {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         self.lose(self.inner.list(prefix)).await
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
+        self.lose(self.inner.list_versions(prefix)).await
+    }
+
+    async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {
+        self.lose(self.inner.get_version(key, id)).await
+    }
+
+    async fn delete_version(&self, key: &Key, id: &VersionId) -> Result<()> {
+        self.lose(self.inner.delete_version(key, id)).await
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {

@@ -12,6 +12,7 @@ mod local;
 mod s3;
 
 use blackstart::bridge::Store;
+use blackstart::clock::SystemClock;
 use blackstart::storage::local::Local;
 use blackstart::storage::memory::Memory;
 use blackstart::storage::retry::{Patience, Retry};
@@ -39,6 +40,7 @@ macro_rules! contract {
             of_sixteen_creators_one_wins,
             of_eight_replacers_one_wins,
             missing_objects_are_not_found,
+            versions_agree_with_the_listing,
             the_probe_finds_everything
         ]);
     };
@@ -63,6 +65,29 @@ contract!(memory, 1100, (crate::memory_store(), ()));
 contract!(directory, 1100, crate::local::fresh());
 contract!(retry, 1100, (crate::faulty_store(), ()));
 contract!(seaweedfs, 45, (crate::s3::fresh(), ()));
+contract!(memory_with_versions, 1100, (crate::versioned_memory(), ()));
+contract!(seaweedfs_with_versions, 45, (crate::s3::fresh_with_versions(), ()));
+
+#[test]
+fn old_versions_stay_in_memory() {
+    cases::old_versions_stay(&versioned_memory());
+}
+
+#[test]
+fn old_versions_stay_behind_retries() {
+    let memory = Memory::versioned(Arc::new(SystemClock));
+    let patience = Patience { tries: 80, pause_max: Duration::from_millis(4), ..IMPATIENT };
+    cases::old_versions_stay(&Store::new(Arc::new(Retry::new(Arc::new(Faulty::new(memory)), patience))).unwrap());
+}
+
+#[test]
+fn old_versions_stay_in_seaweedfs() {
+    cases::old_versions_stay(&s3::fresh_with_versions());
+}
+
+fn versioned_memory() -> Store {
+    Store::new(Arc::new(Memory::versioned(Arc::new(SystemClock)))).unwrap()
+}
 
 fn memory_store() -> Store {
     Store::new(Arc::new(Memory::default())).unwrap()

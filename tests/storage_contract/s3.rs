@@ -8,7 +8,6 @@ use blackstart::storage::Kind;
 use blackstart::storage::probe::{Capabilities, Support};
 use blackstart::storage::retry::{Patience, Retry};
 use blackstart::storage::s3::{Credentials, Options, S3};
-use std::future::Future;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -19,6 +18,10 @@ use std::time::{Duration, Instant};
 /// A fresh prefix, with pages so small that listings need several.
 pub fn fresh() -> Store {
     connect(Options { page_size: 7, ..seaweedfs().options() })
+}
+
+pub fn fresh_with_versions() -> Store {
+    connect(Options { bucket: servers::versioned_bucket().into(), page_size: 7, ..seaweedfs().options() })
 }
 
 fn retrying(options: Options, patience: Patience) -> Store {
@@ -177,26 +180,10 @@ fn environment_child() {
     assert_eq!(store.get(&key(&name)).unwrap(), "body");
 }
 
-/// A client of our own, for what blackstart never asks for.
-fn administer<F: Future<Output = ()>>(work: impl FnOnce(aws_sdk_s3::Client) -> F) {
-    let keys = aws_sdk_s3::config::Credentials::new(servers::ACCESS_KEY, servers::SECRET_KEY, None, None, "test");
-    let settings = aws_sdk_s3::Config::builder()
-        .behavior_version_latest()
-        .endpoint_url(seaweedfs().endpoint())
-        .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
-        .force_path_style(true)
-        .credentials_provider(keys);
-    let client = aws_sdk_s3::Client::from_conf(settings.build());
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work(client));
-}
-
 #[test]
 fn delete_takes_every_version_and_respects_locks() {
     use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
-    let bucket = "versioned-bucket";
-    administer(|client| async move {
-        client.create_bucket().bucket(bucket).object_lock_enabled_for_bucket(true).send().await.unwrap();
-    });
+    let bucket = servers::versioned_bucket();
     let store = connect(Options { bucket: bucket.into(), ..seaweedfs().options() });
     let first = create(&store, "leases/a", "one").unwrap();
     store.replace(&key("leases/a"), &first, "two".into()).unwrap();
@@ -208,7 +195,7 @@ fn delete_takes_every_version_and_respects_locks() {
 
     let prefix = store.place().split_once("versioned-bucket/").unwrap().1.to_owned();
     let held = format!("{prefix}/leases/a.b");
-    administer(|client| async move {
+    servers::administer(seaweedfs(), |client| async move {
         let left = client.list_object_versions().bucket(bucket).prefix(prefix).send().await.unwrap();
         let left: Vec<_> = left.versions().iter().map(|version| version.key().unwrap().to_owned()).collect();
         assert_eq!(left, [held.as_str()]);

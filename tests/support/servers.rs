@@ -6,7 +6,8 @@ use blackstart::storage::Key;
 use blackstart::storage::s3::{Credentials, Options, S3};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::future::Future;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -72,6 +73,15 @@ pub fn connect(options: Options) -> Store {
     Store::start(async { Ok(Arc::new(S3::connect(options).await?) as _) }).unwrap()
 }
 
+/// Who may do only what a bucket policy allows: `ROLEkey` with `ROLEsecret`.
+pub const ROLES: [&str; 4] = ["agent", "keeper", "restorer", "watcher"];
+
+fn role_identity(role: &str) -> String {
+    format!(
+        r#",{{"name":"{role}","credentials":[{{"accessKey":"{role}key","secretKey":"{role}secret"}}],"actions":[]}}"#
+    )
+}
+
 /// SeaweedFS: conditional writes, checksums and paging as on AWS.
 pub fn seaweedfs() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
@@ -80,7 +90,8 @@ pub fn seaweedfs() -> &'static Server {
         let directory = fresh_directory("seaweedfs");
         let identity = format!(
             r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
-                "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+                "actions":["Admin","Read","Write","List","Tagging"]}}{}]}}"#,
+            ROLES.map(role_identity).concat()
         );
         fs::write(directory.join("s3.json"), identity).unwrap();
         weed.arg("server").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
@@ -101,6 +112,31 @@ pub fn seaweedfs() -> &'static Server {
     })
 }
 
+/// A bucket of SeaweedFS with versioning and Object Lock, made on first use.
+pub fn versioned_bucket() -> &'static str {
+    const NAME: &str = "versioned-bucket";
+    static MADE: OnceLock<()> = OnceLock::new();
+    MADE.get_or_init(|| {
+        administer(seaweedfs(), |client| async move {
+            client.create_bucket().bucket(NAME).object_lock_enabled_for_bucket(true).send().await.unwrap();
+        });
+    });
+    NAME
+}
+
+/// A client of our own, for what blackstart never asks for.
+pub fn administer<F: Future<Output = ()>>(server: &Server, work: impl FnOnce(aws_sdk_s3::Client) -> F) {
+    let keys = aws_sdk_s3::config::Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test");
+    let settings = aws_sdk_s3::Config::builder()
+        .behavior_version_latest()
+        .endpoint_url(server.endpoint())
+        .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+        .force_path_style(true)
+        .credentials_provider(keys);
+    let client = aws_sdk_s3::Client::from_conf(settings.build());
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work(client));
+}
+
 /// rclone's S3 server, which silently ignores the conditions of conditional writes.
 pub fn rclone() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
@@ -113,6 +149,27 @@ pub fn rclone() -> &'static Server {
         rclone.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
         rclone.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}")).arg(data);
         start(rclone, directory, port).wait_until_ready("rclone")
+    })
+}
+
+/// moto, which knows archives: it refuses to read them until they are thawed. It checks neither checksums nor credentials.
+pub fn moto() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let mut moto = Command::new(installed("moto_server"));
+        let directory = fresh_directory("moto");
+        let [port] = free_ports();
+        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let server = start(moto, directory, port);
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(60), "moto does not answer: {}", server.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        administer(&server, |client| async move {
+            client.create_bucket().bucket(BUCKET).send().await.unwrap();
+        });
+        server.wait_until_ready("moto")
     })
 }
 

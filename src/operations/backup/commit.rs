@@ -1,9 +1,12 @@
 //! The end of a run: everything is durable, then one create-only object makes it a snapshot (FORMAT.md §3-1, §3-3, §3-5).
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 
 use super::{BackupReport, Committed, Run};
+use crate::fingerprint::{Fingerprint, REMEMBERED};
+use crate::operations::basis::Existing;
+use crate::operations::{locks, tiers};
 use crate::pipeline::{Stored, Target};
 use crate::report::{Outcome, Stats};
 use crate::repository::FORMAT;
@@ -17,21 +20,14 @@ use crate::storage;
 const INLINE_PACKS: usize = 512;
 /// Pack lists of one snapshot; more are folded into one.
 const PACK_LISTS_MAX: usize = 8;
+/// New objects whose lock is looked at before the commit.
+const LOCKS_CHECKED: usize = 4;
 
 impl Run<'_> {
     pub(super) fn commit(&mut self, kind: &str, root: String, stored: Stored, target: &Target) -> Result<Committed> {
         let stats = self.stats(&stored);
-        let skipped = &stored.finished.skipped;
-        let outcome = if skipped.is_empty() { Outcome::Complete } else { Outcome::Partial };
-        let sealed = SealedPart {
-            secrets: self.secrets.clone(),
-            root,
-            next_pack: stored.next_pack,
-            stats: stats.clone(),
-            skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
-            skipped_count: skipped.len() as u64,
-            facts: stored.finished.facts.clone(),
-        };
+        let outcome = if stored.finished.skipped.is_empty() { Outcome::Complete } else { Outcome::Partial };
+        let sealed = self.sealed(root, &stats, &stored);
         let (pack_lists, packs) = self.pack_lists(&stored.packs, target)?;
         let seq = self.head + 1;
         let snapshot = Snapshot {
@@ -58,8 +54,12 @@ impl Run<'_> {
             pack_lists,
             packs,
             lost: self.lost.clone(),
+            suspect: !sealed.suspicions.is_empty(),
+            accepted: self.options.accept_change,
+            lock: self.terms.lock,
             sealed: sealed.seal(&target.index_to)?,
         };
+        self.lock(&snapshot)?;
         let Some((snapshot, commit)) = self.create(snapshot)? else { return Ok(Committed::Overtaken(seq)) };
         if let Err(e) = self.memory.see(snapshot.seq, commit) {
             // The snapshot exists; what is lost is the memory of having seen it there.
@@ -83,10 +83,29 @@ impl Run<'_> {
             skipped_count: sealed.skipped_count,
             lost_packs: self.lost.clone(),
             hurt,
-            alarm: self.rolled_back,
+            alarm: self.rolled_back || self.covered,
+            suspicions: sealed.suspicions,
             notices: self.notices.clone(),
             facts: sealed.facts,
         })))
+    }
+
+    /// Locks what the snapshot names and others wrote, and makes sure that the store has locked what this run wrote. Must come before the
+    /// commit, which promises it.
+    fn lock(&self, snapshot: &Snapshot) -> Result<()> {
+        let Some(lock) = self.terms.lock else { return Ok(()) };
+        let named = locks::named_by(&self.store, snapshot)?;
+        let basis = self.basis_of.as_ref().map(|(basis, _)| basis);
+        let of_basis = match basis {
+            Some(basis) => locks::named_by(&self.store, basis)?,
+            None => BTreeMap::new(),
+        };
+        let (old, new): (Vec<_>, Vec<_>) = named.into_iter().partition(|(key, _)| of_basis.contains_key(key));
+        if !tiers::holds(basis.and_then(|basis| basis.lock), lock) {
+            locks::extend(&self.store, &old, lock)?;
+        }
+        // A store that says yes to a lock and forgets it would be noticed by nobody else.
+        new.iter().take(LOCKS_CHECKED).try_for_each(|(key, id)| locks::require(&self.store, key, id, lock))
     }
 
     /// Sends the commit. `None`: the number was taken by a commit that may take away what this one names.
@@ -96,7 +115,7 @@ impl Run<'_> {
             let body = self.host.keys.signing.sign_line(&Line::Snapshot(Box::new(snapshot.clone())))?;
             let hash = Hash::of(&body);
             self.memory.record(&self.lineage, hash)?;
-            match open.store.create(&layout::snapshot(self.name, snapshot.seq), body.into(), &hash.0) {
+            match self.store.create(&layout::snapshot(self.name, snapshot.seq), body.into(), &hash.0) {
                 Ok(_) => return Ok(Some((snapshot, hash))),
                 Err(e) if e.kind == storage::Kind::AlreadyExists => {}
                 Err(e) => {
@@ -129,15 +148,39 @@ impl Run<'_> {
 
     fn all_there(&self, snapshot: &Snapshot) -> Result<bool> {
         let store = &self.host.open.store;
-        let list = |area| store.list(&layout::content_prefix(area, self.name)).context("list objects");
-        let there: BTreeMap<Hash, u64> = list("packs")?
-            .into_iter()
-            .chain(list("index")?)
-            .filter_map(|o| Some((layout::content_hash(&o.key)?, o.size)))
-            .collect();
-        let packs = series::packs_of(store, snapshot)?;
-        let here = |(hash, size): (&Hash, &u64)| there.get(hash) == Some(size);
-        Ok(packs.iter().all(here) && series::index_objects(snapshot).all(|(h, s)| here((h, s))))
+        let packs = Existing::list(store, "packs", self.name)?;
+        let index = Existing::list(store, "index", self.name)?;
+        let needed = series::packs_of(store, snapshot)?;
+        Ok(needed.into_iter().all(|pack| packs.has(&pack)) && series::index_objects(snapshot).all(|o| index.has(o)))
+    }
+
+    /// What the host and the holder of the recovery key may read of this run.
+    fn sealed(&self, root: String, stats: &Stats, stored: &Stored) -> SealedPart {
+        let skipped = &stored.finished.skipped;
+        let (fingerprints, suspicions) = self.fingerprints(Fingerprint::of(stats, &stored.finished.facts));
+        SealedPart {
+            secrets: self.secrets.clone(),
+            root,
+            next_pack: stored.next_pack,
+            stats: stats.clone(),
+            skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
+            skipped_count: skipped.len() as u64,
+            facts: stored.finished.facts.clone(),
+            fingerprints,
+            suspicions,
+        }
+    }
+
+    /// The good fingerprints so far, and why this run's does not fit them. An accepted run begins anew.
+    fn fingerprints(&self, own: Fingerprint) -> (Vec<Fingerprint>, Vec<String>) {
+        let suspicions = own.suspicions(&self.fingerprints);
+        let mut good = self.fingerprints.clone();
+        if suspicions.is_empty() {
+            good.push(own);
+            let excess = good.len().saturating_sub(REMEMBERED);
+            good.drain(..excess);
+        }
+        (good, suspicions)
     }
 
     /// The change since the basis's last pack list, kept small by moving it into a list of its own.

@@ -9,10 +9,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::basis::{index_store, lost_index, survey};
-use super::{Host, shared};
+use super::tiers::{self, Tiering};
+use super::{Host, drill, prune, shared};
+use crate::bridge::Store;
 use crate::error::{Failure, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::pipeline::{self, Basis, Target};
 use crate::report::{Outcome, Skip, Stats};
+use crate::repository::history::Cover;
+use crate::repository::index::IndexStore;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::memory::Memory;
@@ -21,6 +26,7 @@ use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, Line, Mode, Snapshot};
 use crate::repository::trust::{Role, parse_recipient};
 use crate::source::{Before, Source};
+use crate::storage::Terms;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -77,18 +83,32 @@ pub struct BackupReport {
     /// Packs that were missing and the snapshots that they hurt.
     pub lost_packs: Vec<Hash>,
     pub hurt: Vec<u64>,
-    /// The repository no longer shows what this host has seen in it.
+    /// The repository no longer shows what this host has seen in it, or somebody has changed what is never changed.
     pub alarm: bool,
+    /// Why the snapshot is suspect; empty if it is not.
+    pub suspicions: Vec<String>,
     pub notices: Vec<String>,
     pub facts: serde_json::Value,
 }
 
-/// Backs up one source. `open_source` is called once for each try (at most twice).
+/// [`backup_tiered`] without tiers.
 pub fn backup(
     host: &Host,
     name: &SourceName,
     open_source: &dyn Fn() -> Result<Box<dyn Source>>,
     options: Options,
+) -> Result<BackupReport> {
+    backup_tiered(host, name, open_source, options, None)
+}
+
+/// Backs up one source, into the storage class and with the lock that its tiers ask for. `open_source` is called once for each try (at
+/// most twice).
+pub fn backup_tiered(
+    host: &Host,
+    name: &SourceName,
+    open_source: &dyn Fn() -> Result<Box<dyn Source>>,
+    options: Options,
+    tiering: Option<Tiering>,
 ) -> Result<BackupReport> {
     let key = host.keys.signing.public();
     let certified = host.open.trust.may_sign(&key, Role::Host, name, host.open.now());
@@ -103,7 +123,7 @@ pub fn backup(
     let _lease = Lease::acquire(&open.store, name, &key.id(), &host.name, Arc::clone(&open.clock))?;
     let mut lost_once = None;
     for _ in 0..2 {
-        let mut run = Run::prepare(host, name, options)?;
+        let mut run = Run::prepare(host, name, options, tiering)?;
         match run.go(&mut *open_source()?)? {
             Committed::Done(report) => return Ok(*report),
             Committed::Overtaken(by) => lost_once = Some(by),
@@ -138,16 +158,24 @@ struct Run<'a> {
     basis_of: Option<(Snapshot, SealedPart)>,
     /// Number, kind and facts of the newest snapshot, if this host can read them.
     before: Option<(u64, String, serde_json::Value)>,
+    /// Of the last good snapshots, the oldest first.
+    fingerprints: Vec<Fingerprint>,
     basis: Basis,
     lost: Vec<Hash>,
     secrets: Secrets,
+    /// The class of the packs and the lock of everything that this run writes.
+    terms: Terms,
+    /// A store that makes objects on these terms.
+    store: Store,
     /// The repository no longer has a commit that this host has seen in it.
     rolled_back: bool,
+    /// Somebody has deleted or written over what is never changed, in a store that keeps versions.
+    covered: bool,
     notices: Vec<String>,
 }
 
 impl<'a> Run<'a> {
-    fn prepare(host: &'a Host, name: &'a SourceName, options: Options) -> Result<Run<'a>> {
+    fn prepare(host: &'a Host, name: &'a SourceName, options: Options, tiering: Option<Tiering>) -> Result<Run<'a>> {
         let open = &host.open;
         let state = open.state.as_ref().context("a host that writes needs a state directory")?;
         let memory = Memory::open(&state.join(&open.trust.id).join("sources"), name)?;
@@ -166,10 +194,14 @@ impl<'a> Run<'a> {
             why: String::new(),
             basis_of: None,
             before: None,
+            fingerprints: Vec::new(),
             basis: Basis::default(),
             lost: Vec::new(),
             secrets: Secrets::generate()?,
+            terms: Terms::default(),
+            store: open.store.clone(),
             rolled_back: false,
+            covered: false,
             notices: Vec::new(),
         };
         let mut newest = None;
@@ -182,6 +214,12 @@ impl<'a> Run<'a> {
                 newest = Some(commit);
                 break;
             }
+        }
+        run.note_covers(&series.covers(), &[]);
+        if let Some(tiering) = tiering {
+            let points = prune::points(&series.whole(), &drill::verified(open, name)?);
+            run.terms = tiers::need_of_next(&points, run.head + 1, tiering, run.started);
+            run.store = open.store.on_terms(run.terms);
         }
         run.look_back(&series)?;
         run.choose(newest)?;
@@ -203,6 +241,21 @@ impl<'a> Run<'a> {
             self.memory.see(self.head, head)?;
         }
         Ok(())
+    }
+
+    /// Objects that were deleted or written over in a store that keeps versions: they are used as they were, but somebody is at work there.
+    fn note_covers(&mut self, commits: &[Cover], packs: &[Cover]) {
+        let Some(first) = commits.first().or(packs.first()) else { return };
+        self.covered = true;
+        self.notices.push(format!(
+            "{}: ALARM: {} commits and {} packs have been deleted or written over in the store, the first of them {} at {}. The store keeps versions, so \
+             nothing is lost as long as it does. Somebody has rights that he should not have: `verify` names the objects, `prune --uncover` brings them back",
+            self.name,
+            commits.len(),
+            packs.len(),
+            first.object,
+            first.at
+        ));
     }
 
     /// Decides between incremental, full and baseline, and surveys the basis.
@@ -243,6 +296,9 @@ impl<'a> Run<'a> {
         let identities = [self.host.keys.identity.clone()];
         let sealed = SealedPart::open(snapshot, &identities);
         self.before = sealed.as_ref().ok().map(|s| (snapshot.seq, snapshot.kind.clone(), s.facts.clone()));
+        if !self.options.accept_change {
+            self.fingerprints = sealed.as_ref().map(|s| s.fingerprints.clone()).unwrap_or_default();
+        }
         let since = self.started.duration_since(snapshot.baseline_started);
         let index_lost = self.index_lost(snapshot)?;
         let baseline = match &sealed {
@@ -266,6 +322,7 @@ impl<'a> Run<'a> {
         }
         let incremental = self.mode == Mode::Incremental;
         let survey = survey(&self.host.open, snapshot, &sealed, &identities, incremental, self.options.heal)?;
+        self.note_covers(&[], &survey.covers);
         self.basis = survey.basis;
         self.basis.shortcuts = incremental.then_some(snapshot.started);
         self.lost = survey.lost;
@@ -310,7 +367,10 @@ impl<'a> Run<'a> {
         let data: Arc<[_]> = open.trust.recovery_recipients()?.into();
         let index_key = parse_recipient(&self.host.keys.identity.to_public().to_string())?;
         let target = Target {
-            index: index_store(open, self.name, self.mode == Mode::Incremental),
+            index: IndexStore {
+                store: self.store.clone(),
+                ..index_store(open, self.name, self.mode == Mode::Incremental)
+            },
             index_to: data.iter().cloned().chain([index_key]).collect(),
             data,
             identities: shared(std::slice::from_ref(&self.host.keys.identity)),

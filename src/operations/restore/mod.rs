@@ -12,14 +12,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Open;
 use super::basis::index_store;
+use super::suspect::suspects;
 use crate::entry::Name;
 use crate::error::{Failure, Kind, help_of};
-use crate::report::Outcome;
-use crate::report::Skip;
+use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
@@ -45,7 +45,7 @@ pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
 /// Which snapshot to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pick {
-    /// The newest complete one.
+    /// The newest complete one that is not suspect; if all are, the newest complete one.
     Latest,
     /// The newest that a drill has proven; the numbers are those that are.
     LatestVerified(Vec<u64>),
@@ -100,6 +100,12 @@ pub struct Phases {
     pub locate: f64,
     /// Fetching, decrypting, checking, decompressing and writing, which overlap.
     pub data: f64,
+    /// How `data` divides among them, by the share of the workers' time: waiting for packs, …
+    pub fetch: f64,
+    pub decrypt: f64,
+    /// Checking the hash and decompressing.
+    pub decode: f64,
+    pub write: f64,
     /// Links, metadata, making durable, the rename.
     pub publish: f64,
     pub total: f64,
@@ -125,8 +131,13 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
     let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
+    let suspects = suspects(&whole);
     let found = match pick {
-        Pick::Latest => all.iter().rev().find(|(_, s)| complete(s)).or(all.last()),
+        Pick::Latest => {
+            let mut newest = all.iter().rev().filter(|(_, s)| complete(s));
+            let good = newest.clone().find(|(_, s)| !suspects.contains(&s.seq));
+            good.or(newest.next()).or(all.last())
+        }
         Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
         Pick::At(time) => {
             let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
@@ -135,17 +146,26 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
         Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
     };
     let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
-    if let (Pick::Latest, Some((seq, why))) = (pick, whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq)) {
-        return Err(Failure::new(
-            Kind::CheckFailed,
-            format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}"),
-            format!(
-                "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
-                snapshot.seq, snapshot.data_time, snapshot.seq
-            ),
-        ));
+    if *pick == Pick::Latest {
+        nothing_newer_is_broken(&whole, snapshot)?;
     }
     Ok(((*commit).clone(), (*snapshot).clone()))
+}
+
+/// An unsound head is never passed over in silence.
+pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()> {
+    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq) else { return Ok(()) };
+    Err(Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
+            snapshot.source
+        ),
+        format!(
+            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
+            snapshot.seq, snapshot.data_time, snapshot.seq
+        ),
+    ))
 }
 
 fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
@@ -168,6 +188,12 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
 }
 
+/// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
+pub fn passed_over(open: &Open, source: &SourceName, seq: u64) -> Result<Vec<u64>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    Ok(suspects(&whole).into_iter().filter(|suspect| *suspect > seq).collect())
+}
+
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.
 pub fn forecast(
     open: &Open,
@@ -188,6 +214,12 @@ pub fn forecast(
         bytes_to_fetch: plan.totals.pack_bytes,
         seconds: rate.filter(|r| *r > 0.0).map(|r| plan.totals.bytes as f64 / r),
     })
+}
+
+/// The packs that a restore fetches from.
+pub fn packs_needed(open: &Open, identities: &[Identity], snapshot: &Snapshot, request: &Request) -> Result<Vec<Hash>> {
+    let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
+    plan.pack_numbers()?.into_iter().map(|number| Ok(plan.pack(number)?.name)).collect()
 }
 
 /// Restores `snapshot`.
@@ -221,9 +253,11 @@ pub fn restore(
         plan: &plan,
         tree: &tree,
         journal: work::Journal::open(&journal)?,
+        times: Stopwatch::default(),
     };
     let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
+    let [fetch, decrypt, decode, write] = shares(&stage.times, written - located);
     plan.each_entry(
         |entry, open| {
             if open { tree.set_metadata(&tree.open_file(&entry.path)?, entry) } else { tree.link(entry) }
@@ -252,6 +286,10 @@ pub fn restore(
         phases: Phases {
             locate: located.as_secs_f64(),
             data: (written - located).as_secs_f64(),
+            fetch,
+            decrypt,
+            decode,
+            write,
             publish: (total - written).as_secs_f64(),
             total: total.as_secs_f64(),
         },
@@ -259,6 +297,16 @@ pub fn restore(
         notes: notes.first,
         notes_count: notes.count,
         kept,
+    })
+}
+
+/// Divides `wall` in proportion to the workers' time.
+fn shares(times: &Stopwatch, wall: Duration) -> [f64; 4] {
+    let phases = times.phases();
+    let sum: f64 = phases.iter().map(|p| p.seconds).sum();
+    work::PHASES.map(|name| {
+        let seconds: f64 = phases.iter().filter(|p| p.name == name).map(|p| p.seconds).sum();
+        if sum > 0.0 { wall.as_secs_f64() * seconds / sum } else { 0.0 }
     })
 }
 
@@ -326,7 +374,7 @@ fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {
     let free = stat.f_bavail * stat.f_frsize;
     if free < bytes && !resumed {
         return Err(Failure::new(
-            Kind::Failed,
+            Kind::Environment,
             format!(
                 "{} has {} MB free, and the snapshot needs {} MB",
                 parent.display(),

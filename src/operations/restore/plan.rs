@@ -2,6 +2,7 @@
 //! pack is fetched once and memory stays bounded whatever the source's size.
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,14 @@ pub struct PackWork {
     pub frames: Vec<(u64, u64, String)>,
     /// By frame, then place in it.
     pub writes: Vec<Write>,
+}
+
+impl PackWork {
+    /// The stored bytes, if they are this pack's.
+    pub fn is(&self, bytes: &Bytes) -> Result<Bytes> {
+        ensure!(Hash::of(bytes) == self.name, "does not match its SHA-256: its bytes have changed in the store");
+        Ok(bytes.clone())
+    }
 }
 
 /// Bytes of a frame that go into a file.

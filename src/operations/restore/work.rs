@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use zstd::bulk::Decompressor;
 
 use super::fetch::{OpenPack, range_needed};
@@ -16,7 +17,9 @@ use super::plan::{FileWork, PackWork, Plan};
 use crate::durable;
 use crate::limits::FRAME_RAW_MAX;
 use crate::operations::Open;
+use crate::report::Stopwatch;
 use crate::repository::agefile::Identity;
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 use crate::storage;
 use crate::target::StagingTree;
@@ -66,7 +69,12 @@ pub struct Stage<'a> {
     pub plan: &'a Plan,
     pub tree: &'a StagingTree,
     pub journal: Journal,
+    /// Time of all workers together, by what they did.
+    pub times: Stopwatch,
 }
+
+/// Names of the phases of [`Stage::times`].
+pub const PHASES: [&str; 4] = ["fetch", "decrypt", "decode", "write"];
 
 impl Stage<'_> {
     /// Starts the fetch of each pack that is not written yet, as long as there are tokens.
@@ -103,13 +111,20 @@ impl Stage<'_> {
         let mut decompressor = Decompressor::new().context("set up decompression")?;
         let mut raw = Vec::with_capacity(FRAME_RAW_MAX);
         let mut total = 0;
-        while let Ok((number, bytes)) = fetched.recv_blocking() {
+        let [fetch, decrypt, ..] = PHASES;
+        while let Ok((number, bytes)) = self.times.time(fetch, || fetched.recv_blocking()) {
             let pack = self.plan.pack(number)?;
-            let bytes = self
-                .open_pack(&pack, bytes)
+            // A range is fetched and decrypted in one go.
+            let opening = if bytes.is_some() { decrypt } else { fetch };
+            total += self
+                .times
+                .time(opening, || self.open_pack(&pack, bytes))
                 .and_then(|open| self.write(&pack, &open, &mut decompressor, &mut raw).map(|()| open.fetched))
+                .or_else(|failed| {
+                    let open = self.open_first_version(&pack, failed)?;
+                    self.write(&pack, &open, &mut decompressor, &mut raw).map(|()| open.fetched)
+                })
                 .with_context(|| format!("read pack {} of {}", pack.name, self.source))?;
-            total += bytes;
             self.journal.note(number)?;
             tokens.try_recv().context("a pack that was fetched without a token")?;
         }
@@ -124,6 +139,17 @@ impl Stage<'_> {
         }
     }
 
+    /// What a store with versions still has of a pack that was deleted or written over; otherwise the error as it was. Nothing of a
+    /// frame is written before it was checked, so a second try is safe.
+    fn open_first_version(&self, pack: &PackWork, failed: anyhow::Error) -> Result<OpenPack> {
+        let key = layout::pack(self.source, &pack.name);
+        let gone = [storage::Kind::NotFound, storage::Kind::Truncated];
+        let hopeless = failed.downcast_ref::<storage::Error>().is_some_and(|e| !gone.contains(&e.kind));
+        let written = if hopeless { None } else { history::of(&self.open.store, &key).ok() };
+        let Some(written) = written.filter(|written| written.cover().is_some()) else { return Err(failed) };
+        OpenPack::whole(written.read(&self.open.store, |bytes| pack.is(bytes))?, self.identities)
+    }
+
     fn write(
         &self,
         pack: &PackWork,
@@ -133,9 +159,13 @@ impl Stage<'_> {
     ) -> Result<()> {
         let mut files: HashMap<i64, (File, FileWork, u64)> = HashMap::new();
         let mut frame = None;
+        let begun = Instant::now();
+        let mut decoding = Duration::ZERO;
         for write in &pack.writes {
             if frame != Some(write.extent.frame) {
+                let decode = Instant::now();
                 open.frame(pack, write.extent.frame, decompressor, raw)?;
+                decoding += decode.elapsed();
                 frame = Some(write.extent.frame);
             }
             let from = write.extent.from as usize;
@@ -158,6 +188,9 @@ impl Stage<'_> {
                 files.remove(&write.file);
             }
         }
+        let [.., decode, write] = PHASES;
+        self.times.add(decode, decoding);
+        self.times.add(write, begun.elapsed().saturating_sub(decoding));
         Ok(())
     }
 }

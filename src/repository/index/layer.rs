@@ -11,6 +11,7 @@ use crate::durable;
 use crate::entry::{Entry, Name};
 use crate::limits::INDEX_RAW_MAX;
 use crate::repository::agefile::{self, Identity, Recipient};
+use crate::repository::history;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::snapshot::Named;
 use crate::storage;
@@ -33,12 +34,9 @@ impl IndexStore {
         {
             return Ok(bytes);
         }
-        let bytes =
-            self.store.get(&layout::index(&self.source, hash)).with_context(|| format!("fetch index object {hash}"))?;
-        ensure!(
-            bytes.len() as u64 == *size && Hash::of(&bytes) == *hash,
-            "index object {hash} is damaged in the store"
-        );
+        let bytes = history::fetch(&self.store, &layout::index(&self.source, hash), hash)
+            .with_context(|| format!("fetch index object {hash}"))?;
+        ensure!(bytes.len() as u64 == *size, "index object {hash} is damaged in the store");
         self.keep(hash, &bytes);
         Ok(bytes.into())
     }

@@ -24,7 +24,8 @@ const WORDS: usize = 10;
 
 pub(super) const NOTHING_COMMITTED: &str = "Nothing was committed: the earlier snapshots stand as they were.";
 
-pub(super) struct Dump {
+/// A program that writes a dump, and what is known of its output so far.
+pub struct Dump {
     stream: Stream,
     child: Child,
     pieces: Receiver<std::io::Result<Vec<u8>>>,
@@ -38,8 +39,13 @@ pub(super) struct Dump {
 }
 
 impl Dump {
-    pub fn start(stream: &Stream, programs: &Programs) -> Result<Dump> {
-        let spec = Spec { output: Output::Piped, ..programs.spec(&stream.dump) };
+    pub(super) fn start(stream: &Stream, programs: &Programs) -> Result<Dump> {
+        Dump::begin(stream.clone(), &programs.spec(&stream.dump), programs.timeout, programs.idle_timeout)
+    }
+
+    /// Starts `spec`, whose output is to be `stream`. `timeout` bounds it as a whole, `idle_timeout` its silence.
+    pub fn begin(stream: Stream, spec: &Spec, timeout: Duration, idle_timeout: Duration) -> Result<Dump> {
+        let spec = Spec { output: Output::Piped, ..spec.clone() };
         let mut child = Child::spawn(&spec).map_err(|e| {
             let help = format!("{NOTHING_COMMITTED} Install the program, or give its whole path.");
             Failure::new(Kind::Failed, format!("the dump of {} cannot begin: {e:#}", stream.file), help)
@@ -47,19 +53,8 @@ impl Dump {
         let pipe = child.output().context("open the child's output")?;
         let (send, pieces) = sync_channel(PIECES);
         std::thread::spawn(move || pump(pipe, &send));
-        let (timeout, idle_timeout) = (programs.timeout, programs.idle_timeout);
         let (marks, began) = (Marks::new(), Instant::now());
-        Ok(Dump {
-            stream: stream.clone(),
-            child,
-            pieces,
-            piece: Vec::new(),
-            at: 0,
-            marks,
-            began,
-            timeout,
-            idle_timeout,
-        })
+        Ok(Dump { stream, child, pieces, piece: Vec::new(), at: 0, marks, began, timeout, idle_timeout })
     }
 
     /// The next bytes; `None` once the dump has ended well. An `Err` says that it did not.

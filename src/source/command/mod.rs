@@ -8,15 +8,14 @@
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::entry::{Entry, EntryKind, Name};
+use crate::entry::{Entry, EntryKind};
 use crate::error::{Failure, Kind};
-use crate::source::{Before, Finished, Piece, Source};
-use dump::Dump;
+use crate::source::{Before, Finished, Piece, Source, stream_entry};
+pub use dump::Dump;
 pub use options::{Options, Stream};
 use program::Programs;
 
@@ -77,26 +76,6 @@ impl Command {
         let (before, done) = (Vec::new(), Vec::new());
         Ok(Command { streams, programs, clock, before, began: None, given: 0, dump: None, done })
     }
-
-    fn entry(&self, path: &str, kind: EntryKind, mode: u32) -> Entry {
-        let began = self.began.unwrap_or_default();
-        Entry {
-            path: Name::new(path),
-            kind,
-            mode,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            user: Name::default(),
-            group: Name::default(),
-            mtime: (began.as_second(), 0),
-            size: 0,
-            page: None,
-            target: None,
-            rdev: None,
-            xattrs: BTreeMap::new(),
-            stat: None,
-        }
-    }
 }
 
 impl Source for Command {
@@ -123,12 +102,13 @@ impl Source for Command {
     fn next(&mut self) -> Result<Option<Entry>> {
         self.given += 1;
         if self.given == 1 {
-            self.began = Some(self.clock.now());
-            return Ok(Some(self.entry("", EntryKind::Dir, 0o700)));
+            let began = self.clock.now();
+            self.began = Some(began);
+            return Ok(Some(stream_entry("", EntryKind::Dir, began)));
         }
         let Some(stream) = self.streams.get(self.given - 2) else { return Ok(None) };
         self.dump = Some(Dump::start(stream, &self.programs)?);
-        Ok(Some(self.entry(&stream.file, EntryKind::File, 0o600)))
+        Ok(Some(stream_entry(&stream.file, EntryKind::File, self.began.unwrap_or_default())))
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {

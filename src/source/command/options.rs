@@ -186,6 +186,20 @@ impl Options {
 }
 
 impl Stream {
+    /// The stream of a program of ours: it begins with `magic` and has `end` near its end.
+    pub fn of_program(file: &str, program: &str, magic: Option<&[u8]>, end: Option<&str>) -> Stream {
+        Stream {
+            file: file.into(),
+            dump: vec![program.into()],
+            restore: Vec::new(),
+            verify: Vec::new(),
+            min_bytes: 1,
+            max_shrink: Percent(100.0),
+            magic: magic.map(|bytes| Magic(bytes.to_vec())),
+            end_marker: end.map(str::to_owned),
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let file = &self.file;

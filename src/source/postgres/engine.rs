@@ -198,11 +198,16 @@ fn owner_of(data: &Path) -> Result<Option<(u32, u32)>> {
     if metadata.uid() != 0 {
         return Ok(Some((metadata.uid(), metadata.gid())));
     }
-    let accounts = Accounts::load();
-    let postgres = Name::new("postgres");
-    let user = accounts.uid(&postgres).zip(accounts.gid(&postgres)).unwrap_or(NOBODY);
+    let user = server_user();
     give_all(data, user).context("give the copy to the server's user")?;
     Ok(Some(user))
+}
+
+/// Whom a server runs as that root starts.
+pub(super) fn server_user() -> (u32, u32) {
+    let accounts = Accounts::load();
+    let postgres = Name::new("postgres");
+    accounts.uid(&postgres).zip(accounts.gid(&postgres)).unwrap_or(NOBODY)
 }
 
 fn give_all(path: &Path, user: (u32, u32)) -> Result<()> {
@@ -231,10 +236,14 @@ fn prepare(start: &Start, socket: &Path, user: Option<(u32, u32)>) -> Result<()>
     }
     let Some((uid, gid)) = user else { return Ok(()) };
     chown(socket, Some(uid), Some(gid)).context("give it to the server's user")?;
-    // Directories that a drill has made for itself, private to us: the server's user must pass, and sees nothing but that.
+    open_the_way(start.scratch)
+}
+
+/// Directories that a drill has made for itself, private to us: the server's user must pass, and sees nothing but that.
+pub(super) fn open_the_way(scratch: &Path) -> Result<()> {
     let own =
         |directory: &&Path| directory.file_name().is_some_and(|n| n.to_string_lossy().starts_with("blackstart-drill-"));
-    for directory in start.scratch.ancestors().take_while(own) {
+    for directory in scratch.ancestors().take_while(own) {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).context("open the way to the copy")?;
     }
     Ok(())

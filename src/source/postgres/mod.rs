@@ -3,6 +3,7 @@
 //! * [`client`]: the protocol.
 //! * [`base`]: a physical snapshot over the replication protocol; [`files`]: the same beside the server, by its files.
 //! * [`engine`]: a server on a restored copy; [`proof`]: what it is asked.
+//! * [`logical`]: dumps of databases; [`programs`]: PostgreSQL's own programs, which make and take them.
 //! * [`outside`]: configuration that lies elsewhere.
 //! * [`restored`]: from a restored snapshot to a data directory.
 //! * [`server`]: what a server says of itself.
@@ -12,8 +13,10 @@ pub mod client;
 pub mod detect;
 pub mod engine;
 pub mod files;
+pub mod logical;
 mod options;
 pub mod outside;
+pub mod programs;
 pub mod proof;
 pub mod restored;
 pub mod server;
@@ -23,6 +26,7 @@ pub use options::{Mode, Options, Transport};
 use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Source;
 use crate::clock::Clock;
@@ -30,17 +34,17 @@ use crate::error::{Failure, Kind};
 use crate::secret::{Secret, Text};
 use client::Address;
 
+/// The server's checkpoint at the beginning of a backup may take this long, and as long it may be silent later.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);
 /// The `kind` of commits of physical snapshots.
 pub const PHYSICAL: &str = "postgres";
+/// … and of logical ones, which share nothing with them.
+pub const LOGICAL: &str = "postgres-logical";
 
 /// Opens a server for one run.
 pub fn open(address: Address, options: Options, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
     match options.mode {
-        Some(Mode::Logical) => Err(Failure::new(
-            Kind::Config,
-            "mode = \"logical\" is not there yet",
-            "Nothing was done. Leave `mode` out for a physical backup, or dump with pg_dump through a source of kind `command`.",
-        )),
+        Some(Mode::Logical) => Ok(Box::new(logical::Logical::open(address, &options, Arc::clone(clock)))),
         Some(Mode::Physical) | None => physical(address, options.transport, clock),
     }
 }

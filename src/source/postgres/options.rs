@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use std::path::PathBuf;
 
+use super::logical::Selection;
+
 /// All keys may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,6 +14,9 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// The directory with PostgreSQL's programs (`postgres`, `pg_dump`, …); otherwise it is looked for in the usual places.
     pub bin: Option<PathBuf>,
+    /// Of a logical backup: what it takes.
+    #[serde(default)]
+    pub select: Selection,
     /// Queries for the proof, run in the database of the address. Each must give a first value that is not NULL, false, 0 or empty.
     #[serde(default)]
     pub check: Vec<String>,

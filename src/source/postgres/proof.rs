@@ -11,7 +11,7 @@ use super::server::Facts;
 use super::{Options, restored};
 use crate::child::Child;
 use crate::error::{Kind, kind_of};
-use crate::report::Check;
+use crate::report::{Check, Stopwatch};
 
 /// How long one query or one run of `pg_amcheck` may take.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
@@ -21,7 +21,13 @@ const NO_LIBRARY: &str = "could not access file \"";
 const NAMED: usize = 5;
 
 /// Checks `data`, which it changes. `Kind::Environment`: it could not be carried out here.
-pub fn prove(data: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+pub fn prove(
+    data: &Path,
+    scratch: &Path,
+    facts: &serde_json::Value,
+    options: &Options,
+    times: &Stopwatch,
+) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
     restored::settle(data, data)?;
     let prepared = facts.max_prepared_transactions.unwrap_or(0).max(10);
@@ -33,7 +39,7 @@ pub fn prove(data: &Path, scratch: &Path, facts: &serde_json::Value, options: &O
         settings: &[("max_prepared_transactions".to_owned(), prepared.to_string())],
         superuser: facts.superuser.as_deref().unwrap_or("postgres"),
     };
-    let engine = match Engine::start(&start) {
+    let engine = match times.time("engine start and replay", || Engine::start(&start)) {
         Ok(engine) => engine,
         Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
         Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
@@ -67,7 +73,7 @@ pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<
     checks.push(tables.check());
     checks.extend(amcheck(engine)?);
     for query in &options.check {
-        checks.push(ask(engine, facts, query));
+        checks.push(ask(engine, facts.database.as_deref().unwrap_or("postgres"), query));
     }
     match checks.iter().find(|check| !check.passed && check.actual.contains(NO_LIBRARY)) {
         Some(check) => Err(environment(format!("an extension's library is missing on this machine: {}", check.actual))),
@@ -145,8 +151,7 @@ fn amcheck(engine: &Engine) -> Result<Option<Check>> {
 }
 
 /// One of the operator's queries: its first value must say yes.
-fn ask(engine: &Engine, facts: &Facts, query: &str) -> Check {
-    let database = facts.database.as_deref().unwrap_or("postgres");
+pub(super) fn ask(engine: &Engine, database: &str, query: &str) -> Check {
     let answer = engine.client(database).and_then(|mut sql| {
         sql.patience = PATIENCE;
         sql.value(query)

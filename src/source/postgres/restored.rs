@@ -19,6 +19,10 @@ const SETTINGS: &str = "\n# Written by blackstart: recovery with the WAL that ca
 /// `finally`. What would make the server a standby goes.
 pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
     ensure!(staged.join("PG_VERSION").is_file(), "this is no whole data directory: it has no PG_VERSION");
+    ensure!(
+        staged.join("backup_label").is_file(),
+        "the copy has no backup_label: a server would start on it, and not notice that it is damaged"
+    );
     let owner = Owner::of(staged)?;
     for (oid, from) in tablespaces(staged)? {
         let home = staged.join(TABLESPACES);

@@ -105,8 +105,9 @@ impl BaseBackup {
     }
 
     fn begin(&mut self) -> Result<()> {
-        let walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
+        let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
         self.slot = reserve_wal(&self.address);
+        walsender.patience = super::CHECKPOINT_MAX;
         let feed = Feed::start(walsender)?;
         (self.facts.start_lsn, self.facts.timeline) = feed.start.clone();
         self.facts.tablespaces =

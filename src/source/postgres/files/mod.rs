@@ -22,7 +22,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::client::{Address, Client, explain};
 use super::outside::{self, ConfigFile};
@@ -36,8 +35,6 @@ pub use reach::Reach;
 use relation::{Pages, Reading, first_block};
 use walk::{Found, Walk};
 
-/// The server's checkpoint at the beginning may take this long.
-const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);
 /// Damaged files that are named.
 const NAMED: usize = 100;
 
@@ -101,12 +98,16 @@ impl FileCopy {
 
     fn begin(&mut self) -> Result<()> {
         self.reserve_wal();
-        self.session.patience = CHECKPOINT_MAX;
+        self.session.patience = super::CHECKPOINT_MAX;
         let start = match self.is_new() {
             true => "select pg_backup_start('blackstart', true)",
             false => "select pg_start_backup('blackstart', true, false)",
         };
-        self.session.query("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")?;
+        // The session waits, idle, while the files are read.
+        self.session.query("set statement_timeout = 0")?;
+        if self.session.version() >= 140_000 {
+            self.session.query("set idle_session_timeout = 0")?;
+        }
         self.facts.start_lsn = self.session.value(start)?.context("the server began no backup")?;
         self.start = control::lsn(&self.facts.start_lsn)?;
         let version = self.session.value("select catalog_version_no from pg_control_system()")?.unwrap_or_default();

@@ -1,0 +1,117 @@
+//! The verbs that prove and look back: `drill`, `report`, `bisect`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use super::{Place, source};
+use crate::commands::Period;
+use crate::operations::drill::{Level, Point};
+use crate::repository::layout::SourceName;
+
+/// Restore into scratch, check, measure, and sign the report
+///
+/// Levels, from the cheap to the dear: existence, hashes, decode (no restore), engine (restore, compare, start the engine: the default; proves the
+/// snapshot), cold-start (as engine, but restored by recover.py with stock tools alone).
+///
+/// Example: blackstart drill orders --identity /media/usb/recovery.key
+#[derive(Debug, Args)]
+pub struct Drill {
+    /// Sources of the configuration; without any, all
+    #[arg(value_parser = source)]
+    pub sources: Vec<SourceName>,
+    /// How deep: existence, hashes, decode, engine, cold-start
+    #[arg(long, value_name = "LEVEL", value_parser = level, default_value = "engine")]
+    pub level: Level,
+    /// Which recovery point: latest, random, random:30d (of the last 30 days), or a snapshot's number
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    pub point: Point,
+    /// Leave the restored copy for inspection if the drill fails
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// The names are those of restore plans: rehearse them in scratch
+    #[arg(long, requires = "sources", conflicts_with_all = ["level", "point"])]
+    pub plan: bool,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let known = || Level::ALL.map(Level::name).join(", ");
+    Level::ALL.into_iter().find(|l| l.name() == text).ok_or_else(|| format!("levels are {}", known()))
+}
+
+/// The evidence: signed reports of drills, real restores and plans
+///
+/// Without more it lists all, and exits 4 if a chain of reports is broken. With a period it is the page for an auditor: coverage, drills done and
+/// missed, failures and what followed.
+///
+/// Example: blackstart report --period 2026-Q4
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Report {
+    #[command(subcommand)]
+    pub verb: Option<ReportVerb>,
+    /// 2026, 2026-Q4 or 2026-11
+    #[arg(long, value_name = "PERIOD")]
+    pub period: Option<Period>,
+    /// With --period: md or json
+    #[arg(long, value_enum, default_value = "md")]
+    pub form: Form,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReportVerb {
+    /// Verify report files, offline: signature, signer, and that they follow each other
+    Verify {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Fingerprint of the root key; otherwise the configuration's
+        #[arg(long, value_name = "SHA256:…")]
+        root: Option<String>,
+    },
+    /// Show one report, or write it out with what stock tools need to verify it
+    Show {
+        /// A source, or plan.NAME
+        subject: String,
+        /// Its number; otherwise the newest
+        number: Option<u64>,
+        #[arg(long, value_enum, default_value = "md")]
+        form: Form,
+        /// Write files into this new directory instead
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Find the last snapshot at which a check passes, by restores into scratch in log2 steps
+///
+/// Example: blackstart bisect orders --check "select count(*) > 0 from orders"
+#[derive(Debug, Args)]
+pub struct Bisect {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// SQL for the restored SQLite file: good if its first value is neither null, 0 nor empty
+    #[arg(long, value_name = "SQL")]
+    pub check: Option<String>,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+    /// A program that exits with 0 if the copy at ${copy} (and in $BLACKSTART_COPY) is good
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    Md,
+    Html,
+    Json,
+}

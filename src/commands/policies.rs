@@ -1,0 +1,122 @@
+//! Least-privilege policies for who works with a repository on S3, as IAM takes them, and the bucket policy that makes create-only a law.
+//!
+//! Everything in a repository is ciphertext or public, so reading is given freely; what tells the roles apart is who may write and delete.
+
+use serde_json::{Value, json};
+
+use crate::storage::{CLASS_TAG, Class};
+
+/// What a bucket policy or an IAM policy names.
+pub struct Place<'a> {
+    pub bucket: &'a str,
+    /// Empty, or without slashes at either end.
+    pub prefix: &'a str,
+}
+
+/// Areas that are written once.
+const WRITTEN_ONCE: [&str; 8] =
+    ["packs/*", "index/*", "snapshots/*", "trust/*", "drills/*", "repository.json", "README.txt", "recover.py"];
+/// Areas with locks.
+const LOCKED: [&str; 3] = ["packs/*", "index/*", "snapshots/*"];
+
+impl Place<'_> {
+    fn bucket_arn(&self) -> String {
+        format!("arn:aws:s3:::{}", self.bucket)
+    }
+
+    /// Objects below the prefix.
+    fn arn(&self, area: &str) -> String {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        format!("arn:aws:s3:::{}/{}{slash}{area}", self.bucket, self.prefix)
+    }
+
+    fn arns(&self, areas: &[&str]) -> Vec<String> {
+        areas.iter().map(|area| self.arn(area)).collect()
+    }
+
+    fn looks(&self) -> Vec<Value> {
+        let mut list = allow(&["s3:ListBucket", "s3:ListBucketVersions"], vec![self.bucket_arn()]);
+        if !self.prefix.is_empty() {
+            list["Condition"] = json!({"StringLike": {"s3:prefix": [format!("{}/*", self.prefix)]}});
+        }
+        let setup = ["s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration", "s3:GetLifecycleConfiguration"];
+        vec![list, allow(&setup, vec![self.bucket_arn()])]
+    }
+
+    fn reads(&self, areas: &[&str]) -> Value {
+        allow(&["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectRetention"], self.arns(areas))
+    }
+}
+
+fn allow(actions: &[&str], resources: Vec<String>) -> Value {
+    json!({"Effect": "Allow", "Action": actions, "Resource": resources})
+}
+
+fn policy(statements: Vec<Value>) -> Value {
+    json!({"Version": "2012-10-17", "Statement": statements})
+}
+
+/// A host: writes snapshots, extends locks, never deletes.
+pub fn agent(place: &Place) -> Value {
+    let mut all = place.looks();
+    all.push(place.reads(&["*"]));
+    all.push(allow(
+        &["s3:PutObject"],
+        place.arns(&["packs/*", "index/*", "snapshots/*", "drills/*", "leases/*", "probe/*"]),
+    ));
+    all.push(allow(&["s3:PutObjectRetention"], place.arns(&LOCKED)));
+    policy(all)
+}
+
+/// Who prunes: deletes versions, but never past a lock; writes prune records, and no data.
+pub fn keeper(place: &Place) -> Value {
+    let mut all = place.looks();
+    all.push(place.reads(&["*"]));
+    all.push(allow(&["s3:PutObject"], place.arns(&["snapshots/*", "leases/*", "probe/*"])));
+    all.push(allow(&["s3:DeleteObject", "s3:DeleteObjectVersion"], place.arns(&["*"])));
+    all.push(allow(&["s3:PutObjectRetention"], place.arns(&LOCKED)));
+    all.push(allow(&["s3:PutObjectTagging"], place.arns(&["packs/*"])));
+    policy(all)
+}
+
+/// Who restores, and thaws for that: changes nothing.
+pub fn restorer(place: &Place) -> Value {
+    let mut all = place.looks();
+    all.push(place.reads(&["*"]));
+    all.push(allow(&["s3:RestoreObject"], place.arns(&["packs/*"])));
+    policy(all)
+}
+
+/// Who watches: sees commits and drill reports, not even ciphertext.
+pub fn watcher(place: &Place) -> Value {
+    let mut all = place.looks();
+    let areas = ["repository.json", "README.txt", "recover.py", "trust/*", "snapshots/*", "drills/*", "index/*"];
+    all.push(place.reads(&areas));
+    policy(all)
+}
+
+/// For the bucket itself: nobody overwrites what is written once, with whatever credential. AWS has evaluated the condition since
+/// November 2024; servers that do not know it refuse every write under this policy.
+pub fn create_only(place: &Place) -> Value {
+    policy(vec![json!({
+        "Sid": "BlackstartCreateOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": place.arns(&WRITTEN_ONCE),
+        "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}},
+    })])
+}
+
+/// The lifecycle rule that moves packs marked for `class`.
+pub fn lifecycle(place: &Place, class: Class) -> Value {
+    // S3 takes nothing younger into STANDARD_IA. For the rest any day will do, but servers differ on 0.
+    let days = if class == Class::StandardIa { 30 } else { 1 };
+    let slash = if place.prefix.is_empty() { "" } else { "/" };
+    json!({
+        "ID": format!("blackstart-to-{class}"),
+        "Status": "Enabled",
+        "Filter": {"And": {"Prefix": format!("{}{slash}packs/", place.prefix), "Tags": [{"Key": CLASS_TAG, "Value": class.name()}]}},
+        "Transitions": [{"Days": days, "StorageClass": class.name()}],
+    })
+}

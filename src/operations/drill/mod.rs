@@ -1,0 +1,400 @@
+//! A drill: a restore into scratch, the engine's own checks, a stopwatch, a signed report. It is the same restore as at 3 a.m.
+//!
+//! Cheaper levels read the repository without a restore; the dearest restores with stock tools alone. What is wrong with the backup is a report
+//! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
+
+mod cold;
+mod levels;
+mod point;
+mod proofs;
+mod scratch;
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::evidence::{self, Environment, Keys, Objects};
+use super::measures::implausible;
+use super::proof::{self, Case};
+use super::restore::{self, Phases, Request};
+use super::{Open, suspect};
+use crate::error::{Failure, Kind, kind_of};
+use crate::report::{Check, Outcome, Stopwatch};
+use crate::repository::FORMAT;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::Hash;
+use crate::repository::signed::SigningKey;
+use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::Settings;
+use crate::storage;
+pub use evidence::{DrillReport, Level};
+pub use point::{Point, choose};
+pub use proofs::{Proof, proofs, reports, verified};
+pub use scratch::Scratch;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A directory for scratch; a new directory in it is made and removed.
+    pub scratch: PathBuf,
+    pub workers: usize,
+    pub level: Level,
+    pub rpo: Option<SignedDuration>,
+    pub rto: Option<SignedDuration>,
+    /// Leave the restored copy for inspection.
+    pub keep: bool,
+    /// Leave it only if the drill fails.
+    pub keep_failed: bool,
+    /// Why this recovery point was taken.
+    pub point: String,
+    /// Who or what started the drill.
+    pub trigger: String,
+    /// Of which plan this is a part.
+    pub plan: Option<String>,
+    /// Hash of the configuration file.
+    pub configuration: Option<Hash>,
+    /// For the proof.
+    pub settings: Settings,
+}
+
+impl Options {
+    /// A drill of the latest point with the real engine.
+    pub fn new(scratch: PathBuf) -> Options {
+        Options {
+            scratch,
+            workers: super::backup::Options::default().workers,
+            level: Level::Engine,
+            rpo: None,
+            rto: None,
+            keep: false,
+            keep_failed: false,
+            point: "the latest complete snapshot".into(),
+            trigger: "by hand".into(),
+            plan: None,
+            configuration: None,
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// Restores `snapshot` into scratch, checks it, and signs what was found. `Err`: the drill itself could not be carried out; a
+/// snapshot that does not come back is a report that did not pass.
+pub fn drill(
+    open: &Open,
+    identities: &[Identity],
+    signer: &SigningKey,
+    commit: &Commit,
+    snapshot: &Snapshot,
+    options: &Options,
+) -> Result<DrillReport> {
+    let leftovers = scratch::sweep(&options.scratch, open.now());
+    let scratch = Scratch::make(&options.scratch)?;
+    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options)?;
+    let passed = drilled.checks.iter().all(|c| c.passed);
+    let scratch_removed = if options.keep || (options.keep_failed && !passed) {
+        drop(scratch.keep());
+        false
+    } else {
+        scratch.remove()
+    };
+    drilled.sign(open, signer, (commit, snapshot), options, (scratch_removed, leftovers))
+}
+
+/// What was found, before the scratch copy goes.
+pub struct Drilled {
+    pub checks: Vec<Check>,
+    /// Where the restored copy lies, from the level `engine` on.
+    pub copy: PathBuf,
+    entries: u64,
+    bytes: u64,
+    bytes_fetched: u64,
+    times: Stopwatch,
+    deviations: Vec<String>,
+    started: Timestamp,
+    ended: Timestamp,
+    seconds: f64,
+    environment: Environment,
+}
+
+impl Drilled {
+    /// The drill in `scratch`, which stays as it is afterwards.
+    pub fn carry_out(
+        open: &Open,
+        identities: &[Identity],
+        (commit, snapshot): (&Commit, &Snapshot),
+        scratch: &Path,
+        options: &Options,
+    ) -> Result<Drilled> {
+        // Without local state: a cached index object would prove nothing about the repository's.
+        let open = &Open { state: None, ..open.clone() };
+        let isolation =
+            "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
+        let started = open.now();
+        let clock = Instant::now();
+        let mut drilled = Drilled {
+            checks: Vec::new(),
+            copy: scratch.join("restored"),
+            entries: 0,
+            bytes: 0,
+            bytes_fetched: 0,
+            times: Stopwatch::default(),
+            deviations: Vec::new(),
+            started,
+            ended: started,
+            seconds: 0.0,
+            environment: Environment::here(scratch, isolation),
+        };
+        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
+        drilled.seconds = clock.elapsed().as_secs_f64();
+        drilled.ended = open.now();
+        if snapshot.outcome == Outcome::Partial {
+            drilled.deviations.push("the snapshot is partial: something could not be read when it was made".into());
+        }
+        let wall = drilled.ended.duration_since(started).as_secs_f64();
+        drilled.deviations.extend(implausible(drilled.seconds, drilled.bytes, wall));
+        Ok(drilled)
+    }
+
+    fn check(
+        &mut self,
+        open: &Open,
+        identities: &[Identity],
+        point: (&Commit, &Snapshot),
+        scratch: &Path,
+        options: &Options,
+    ) -> Result<()> {
+        let (commit, snapshot) = point;
+        self.checks.extend(suspect::check(open, snapshot, identities)?);
+        match options.level {
+            Level::Existence => self.checks.push(levels::existence(open, snapshot, &self.times)?),
+            Level::Hashes => {
+                let (check, fetched) = levels::hashes(open, snapshot, &self.times)?;
+                self.checks.push(check);
+                self.bytes_fetched = fetched;
+            }
+            Level::Decode => {
+                let (checks, fetched) = levels::decode(open, snapshot, identities, &self.times)?;
+                self.checks.extend(checks);
+                self.bytes_fetched = fetched;
+            }
+            Level::Engine => {
+                self.restore(open, identities, (commit, snapshot), options)?;
+                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+            }
+            Level::ColdStart => {
+                let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
+                self.bytes_fetched = fetched;
+                self.checks.push(check);
+                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(
+        &mut self,
+        open: &Open,
+        identities: &[Identity],
+        (commit, snapshot): (&Commit, &Snapshot),
+        options: &Options,
+    ) -> Result<()> {
+        let request = Request {
+            to: self.copy.clone(),
+            in_place: false,
+            paths: Vec::new(),
+            workers: options.workers,
+            finish: None,
+        };
+        match restore::restore(open, identities, commit, snapshot, &request) {
+            Ok(report) => {
+                (self.entries, self.bytes, self.bytes_fetched) = (report.entries, report.bytes, report.bytes_fetched);
+                note_phases(&self.times, &report.phases);
+                self.deviations.extend(report.notes.iter().map(|n| format!("{}: {}", n.path, n.why)));
+                self.checks.push(Check::compare("restore", "done", "done"));
+                Ok(())
+            }
+            Err(e) if of_the_environment(&e) => Err(e),
+            Err(e) => {
+                self.checks.push(Check::compare("restore", "done", format!("{e:#}")));
+                Ok(())
+            }
+        }
+    }
+
+    /// The engine's checks, unless there is nothing to prove.
+    fn prove(
+        &mut self,
+        open: &Open,
+        identities: &[Identity],
+        snapshot: &Snapshot,
+        scratch: &Path,
+        settings: &Settings,
+    ) -> Result<()> {
+        if self.checks.last().is_some_and(|last| !last.passed) {
+            return Ok(());
+        }
+        let times = Stopwatch::default();
+        let begun = Instant::now();
+        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
+        match proof::prove(&case) {
+            Ok(found) => self.checks.extend(found),
+            Err(e) if of_the_environment(&e) => {
+                return Err(e.context("the copy was restored, but could not be proven here"));
+            }
+            Err(e) => self.checks.push(Check::compare("checks", "carried out", format!("{e:#}"))),
+        }
+        let mut rest = begun.elapsed().as_secs_f64();
+        for phase in times.phases() {
+            rest -= phase.seconds;
+            self.times.add(&phase.name, std::time::Duration::from_secs_f64(phase.seconds.max(0.0)));
+        }
+        self.times.add("checks", std::time::Duration::from_secs_f64(rest.max(0.0)));
+        Ok(())
+    }
+
+    /// The signed report, stored.
+    pub fn sign(
+        self,
+        open: &Open,
+        signer: &SigningKey,
+        (commit, snapshot): (&Commit, &Snapshot),
+        options: &Options,
+        (scratch_removed, leftovers_removed): (bool, u64),
+    ) -> Result<DrillReport> {
+        let exposure = self.started.duration_since(snapshot.data_time).as_secs_f64();
+        let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
+        // Cheap levels and stock tools say nothing of how long a restore takes.
+        let timed = options.level == Level::Engine;
+        let (tested, not_tested) = scope(options.level, snapshot);
+        let objects = Objects::of(open, snapshot)?;
+        let make = |n, previous| DrillReport {
+            r#type: "drill".into(),
+            format: FORMAT,
+            repository: open.trust.id.clone(),
+            subject: snapshot.source.to_string(),
+            n,
+            previous,
+            source: snapshot.source.clone(),
+            kind: snapshot.kind.clone(),
+            level: options.level,
+            plan: options.plan.clone(),
+            trigger: options.trigger.clone(),
+            seq: snapshot.seq,
+            commit: commit.hash,
+            data_time: snapshot.data_time,
+            outcome: snapshot.outcome,
+            point: options.point.clone(),
+            started: self.started,
+            finished: self.ended,
+            passed: self.checks.iter().all(|c| c.passed),
+            checks: self.checks.clone(),
+            tested: tested.clone(),
+            not_tested: not_tested.clone(),
+            entries: self.entries,
+            bytes: self.bytes,
+            bytes_fetched: self.bytes_fetched,
+            objects: objects.clone(),
+            keys: keys(open, commit, signer),
+            environment: self.environment.clone(),
+            configuration: options.configuration,
+            rpo_exposure_seconds: exposure,
+            rpo_target_seconds: target(options.rpo),
+            rpo_met: target(options.rpo).map(|t| exposure <= t),
+            achieved_rto_seconds: self.seconds,
+            rto_target_seconds: target(options.rto).filter(|_| timed),
+            rto_met: target(options.rto).filter(|_| timed).map(|t| self.seconds <= t),
+            timeline: self.times.phases(),
+            deviations: self.deviations.clone(),
+            scratch_removed,
+            leftovers_removed,
+            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        Ok(evidence::append(open, signer, snapshot.source.as_str(), make)?.0)
+    }
+}
+
+pub fn keys(open: &Open, commit: &Commit, signer: &SigningKey) -> Keys {
+    Keys {
+        root: open.trust.root.id(),
+        epoch: open.trust.epoch,
+        recipients: open.trust.recipients.clone(),
+        commit: commit.signer.id(),
+        report: signer.public().id(),
+    }
+}
+
+/// Adds the phases of a restore.
+pub fn note_phases(times: &Stopwatch, phases: &Phases) {
+    let all = [
+        ("locate", phases.locate),
+        ("fetch", phases.fetch),
+        ("decrypt", phases.decrypt),
+        ("decode", phases.decode),
+        ("write", phases.write),
+        ("publish", phases.publish),
+    ];
+    for (name, seconds) in all {
+        times.add(name, std::time::Duration::from_secs_f64(seconds));
+    }
+}
+
+/// What a level tests, and what it leaves open.
+fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
+    let kind = &snapshot.kind;
+    let tested = match level {
+        Level::Existence => "that every stored object of the snapshot is there",
+        Level::Hashes => "every stored byte of the snapshot against its SHA-256",
+        Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
+        Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
+        Level::ColdStart => {
+            "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
+        }
+    };
+    let mut open = Vec::new();
+    if level < Level::Decode {
+        open.push("decryption and decompression".to_owned());
+    }
+    if level < Level::Engine {
+        open.push(format!("the restore, and a start of {kind} on the copy"));
+    }
+    open.push("the application itself (a restore plan can check it)".to_owned());
+    open.push("another machine, network and store than those of this drill".to_owned());
+    (vec![format!("{tested} (kind {kind})")], open)
+}
+
+/// Names an error of the place as one; others stay as they are.
+fn of_this_place(error: anyhow::Error) -> anyhow::Error {
+    if kind_of(&error) != Kind::Failed || !of_the_environment(&error) {
+        return error;
+    }
+    let archived = |e: &storage::Error| e.kind == storage::Kind::Archived;
+    let help = if error.chain().any(|cause| cause.downcast_ref::<storage::Error>().is_some_and(archived)) {
+        "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier."
+    } else {
+        "Nothing is said of the backup. Put right what the error names, and drill again."
+    };
+    Failure::new(Kind::Environment, format!("the drill could not be carried out: {error:#}"), help)
+}
+
+/// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
+pub fn of_the_environment(error: &anyhow::Error) -> bool {
+    let store = |kind| {
+        matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full | storage::Kind::Archived)
+    };
+    matches!(kind_of(error), Kind::Environment | Kind::Interrupted)
+        || error.chain().any(|cause| {
+            cause.downcast_ref::<storage::Error>().is_some_and(|e| store(e.kind))
+                || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
+                    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+                })
+        })
+}
+
+/// That the key file can sign a report.
+pub fn signer(signing: Option<&SigningKey>) -> Result<&SigningKey> {
+    signing.ok_or_else(|| {
+        let help =
+            "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
+        Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
+    })
+}

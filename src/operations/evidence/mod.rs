@@ -1,0 +1,326 @@
+//! Evidence: signed reports of drills and of real restores, each naming the hash of the one before it (FORMAT.md §2.7).
+//!
+//! `drills/<subject>/<n>` is create-only and `n` has no gaps, so a report can neither be altered nor taken out of the middle unnoticed.
+
+mod environment;
+pub mod restored;
+
+use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::Open;
+use crate::report::{Check, Outcome, Phase};
+use crate::repository::check_format;
+use crate::repository::history::{self, Cover, Written};
+use crate::repository::layout::{self, Hash, SourceName};
+use crate::repository::series;
+use crate::repository::signed::{PublicKey, SignedLine, SigningKey};
+use crate::repository::snapshot::Snapshot;
+use crate::repository::trust::Role;
+use crate::storage::{self, Key};
+pub use environment::Environment;
+
+/// Tries to append a report while others append theirs.
+const TRIES: usize = 8;
+
+/// How deep a drill goes, from the cheap to the dear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Everything that the snapshot names is there, at its size. No key is needed.
+    Existence,
+    /// Every stored byte is as it was written.
+    Hashes,
+    /// Every frame decrypts and decompresses. Nothing is written.
+    Decode,
+    /// Restored into scratch, compared byte by byte, and proven by the real engine.
+    Engine,
+    /// Restored by `recover.py` with stock tools from a bare copy of the repository, and then proven as for `engine`.
+    ColdStart,
+}
+
+impl Level {
+    pub const ALL: [Level; 5] = [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::ColdStart];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Existence => "existence",
+            Level::Hashes => "hashes",
+            Level::Decode => "decode",
+            Level::Engine => "engine",
+            Level::ColdStart => "cold-start",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The report on one drill, or on one real restore, of one source.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DrillReport {
+    /// `drill`, or `restore` for a real one, which proves nothing but is measured.
+    pub r#type: String,
+    pub format: u32,
+    pub repository: String,
+    pub subject: String,
+    /// Place in the chain of the subject's reports, from 1.
+    pub n: u64,
+    /// Hash of report `n - 1`.
+    pub previous: Option<Hash>,
+    pub source: SourceName,
+    pub kind: String,
+    pub level: Level,
+    /// Of which run of which plan this was a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Who or what started it.
+    pub trigger: String,
+    pub seq: u64,
+    pub commit: Hash,
+    pub data_time: Timestamp,
+    pub outcome: Outcome,
+    /// Why this recovery point was taken.
+    pub point: String,
+    pub started: Timestamp,
+    pub finished: Timestamp,
+    pub passed: bool,
+    pub checks: Vec<Check>,
+    pub tested: Vec<String>,
+    pub not_tested: Vec<String>,
+    /// Entries and bytes restored, and stored bytes fetched for them.
+    pub entries: u64,
+    pub bytes: u64,
+    pub bytes_fetched: u64,
+    pub objects: Objects,
+    pub keys: Keys,
+    pub environment: Environment,
+    /// Hash of the configuration file in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Hash>,
+    /// Age of the data when the drill began.
+    pub rpo_exposure_seconds: f64,
+    pub rpo_target_seconds: Option<f64>,
+    pub rpo_met: Option<bool>,
+    /// From the first read of the repository until the last check, on a monotonic clock.
+    pub achieved_rto_seconds: f64,
+    pub rto_target_seconds: Option<f64>,
+    pub rto_met: Option<bool>,
+    pub timeline: Vec<Phase>,
+    /// What was not as it should be, though no check failed by it.
+    pub deviations: Vec<String>,
+    /// Whether the scratch copy is gone again; of a real restore: nothing to remove.
+    pub scratch_removed: bool,
+    /// Scratch of earlier drills that had been killed, removed at the start.
+    pub leftovers_removed: u64,
+    pub agent: String,
+}
+
+impl DrillReport {
+    /// Whether it proves its recovery point: a drill with the real engine that passed.
+    pub fn proves(&self) -> bool {
+        self.r#type == "drill" && self.passed && self.level >= Level::Engine
+    }
+}
+
+/// The stored objects that the snapshot needs. Anyone who has the commit can count and digest them again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Objects {
+    pub count: u64,
+    pub bytes: u64,
+    /// SHA-256 over the lines `<sha256> <size>` of all of them, sorted.
+    pub digest: Hash,
+}
+
+impl Objects {
+    pub fn of(open: &Open, snapshot: &Snapshot) -> Result<Objects> {
+        let mut all = series::packs_of(&open.store, snapshot)?;
+        all.extend(series::index_objects(snapshot).copied());
+        let text: String = all.iter().map(|(hash, size)| format!("{hash} {size}\n")).collect();
+        Ok(Objects { count: all.len() as u64, bytes: all.values().sum(), digest: Hash::of(text.as_bytes()) })
+    }
+}
+
+/// Key ids; never a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Keys {
+    pub root: String,
+    pub epoch: u64,
+    /// age recipients of the data.
+    pub recipients: Vec<String>,
+    /// Who signed the snapshot, and who signs this.
+    pub commit: String,
+    pub report: String,
+}
+
+/// What every report has.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Head {
+    pub r#type: String,
+    format: u32,
+    repository: String,
+    pub subject: String,
+    pub n: u64,
+    previous: Option<Hash>,
+    pub started: Timestamp,
+    source: Option<SourceName>,
+    #[serde(default)]
+    sources: Vec<SourceName>,
+}
+
+impl Head {
+    /// Sources that it speaks of.
+    fn sources(&self) -> impl Iterator<Item = &SourceName> {
+        self.source.iter().chain(&self.sources)
+    }
+}
+
+/// A report that verified.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub head: Head,
+    pub hash: Hash,
+    pub signer: PublicKey,
+    /// The object, both lines.
+    pub object: Vec<u8>,
+}
+
+impl Stored {
+    /// Reads one object: the signature fits its key and it is a report of ours. Whether the key may sign is [`Stored::trusted`].
+    pub fn parse(object: &[u8]) -> Result<Stored> {
+        let signed = SignedLine::parse(object)?;
+        check_format(signed.format()?, "the report")?;
+        let head: Head = signed.decode()?;
+        let ours = ["drill", "restore", "plan"].contains(&head.r#type.as_str()) && head.format > 0;
+        ensure!(ours, "a signed line of type {}, not a report", head.r#type);
+        Ok(Stored { head, hash: Hash::of(object), signer: signed.key.clone(), object: object.to_vec() })
+    }
+
+    /// That a key that may sign such a report of this repository has signed it.
+    pub fn trusted(&self, open: &Open) -> Result<()> {
+        ensure!(self.head.repository == open.trust.id, "the report belongs to another repository");
+        let may = |source: &SourceName| open.trust.may_sign(&self.signer, Role::Drill, source, self.head.started);
+        let trusted =
+            self.signer == open.trust.root || (self.head.sources().count() > 0 && self.head.sources().all(may));
+        ensure!(trusted, "signed by {}, which may not sign reports of this source", self.signer.id());
+        Ok(())
+    }
+
+    /// Whether it names `before` as the report before it.
+    pub fn follows(&self, before: &Stored) -> bool {
+        self.head.previous == Some(before.hash)
+    }
+
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        let line = self.object.split(|b| *b == b'\n').next().unwrap_or_default();
+        serde_json::from_slice(line).context("read a report")
+    }
+}
+
+/// All reports on one subject, as far as they verify, the oldest first.
+#[derive(Debug, Default)]
+pub struct Chain {
+    pub reports: Vec<Stored>,
+    /// What does not verify, is missing or breaks the chain: (object, why).
+    pub faults: Vec<(Key, String)>,
+    /// What somebody has put over reports; the oldest version counts.
+    pub covers: Vec<Cover>,
+}
+
+impl Chain {
+    pub fn read(open: &Open, subject: &str) -> Result<Chain> {
+        let mut listed: BTreeMap<u64, Written> = BTreeMap::new();
+        let mut chain = Chain::default();
+        for written in history::list(&open.store, &layout::drills(subject)).context("list reports")? {
+            chain.covers.extend(written.cover());
+            match layout::parse_drill(&written.key) {
+                Some(n) => drop(listed.insert(n, written)),
+                None => chain.faults.push((written.key, "is not named as a report is".into())),
+            }
+        }
+        let last = listed.last_key_value().map_or(0, |(n, _)| *n);
+        let mut before: Option<Hash> = None;
+        for n in 1..=last {
+            let Some(written) = listed.remove(&n) else {
+                chain.faults.push((layout::drill(subject, n), "is missing: somebody removed evidence".into()));
+                before = None;
+                continue;
+            };
+            let key = written.key.clone();
+            let read = written.read(&open.store, |body| {
+                Stored::parse(body).and_then(|stored| belongs(open, subject, n, &stored).map(|()| stored))
+            });
+            match read {
+                Ok(stored) => {
+                    // What is before it and does not verify has been named already.
+                    if before.is_some_and(|hash| stored.head.previous != Some(hash)) {
+                        chain.faults.push((key, "does not follow the report before it: the chain is broken".into()));
+                    }
+                    before = Some(stored.hash);
+                    chain.reports.push(stored);
+                }
+                Err(e) if e.is::<storage::Error>() => return Err(e.context("read a report")),
+                Err(e) => {
+                    chain.faults.push((key, format!("{e:#}")));
+                    before = None;
+                }
+            }
+        }
+        Ok(chain)
+    }
+
+    /// The reports on drills and restores of a source.
+    pub fn drills(&self) -> Vec<DrillReport> {
+        self.reports.iter().filter(|s| s.head.r#type != "plan").filter_map(|s| s.decode().ok()).collect()
+    }
+}
+
+fn belongs(open: &Open, subject: &str, n: u64, stored: &Stored) -> Result<()> {
+    stored.trusted(open)?;
+    ensure!(stored.head.subject == subject && stored.head.n == n, "the report belongs elsewhere");
+    ensure!(n > 1 || stored.head.previous.is_none(), "is the first, but names one before it");
+    Ok(())
+}
+
+/// Signs what `make` gives for its place in the chain of `subject`, and stores it. Of two writers of one place, one goes behind the other.
+pub fn append<T: Serialize>(
+    open: &Open,
+    signer: &SigningKey,
+    subject: &str,
+    mut make: impl FnMut(u64, Option<Hash>) -> T,
+) -> Result<(T, Hash)> {
+    for _ in 0..TRIES {
+        let listed = open.store.list(&layout::drills(subject)).context("list reports")?;
+        let last = listed.iter().filter_map(|o| Some((layout::parse_drill(&o.key)?, &o.key))).max();
+        let previous = match last {
+            Some((_, key)) => Some(Hash::of(&open.store.get(key).context("read the last report")?)),
+            None => None,
+        };
+        let n = last.map_or(0, |(n, _)| n) + 1;
+        let report = make(n, previous);
+        let body = signer.sign_line(&report)?;
+        let hash = Hash::of(&body);
+        match open.store.create(&layout::drill(subject, n), body.into(), &hash.0) {
+            Ok(_) => return Ok((report, hash)),
+            Err(e) if e.kind == storage::Kind::AlreadyExists => {}
+            Err(e) => return Err(e).context("store the report"),
+        }
+    }
+    bail!("store the report: others were faster {TRIES} times")
+}
+
+/// Subjects that have reports, sources and `plan.…`.
+pub fn subjects(open: &Open) -> Result<Vec<String>> {
+    let listed = open.store.list("drills/").context("list reports")?;
+    let mut names: Vec<String> =
+        listed.iter().filter_map(|o| Some(o.key.as_str().strip_prefix("drills/")?.split_once('/')?.0.into())).collect();
+    names.dedup();
+    Ok(names)
+}

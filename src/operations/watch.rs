@@ -1,0 +1,237 @@
+//! Looks at a repository from outside, without any key: what is the newest point of each source, and is that as it should be? The agents
+//! may all be dead; silence is what this notices.
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Open, drill};
+use crate::report::Outcome;
+use crate::repository::layout::{Hash, SourceName};
+use crate::repository::series::{self, Series};
+use crate::repository::snapshot::{Commit, Line};
+
+/// How old a newest point may be.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub newest: SignedDuration,
+    /// Instead of `newest`, for these sources.
+    pub of_source: BTreeMap<SourceName, SignedDuration>,
+    /// Where given: how old the newest point that a drill has proven may be.
+    pub verified: Option<SignedDuration>,
+}
+
+/// The newest commit of each source that was ever seen: an older head later on is an alarm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen(pub BTreeMap<SourceName, (u64, Hash)>);
+
+/// What can be seen of one source.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sight {
+    pub source: SourceName,
+    pub host: Option<String>,
+    /// The newest commit of any kind, and its hash.
+    pub head: Option<(u64, Hash)>,
+    /// The newest complete snapshot.
+    pub seq: Option<u64>,
+    /// The time of its data; the store's own time where that is earlier, since a clock that is ahead must not make it look fresh.
+    pub newest: Option<Timestamp>,
+    /// The newest data that a drill has proven; looked for only where there is a bound.
+    pub verified: Option<Timestamp>,
+    /// Commits that do not verify, down to the newest complete snapshot.
+    pub faults: Vec<String>,
+    /// Commits that somebody has deleted or written over in a store that keeps versions.
+    pub covered: usize,
+    pub rolled_back: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The newest point is older than it may be.
+    Stale,
+    /// The newest proven point is older than it may be, or there is none.
+    Unproven,
+    /// There is no complete snapshot.
+    Missing,
+    /// Commits do not verify.
+    Damaged,
+    /// Somebody has deleted or written over commits; their first versions are there.
+    Covered,
+    /// The head is older than one seen before.
+    RolledBack,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Alarm {
+    pub source: SourceName,
+    pub cause: Cause,
+    /// For people.
+    pub text: String,
+}
+
+/// Looks at every source of the repository, and at those seen before.
+pub fn look(open: &Open, seen: &Seen, bounds: &Bounds) -> Result<Vec<Sight>> {
+    let mut names: BTreeSet<SourceName> = series::sources(&open.store)?.into_iter().collect();
+    names.extend(seen.0.keys().chain(bounds.of_source.keys()).cloned());
+    names.into_iter().map(|name| look_at(open, name, seen, bounds.verified.is_some())).collect()
+}
+
+fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> Result<Sight> {
+    let series = Series::list(&open.store, &open.trust, &source)?;
+    let mut sight = Sight {
+        host: None,
+        head: None,
+        seq: None,
+        newest: None,
+        verified: None,
+        faults: Vec::new(),
+        covered: series.covers().len(),
+        rolled_back: match seen.0.get(&source) {
+            Some((seq, hash)) => !series.has(*seq, *hash).unwrap_or(false),
+            None => false,
+        },
+        source,
+    };
+    for commit in series.newest_first() {
+        match commit {
+            Err(e) => sight.faults.push(format!("{e:#}")),
+            Ok(commit) => {
+                sight.head.get_or_insert((commit.seq(), commit.hash));
+                if sight.take(&commit, &series) {
+                    break;
+                }
+            }
+        }
+    }
+    if with_drills {
+        let whole = series.whole();
+        let proofs = drill::verified(open, &sight.source)?;
+        let proven = whole.snapshots().filter(|(commit, _)| proofs.iter().any(|p| p.commit == commit.hash));
+        sight.verified = proven.map(|(_, s)| s.data_time).max();
+    }
+    Ok(sight)
+}
+
+impl Sight {
+    /// Whether `commit` is the newest complete snapshot.
+    fn take(&mut self, commit: &Commit, series: &Series) -> bool {
+        let Line::Snapshot(snapshot) = &commit.line else { return false };
+        self.host.get_or_insert_with(|| snapshot.host.clone());
+        if snapshot.outcome != Outcome::Complete {
+            return false;
+        }
+        self.seq = Some(snapshot.seq);
+        self.newest = Some(series.stored_at(snapshot.seq).map_or(snapshot.data_time, |at| at.min(snapshot.data_time)));
+        true
+    }
+}
+
+/// What is wrong with what was seen. Pure.
+pub fn judge(sights: &[Sight], bounds: &Bounds, now: Timestamp) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    for sight in sights {
+        let source = &sight.source;
+        let mut raise = |cause, text: String| alarms.push(Alarm { source: source.clone(), cause, text });
+        if sight.rolled_back {
+            raise(
+                Cause::RolledBack,
+                "a commit that was there is gone: the store shows an older state, or somebody deleted it".into(),
+            );
+        }
+        if sight.covered > 0 {
+            raise(
+                Cause::Covered,
+                format!(
+                    "{} commits were deleted or written over; the store still has their first versions",
+                    sight.covered
+                ),
+            );
+        }
+        if let Some(first) = sight.faults.first() {
+            raise(Cause::Damaged, format!("{} commits do not verify: {first}", sight.faults.len()));
+        }
+        let most = bounds.of_source.get(source).copied().unwrap_or(bounds.newest);
+        match sight.newest.map(|at| now.duration_since(at)) {
+            None => raise(Cause::Missing, "there is no complete snapshot".into()),
+            Some(age) if age > most => {
+                raise(Cause::Stale, format!("the newest point is {} old, and may be {}", rough(age), rough(most)));
+            }
+            Some(_) => {}
+        }
+        match (bounds.verified, sight.verified.map(|at| now.duration_since(at))) {
+            (Some(_), None) => raise(Cause::Unproven, "no drill has proven a snapshot".into()),
+            (Some(most), Some(age)) if age > most => {
+                raise(
+                    Cause::Unproven,
+                    format!("the newest proven point is {} old, and may be {}", rough(age), rough(most)),
+                );
+            }
+            _ => {}
+        }
+    }
+    alarms
+}
+
+/// Remembers what was seen. A head once seen is forgotten only for a newer one.
+pub fn remember(seen: &mut Seen, sights: &[Sight]) {
+    for sight in sights.iter().filter(|sight| !sight.rolled_back) {
+        if let Some(head) = sight.head {
+            seen.0.insert(sight.source.clone(), head);
+        }
+    }
+}
+
+fn rough(length: SignedDuration) -> String {
+    let minutes = length.as_mins();
+    match minutes {
+        ..2 => format!("{} s", length.as_secs()),
+        2..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} d", minutes / 1440),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sight(age_minutes: i64) -> Sight {
+        let newest = Timestamp::UNIX_EPOCH - SignedDuration::from_mins(age_minutes);
+        Sight {
+            source: SourceName::new("orders").unwrap(),
+            host: Some("db1".into()),
+            head: Some((3, Hash([0; 32]))),
+            seq: Some(3),
+            newest: Some(newest),
+            verified: None,
+            faults: Vec::new(),
+            covered: 0,
+            rolled_back: false,
+        }
+    }
+
+    fn causes(sight: Sight, bounds: &Bounds) -> Vec<Cause> {
+        judge(&[sight], bounds, Timestamp::UNIX_EPOCH).into_iter().map(|alarm| alarm.cause).collect()
+    }
+
+    #[test]
+    fn each_cause_raises_its_alarm() {
+        let mut bounds = Bounds { newest: SignedDuration::from_hours(2), of_source: BTreeMap::new(), verified: None };
+        assert_eq!(causes(sight(120), &bounds), []);
+        assert_eq!(causes(sight(121), &bounds), [Cause::Stale]);
+        assert_eq!(causes(Sight { newest: None, ..sight(0) }, &bounds), [Cause::Missing]);
+        assert_eq!(
+            causes(Sight { rolled_back: true, covered: 1, ..sight(0) }, &bounds),
+            [Cause::RolledBack, Cause::Covered]
+        );
+        assert_eq!(causes(Sight { faults: vec!["x".into()], ..sight(0) }, &bounds), [Cause::Damaged]);
+        bounds.verified = Some(SignedDuration::from_hours(24));
+        assert_eq!(causes(sight(0), &bounds), [Cause::Unproven]);
+        assert_eq!(causes(Sight { verified: Some(Timestamp::UNIX_EPOCH), ..sight(0) }, &bounds), []);
+        bounds.of_source.insert(SourceName::new("orders").unwrap(), SignedDuration::from_mins(1));
+        assert_eq!(causes(Sight { verified: Some(Timestamp::UNIX_EPOCH), ..sight(5) }, &bounds), [Cause::Stale]);
+    }
+}

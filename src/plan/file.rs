@@ -1,0 +1,294 @@
+//! The text of a plan, and what must hold in it. Errors name the file, the line and the cure.
+
+use anyhow::Result;
+use jiff::SignedDuration;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::check::CheckOf;
+use super::{Action, InDrill, Notify, OnFailure, Plan, PointOf, Restore, Stage, Variables, WaitFor};
+use crate::config::{Config, duration, explain};
+use crate::error::{Failure, Kind};
+use crate::job::Rhythm;
+use crate::repository::layout::{Hash, SourceName};
+use crate::secret::{Secret, Text};
+
+/// Longest run of a stage that says nothing of it.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Stages of a plan.
+const STAGES_MAX: usize = 200;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    about: String,
+    #[serde(default, deserialize_with = "duration")]
+    rpo: Option<SignedDuration>,
+    #[serde(default, deserialize_with = "duration")]
+    rto: Option<SignedDuration>,
+    drill: Option<Rhythm>,
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
+    #[serde(default)]
+    stage: Vec<WrittenStage>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenStage {
+    name: String,
+    after: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "duration")]
+    budget: Option<SignedDuration>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<SignedDuration>,
+    run: Option<Vec<String>>,
+    restore: Option<WrittenRestore>,
+    check: Option<Vec<CheckOf>>,
+    wait_for: Option<WrittenWait>,
+    notify: Option<WrittenNotify>,
+    drill: Option<WrittenDrill>,
+    #[serde(default)]
+    on_failure: OnFailure,
+    #[serde(default)]
+    undo: Vec<String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRestore {
+    source: SourceName,
+    to: String,
+    point: Option<WrittenPoint>,
+    #[serde(default)]
+    replace: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenWait {
+    http: Option<String>,
+    tcp: Option<String>,
+    file: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenNotify {
+    text: String,
+    webhook: Option<Text>,
+    #[serde(default)]
+    run: Vec<String>,
+}
+
+/// `"latest"`, `"verified"` or a number. By hand, because an untagged enum would lose the line of an error.
+#[derive(Debug)]
+struct WrittenPoint(PointOf);
+
+impl<'de> Deserialize<'de> for WrittenPoint {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<WrittenPoint, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = WrittenPoint;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"latest\", \"verified\" or the number of a snapshot")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenPoint, E> {
+                match text {
+                    "latest" => Ok(WrittenPoint(PointOf::Latest)),
+                    "verified" => Ok(WrittenPoint(PointOf::Verified)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<WrittenPoint, E> {
+                let seq = u64::try_from(n).ok().filter(|n| *n > 0);
+                seq.map(|n| WrittenPoint(PointOf::Seq(n)))
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(n), &self))
+            }
+        }
+        d.deserialize_any(Either)
+    }
+}
+
+/// `"run"`, `"skip"` or `{ run = […] }`.
+#[derive(Debug)]
+struct WrittenDrill(InDrill);
+
+impl<'de> Deserialize<'de> for WrittenDrill {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<WrittenDrill, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Instead {
+            run: Vec<String>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenDrill;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"run\", \"skip\" or { run = [program, arguments…] }")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenDrill, E> {
+                match text {
+                    "run" => Ok(WrittenDrill(InDrill::Run)),
+                    "skip" => Ok(WrittenDrill(InDrill::Skip)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<WrittenDrill, A::Error> {
+                drop(seq);
+                Err(de::Error::custom("write { run = [program, arguments…] }"))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenDrill, A::Error> {
+                let instead = Instead::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(WrittenDrill(InDrill::Replace(instead.run)))
+            }
+        }
+        d.deserialize_any(Either)
+    }
+}
+
+pub fn parse(text: &str, path: &Path, config: &Config) -> Result<Plan> {
+    let written: Written = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
+    let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let wrong = |stage: Option<&str>, what: String| {
+        let line = stage.map_or(1, |name| line_of(text, name));
+        let stage = stage.map_or(String::new(), |name| format!("stage {name:?}: "));
+        let help = "Nothing was done. Correct the plan; `blackstart check` reads it again.";
+        Failure::new(Kind::Config, format!("{}, line {line}: {stage}{what}", path.display()), help)
+    };
+    if SourceName::new(&name).is_err() {
+        let what = format!("{name:?} cannot name a plan: use lower-case letters, digits, `-` and `_`");
+        return Err(wrong(None, what));
+    }
+    if written.stage.is_empty() || written.stage.len() > STAGES_MAX {
+        return Err(wrong(None, format!("a plan has 1 to {STAGES_MAX} [[stage]], this has {}", written.stage.len())));
+    }
+    let mut plan = Plan {
+        name,
+        file: path.to_owned(),
+        hash: Hash::of(text.as_bytes()),
+        about: written.about,
+        rpo: written.rpo,
+        rto: written.rto,
+        drill: written.drill,
+        variables: written.variables,
+        stages: Vec::new(),
+    };
+    for stage in written.stage {
+        let name = stage.name.clone();
+        let stage = complete(stage, &plan.stages).map_err(|what| wrong(Some(&name), what))?;
+        plan.stages.push(stage);
+        fits(&plan, config).map_err(|what| wrong(Some(&name), what))?;
+    }
+    Ok(plan)
+}
+
+/// The stage with its one action; `before` are those in front of it.
+fn complete(written: WrittenStage, before: &[Stage]) -> Result<Stage, String> {
+    if before.iter().any(|s| s.name == written.name) {
+        return Err("another stage has this name".into());
+    }
+    let after = match written.after {
+        Some(after) => after,
+        None => before.last().map(|s| s.name.clone()).into_iter().collect(),
+    };
+    if let Some(unknown) = after.iter().find(|name| !before.iter().any(|s| s.name == **name)) {
+        return Err(format!("`after` names {unknown:?}, which is no stage above this one"));
+    }
+    let restore = written.restore.map(|r| {
+        Action::Restore(Restore {
+            source: r.source,
+            to: r.to,
+            point: r.point.map_or(PointOf::Latest, |p| p.0),
+            replace: r.replace,
+        })
+    });
+    let wait = written.wait_for.map(|w| match (w.http, w.tcp, w.file) {
+        (Some(url), None, None) => Ok(Action::WaitFor(WaitFor::Http(url))),
+        (None, Some(address), None) => Ok(Action::WaitFor(WaitFor::Tcp(address))),
+        (None, None, Some(path)) => Ok(Action::WaitFor(WaitFor::File(path))),
+        _ => Err("`wait_for` takes one of http, tcp, file".to_owned()),
+    });
+    let notify = written.notify.map(|n| Action::Notify(Notify { text: n.text, webhook: n.webhook, run: n.run }));
+    let actions = [written.run.map(Action::Run), restore, written.check.map(Action::Check), wait.transpose()?, notify];
+    let mut actions = actions.into_iter().flatten();
+    let (Some(action), None) = (actions.next(), actions.next()) else {
+        return Err("a stage does one thing: run, restore, check, wait_for or notify".into());
+    };
+    let timeout = written.timeout.map(Duration::try_from).transpose().map_err(|e| e.to_string())?;
+    Ok(Stage {
+        name: written.name,
+        after,
+        budget: written.budget,
+        timeout: timeout.unwrap_or(TIMEOUT),
+        action,
+        in_drill: written.drill.map_or(InDrill::Usual, |d| d.0),
+        on_failure: written.on_failure,
+        undo: written.undo,
+        secrets: written.secrets,
+    })
+}
+
+/// That the last stage's source is known, its variables are, and no program is empty.
+fn fits(plan: &Plan, config: &Config) -> Result<(), String> {
+    let Some(stage) = plan.stages.last() else { return Ok(()) };
+    let mut variables = Variables::new(&plan.variables);
+    variables.set("scratch", Path::new("/"));
+    let restored = plan.sources();
+    restored.iter().for_each(|source| variables.set(format!("copy.{source}"), Path::new("/")));
+    let mut texts: Vec<&String> = stage.undo.iter().collect();
+    if let InDrill::Replace(argv) = &stage.in_drill {
+        texts.extend(argv);
+        if argv.is_empty() {
+            return Err("there is no program to run in a drill".into());
+        }
+    }
+    match &stage.action {
+        Action::Run(argv) if argv.is_empty() => return Err("there is no program to run".into()),
+        Action::Run(argv) => texts.extend(argv),
+        Action::Restore(restore) => {
+            if !config.source.iter().any(|s| s.name == restore.source) {
+                let known: Vec<&str> = config.source.iter().map(|s| s.name.as_str()).collect();
+                let known = known.join(", ");
+                return Err(format!("{} is no source of {}: there are {known}", restore.source, config.file.display()));
+            }
+            if restored.iter().filter(|s| **s == restore.source).count() > 1 {
+                return Err(format!("{} is restored by a stage above already", restore.source));
+            }
+            if stage.in_drill == InDrill::Run {
+                return Err("a drill restores to scratch, never to `to`: leave drill = \"run\" out".into());
+            }
+            texts.push(&restore.to);
+        }
+        Action::Check(checks) => {
+            if checks.is_empty() {
+                return Err("there is nothing to check".into());
+            }
+            for check in checks {
+                check.validate(&restored)?;
+                texts.extend(check.texts());
+            }
+        }
+        Action::WaitFor(WaitFor::Http(text) | WaitFor::Tcp(text) | WaitFor::File(text)) => texts.push(text),
+        Action::Notify(notify) => {
+            texts.push(&notify.text);
+            texts.extend(&notify.run);
+        }
+    }
+    texts.into_iter().try_for_each(|text| variables.fill(text).map(drop)).map_err(|e| e.to_string())
+}
+
+/// The line on which the stage is named.
+fn line_of(text: &str, stage: &str) -> usize {
+    let named = |line: &str| {
+        line.trim_start().strip_prefix("name").is_some_and(|rest| rest.contains('=') && rest.contains(stage))
+    };
+    text.lines().position(named).map_or(1, |n| n + 1)
+}

@@ -1,0 +1,147 @@
+//! The restore of a source as a stage of a plan: into scratch in a drill, to its place for real.
+
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use super::super::check::Copy;
+use super::super::report::{PointReport, StageReport};
+use super::super::{PointOf, Restore};
+use super::{Progress, Run};
+use crate::durable;
+use crate::operations::backup;
+use crate::operations::drill::{self, Drilled, Options, Point, signer};
+use crate::operations::evidence::restored::{self, Circumstances};
+use crate::operations::restore::{self, Pick, Request};
+use crate::repository::layout::SourceName;
+use crate::repository::snapshot::{Commit, Snapshot};
+
+impl Run<'_> {
+    /// The recovery point of a stage. A drill of `latest` takes a suspect one too, and says so; a real restore passes it over.
+    fn point(&self, restore: &Restore, pick: bool) -> Result<(Commit, Snapshot, String)> {
+        let source = &restore.source;
+        match restore.point {
+            PointOf::Latest if pick => {
+                let (commit, snapshot) = restore::find(self.open, source, &Pick::Latest)?;
+                Ok((commit, snapshot, "the newest complete snapshot that is not suspect".into()))
+            }
+            PointOf::Latest => drill::choose(self.open, source, Point::Latest),
+            PointOf::Seq(seq) => drill::choose(self.open, source, Point::Seq(seq)),
+            PointOf::Verified => {
+                let proven = drill::verified(self.open, source)?.iter().map(|p| p.seq).collect();
+                let (commit, snapshot) = restore::find(self.open, source, &Pick::LatestVerified(proven))?;
+                Ok((commit, snapshot, "the newest snapshot that a drill has proven".into()))
+            }
+        }
+    }
+
+    pub(super) fn restore_into_scratch(
+        &self,
+        restore: &Restore,
+        progress: &mut Progress,
+        report: &mut StageReport,
+    ) -> Result<String> {
+        let scratch = progress.scratch.as_ref().context("a drill needs scratch")?.path().join(restore.source.as_str());
+        std::fs::create_dir(&scratch).with_context(|| format!("make {}", scratch.display()))?;
+        let (commit, snapshot, why) = self.point(restore, false)?;
+        let options = self.options(&restore.source, why.clone());
+        let point = (&commit, &snapshot);
+        let drilled = Drilled::carry_out(self.open, &self.keys.identities, point, &scratch, &options)?;
+        report.checks.clone_from(&drilled.checks);
+        progress.arrived(restore, point, &why, drilled.copy.clone(), report);
+        progress.drilled.push((drilled, commit, snapshot, why));
+        Ok(format!("into scratch; in a real run to {}", restore.to))
+    }
+
+    fn options(&self, source: &SourceName, point: String) -> Options {
+        let configured = self.config.source.iter().find(|s| s.name == *source);
+        Options {
+            rpo: configured.and_then(|s| s.rpo),
+            rto: configured.and_then(|s| s.rto),
+            point,
+            trigger: self.wanted.trigger.clone(),
+            plan: Some(self.plan.name.clone()),
+            configuration: self.wanted.configuration,
+            settings: configured.map(|s| self.config.settings(s)).unwrap_or_default(),
+            ..Options::new(self.config.scratch())
+        }
+    }
+
+    pub(super) fn restore_for_real(
+        &self,
+        restore: &Restore,
+        progress: &mut Progress,
+        report: &mut StageReport,
+    ) -> Result<String> {
+        let started = self.open.now();
+        let (commit, snapshot, why) = self.point(restore, true)?;
+        let to: PathBuf = self.config.base().join(progress.variables.fill(&restore.to)?);
+        let to: PathBuf = std::path::absolute(&to)?.components().collect();
+        // On a machine that is new nothing is there yet.
+        if let Some(above) = to.parent() {
+            durable::create_directories(above).with_context(|| format!("make {}", above.display()))?;
+        }
+        let request = Request {
+            to: to.clone(),
+            in_place: restore.replace,
+            paths: Vec::new(),
+            workers: backup::Options::default().workers,
+            finish: restore::finish_of(&snapshot, &to),
+        };
+        let done = restore::restore(self.open, &self.keys.identities, &commit, &snapshot, &request)?;
+        report.kept = done.kept.as_ref().map(|kept| kept.display().to_string());
+        progress.arrived(restore, (&commit, &snapshot), &why, to, report);
+        if let Some(signer) = &self.keys.signing {
+            let how = Circumstances {
+                started,
+                point: why,
+                trigger: self.wanted.trigger.clone(),
+                plan: Some(self.plan.name.clone()),
+                partial: false,
+                configuration: self.wanted.configuration,
+            };
+            // The restore counts; that its record could not be stored is said.
+            if let Err(e) = restored::record(self.open, signer, (&commit, &snapshot), &done, &how) {
+                progress.deviations.push(format!("the record of {} could not be stored: {e:#}", restore.source));
+            }
+        }
+        let passed_over = restore::passed_over(self.open, &restore.source, snapshot.seq)?;
+        if restore.point == PointOf::Latest && !passed_over.is_empty() {
+            let what = format!("suspect snapshots of {} were passed over: {passed_over:?}", restore.source);
+            progress.deviations.push(what);
+        }
+        let kept = report.kept.as_ref().map_or(String::new(), |kept| format!("; what was there is at {kept}"));
+        Ok(format!("snapshot {} to {}{kept}", snapshot.seq, done.to.display()))
+    }
+
+    /// The reports of the sources that were drilled.
+    pub(super) fn sign_drills(&self, progress: &mut Progress, scratch_removed: bool) -> Result<()> {
+        for (drilled, commit, snapshot, why) in progress.drilled.drain(..) {
+            let options = self.options(&snapshot.source, why);
+            let signer = signer(self.keys.signing.as_ref())?;
+            drilled.sign(self.open, signer, (&commit, &snapshot), &options, (scratch_removed, 0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Progress {
+    fn arrived(
+        &mut self,
+        restore: &Restore,
+        (commit, snapshot): (&Commit, &Snapshot),
+        why: &str,
+        to: PathBuf,
+        report: &mut StageReport,
+    ) {
+        report.point = Some(PointReport {
+            source: restore.source.clone(),
+            seq: snapshot.seq,
+            commit: commit.hash,
+            data_time: snapshot.data_time,
+            why: why.into(),
+            to: to.display().to_string(),
+        });
+        self.variables.set(format!("copy.{}", restore.source), &to);
+        self.copies.insert(restore.source.clone(), Copy { path: to, data_time: snapshot.data_time });
+    }
+}

@@ -1,0 +1,61 @@
+//! A rollback: what the stages did is taken back, the last first. A restored copy goes aside and what it replaced comes back.
+
+use anyhow::{Context, Result};
+use rustix::fs::RenameFlags;
+use std::path::Path;
+
+use super::super::report::Ended;
+use super::super::stage::program;
+use super::super::{Action, Stage};
+use super::{Mode, Progress, Run};
+
+impl Run<'_> {
+    pub(super) fn undo(&self, progress: &mut Progress) {
+        for n in (0..progress.stages.len()).rev() {
+            let done = progress.stages[n].clone();
+            let Some(stage) = self.plan.stages.iter().find(|s| s.name == done.name) else { continue };
+            // A stage that failed may have done a part.
+            let acted = matches!(done.outcome, Ended::Done | Ended::DoneBefore | Ended::Failed);
+            if !acted || self.wanted.mode == Mode::Drill && matches!(stage.action, Action::Restore(_)) {
+                continue;
+            }
+            match self.take_back(stage, progress, done.kept.as_deref(), done.point.as_ref().map(|p| p.to.as_str())) {
+                Ok(None) => {}
+                Ok(Some(what)) => {
+                    let report = &mut progress.stages[n];
+                    report.detail = format!("{}; undone: {what}", report.detail);
+                    if report.outcome != Ended::Failed {
+                        report.outcome = Ended::Undone;
+                    }
+                }
+                Err(e) => progress.deviations.push(format!("stage {:?} could not be undone: {e:#}", stage.name)),
+            }
+        }
+    }
+
+    fn take_back(
+        &self,
+        stage: &Stage,
+        progress: &Progress,
+        kept: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<Option<String>> {
+        let mut done = Vec::new();
+        if let (Some(kept), Some(to)) = (kept, to) {
+            exchange(Path::new(kept), Path::new(to))?;
+            done.push(format!("{to} is as it was, and the restored copy at {kept}"));
+        }
+        if !stage.undo.is_empty() {
+            let argv = progress.variables.fill_all(&stage.undo)?;
+            program(&argv, &progress.variables, &self.secrets(stage)?, stage.timeout)?;
+            done.push(argv.join(" "));
+        }
+        Ok((!done.is_empty()).then(|| done.join("; ")))
+    }
+}
+
+/// Swaps two names in one step: at no moment is there nothing.
+fn exchange(a: &Path, b: &Path) -> Result<()> {
+    let (at, flags) = (rustix::fs::CWD, RenameFlags::EXCHANGE);
+    rustix::fs::renameat_with(at, a, at, b, flags).with_context(|| format!("swap {} and {}", a.display(), b.display()))
+}

@@ -1,0 +1,277 @@
+//! Logical backups: `pg_dump` for each database and `pg_dumpall` for what lies between them, streamed without local disk. What managed services
+//! allow, and what restores into another major version.
+//!
+//! Each database is consistent in itself, at the moment of its own snapshot; two databases are not consistent with each other. The rows of its
+//! tables are counted in the same snapshot (`pg_export_snapshot`, `pg_dump --snapshot`), so that a drill compares with certainty.
+//!
+//! The tree: `databases/<name>.dump` (custom format, not compressed, so that chunks are stored once), and `globals.sql`.
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Options;
+use super::client::{Address, Client, Session};
+use super::programs::Programs;
+use crate::clock::Clock;
+use crate::entry::{Entry, EntryKind, Name};
+use crate::error::{Failure, Kind};
+use crate::report::Skip;
+use crate::source::command::{Dump, Stream};
+use crate::source::{Before, Finished, Piece, Source, stream_entry};
+use count::Counter;
+pub use facts::{Database, Facts};
+pub use selection::Selection;
+
+mod catalog;
+mod count;
+mod facts;
+pub mod load;
+pub mod proof;
+mod rebuild;
+mod selection;
+
+/// The directory of the dumps in the snapshot, and the file with roles and tablespaces.
+const DIRECTORY: &str = "databases";
+pub const GLOBALS: &str = "globals.sql";
+/// Where a connection goes that needs any database.
+pub(super) const ANY_DATABASE: &str = "postgres";
+/// How long a dump waits for a table that somebody has locked.
+const LOCK_WAIT: &str = "--lock-wait-timeout=600s";
+/// A dump may be silent while the server sorts or waits for a lock, and take as long as it takes.
+const IDLE: Duration = Duration::from_secs(2 * 3600);
+const WHOLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// One run: one dump after another.
+pub struct Logical {
+    address: Address,
+    select: Selection,
+    bin: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+    /// The system identifier in the newest snapshot, unless a change is meant.
+    expected: Option<String>,
+    plan: Option<Plan>,
+    /// Entries given so far.
+    given: usize,
+    current: Option<Current>,
+}
+
+/// What one run is to dump, and what it knows by now.
+struct Plan {
+    began: Timestamp,
+    programs: Programs,
+    /// In path order: the root, the directory, the databases, the globals.
+    items: Vec<Item>,
+    facts: Facts,
+    done: Vec<Database>,
+    skipped: Vec<Skip>,
+}
+
+enum Item {
+    Directory(&'static str),
+    Database(Box<Database>),
+    Globals,
+}
+
+struct Current {
+    dump: Dump,
+    /// Of a database.
+    counted: Option<(Box<Database>, Counter)>,
+}
+
+impl Logical {
+    /// Nothing is connected to before the first [`Source::next`].
+    pub fn open(address: Address, options: &Options, clock: Arc<dyn Clock>) -> Logical {
+        let bin = options.bin.clone();
+        let select = options.select.clone();
+        Logical { address, select, bin, clock, expected: None, plan: None, given: 0, current: None }
+    }
+
+    fn connect(&self, database: &str) -> Result<Client> {
+        let address = Address { database: Some(database.to_owned()), ..self.address.clone() };
+        Client::connect(&address, Session::Plain)
+    }
+
+    fn any_database(&self) -> &str {
+        self.address.database.as_deref().unwrap_or(ANY_DATABASE)
+    }
+
+    fn begin(&self) -> Result<Plan> {
+        let began = self.clock.now();
+        let mut client = self.connect(self.any_database())?;
+        let programs = programs_for(self.bin.as_deref(), client.version() / 10_000)?;
+        let mut facts = Facts {
+            server: client.parameter("server_version").unwrap_or_default().to_owned(),
+            version: client.version(),
+            asked: self.address.database.clone(),
+            system_identifier: client.value("select system_identifier from pg_control_system()").ok().flatten(),
+            program: programs.major,
+            role_passwords: client.value("select has_table_privilege('pg_catalog.pg_authid', 'SELECT')")?.as_deref()
+                == Some("t"),
+            ..Facts::default()
+        };
+        if !facts.role_passwords {
+            let user = &self.address.user;
+            facts.notes.push(format!(
+                "{GLOBALS} has the roles without their passwords, which {user} may not read: keep them elsewhere"
+            ));
+        }
+        self.same_server(&facts)?;
+        let (mut items, mut skipped) = (vec![Item::Directory(""), Item::Directory(DIRECTORY)], Vec::new());
+        let mut databases = catalog::databases(&mut client)?;
+        databases.sort_by(|a, b| a.facts.file.cmp(&b.facts.file));
+        if let Some(missing) = self.select.databases.iter().find(|name| !databases.iter().any(|d| d.name == **name)) {
+            let help =
+                "Nothing was backed up: the earlier snapshots stand. Correct `databases` in [source.postgres.select].";
+            return Err(Failure::new(Kind::Config, format!("the server has no database {missing}"), help));
+        }
+        for database in databases.into_iter().filter(|database| self.select.takes_database(&database.name)) {
+            if database.may_connect {
+                items.push(Item::Database(Box::new(database.facts)));
+            } else {
+                let user = &self.address.user;
+                let why = format!(
+                    "{user} may not connect to it: grant connect, or name it in `exclude_databases` of [source.postgres.select]"
+                );
+                skipped.push(Skip::new(&Name::new(database.facts.file), why));
+            }
+        }
+        ensure!(items.len() > 2, "the server has no database that {} may dump", self.address.user);
+        items.push(Item::Globals);
+        Ok(Plan { began, programs, items, facts, done: Vec::new(), skipped })
+    }
+
+    /// Whether this is the server that the newest snapshot is of.
+    fn same_server(&self, facts: &Facts) -> Result<()> {
+        match (&self.expected, &facts.system_identifier) {
+            (Some(before), Some(now)) if before != now => Err(Failure::new(
+                Kind::Failed,
+                format!(
+                    "{} is another server than before: its system identifier is {now}, and was {before}",
+                    self.address
+                ),
+                "Nothing was backed up: the earlier snapshots stand. If the server was replaced or upgraded, run the backup once with --accept-change; \
+                 if not, correct the address.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&self, item: &Item, plan: &Plan) -> Result<Current> {
+        let dump = |file: &str, program: &str, arguments: &[String], database: &str| {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let spec = plan.programs.spec(program, &arguments, &self.address, database);
+            let (magic, end) =
+                if file == GLOBALS { (None, Some("dump complete")) } else { (Some(b"PGDMP".as_slice()), None) };
+            Dump::begin(Stream::of_program(file, program, magic, end), &spec, WHOLE, IDLE)
+        };
+        let text = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        match item {
+            Item::Directory(_) => anyhow::bail!("a directory has no contents"),
+            Item::Globals => {
+                let mut arguments = text(&["--globals-only", "--no-password", LOCK_WAIT]);
+                arguments.push(format!("--database={}", self.any_database()));
+                if !plan.facts.role_passwords {
+                    arguments.push("--no-role-passwords".into());
+                }
+                Ok(Current { dump: dump(GLOBALS, "pg_dumpall", &arguments, self.any_database())?, counted: None })
+            }
+            Item::Database(database) => {
+                let mut database = database.clone();
+                let mut client = self.connect(&database.name)?;
+                let snapshot = count::begin(&mut client)?;
+                catalog::describe(&mut client, &mut database)?;
+                let counter = Counter::start(client, snapshot, &self.select);
+                let mut arguments = text(&["--format=custom", "--compress=0", "--no-password", LOCK_WAIT]);
+                arguments.push(format!("--snapshot={}", counter.snapshot));
+                arguments.extend(self.select.arguments());
+                let dump = dump(&database.file, "pg_dump", &arguments, &database.name)?;
+                Ok(Current { dump, counted: Some((database, counter)) })
+            }
+        }
+    }
+}
+
+/// The programs that dump a server of this version: never older than it.
+fn programs_for(bin: Option<&Path>, server: u32) -> Result<Programs> {
+    let needed = ["pg_dump", "pg_dumpall"];
+    if let Some(programs) = Programs::find(bin, &needed, server) {
+        return Ok(programs);
+    }
+    let newest = Programs::all(bin, &needed).pop();
+    let have = newest.map_or("there is no pg_dump here".to_owned(), |p| {
+        format!("the newest pg_dump here is {} in {}", p.major, p.bin.display())
+    });
+    Err(Failure::new(
+        Kind::Failed,
+        format!("the server is PostgreSQL {server}, and {have}: an older pg_dump refuses a newer server"),
+        format!(
+            "Nothing was backed up: the earlier snapshots stand. Install postgresql-client-{server} or newer, or name its directory: bin = \"…\" in [source.postgres]."
+        ),
+    ))
+}
+
+impl Source for Logical {
+    fn kind(&self) -> &'static str {
+        super::LOGICAL
+    }
+
+    fn root(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn compare(&mut self, before: Before) -> Result<()> {
+        if !before.accept_change {
+            self.expected = before.facts["system_identifier"].as_str().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>> {
+        if self.plan.is_none() {
+            self.plan = Some(self.begin()?);
+        }
+        let plan = self.plan.as_ref().context("a run that has not begun")?;
+        let Some(item) = plan.items.get(self.given) else { return Ok(None) };
+        self.given += 1;
+        let entry = match item {
+            Item::Directory(path) => stream_entry(path, EntryKind::Dir, plan.began),
+            Item::Database(database) => stream_entry(&database.file, EntryKind::File, plan.began),
+            Item::Globals => stream_entry(GLOBALS, EntryKind::File, plan.began),
+        };
+        if entry.kind == EntryKind::File {
+            self.current = Some(self.start(item, plan)?);
+        }
+        Ok(Some(entry))
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {
+        let current = self.current.as_mut().context("read of a dump that has not begun")?;
+        if let Some(length) = current.dump.read(buffer, None)? {
+            return Ok(Piece::Data(length));
+        }
+        let plan = self.plan.as_mut().context("a run that has not begun")?;
+        let Some(current) = self.current.take() else { return Ok(Piece::StreamEnd) };
+        if let Some((mut database, counter)) = current.counted {
+            let facts = current.dump.facts();
+            (database.dump_bytes, database.sha256, database.seconds) = (facts.bytes, facts.sha256, facts.seconds);
+            database.tables = counter.finish()?;
+            plan.done.push(*database);
+        }
+        Ok(Piece::StreamEnd)
+    }
+
+    fn finish(&mut self) -> Result<Finished> {
+        let plan = self.plan.take().context("end of a run that has not begun")?;
+        let wanted = plan.items.iter().filter(|item| matches!(item, Item::Database(_))).count();
+        ensure!(
+            self.given == plan.items.len() && plan.done.len() == wanted,
+            "{} of {wanted} databases have been dumped",
+            plan.done.len()
+        );
+        let facts = Facts { databases: plan.done, ..plan.facts };
+        Ok(Finished { data_time: plan.began, skipped: plan.skipped, facts: serde_json::to_value(facts)? })
+    }
+}

@@ -1,0 +1,204 @@
+//! The chain of reports: complete, signed, verified offline and by OpenSSH; and what each level of a drill notices.
+
+use super::protected;
+use crate::support::binary::{expect, files_below, noise, root_of, run};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_report_has_what_an_auditor_asks_for() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    expect(at, &["drill", "orders"], 0);
+    let report = expect(at, &["report", "show", "orders", "--json"], 0).json()["report"]["report"].clone();
+    for key in ["trigger", "point", "data_time", "commit", "started", "finished", "agent"] {
+        assert!(!report[key].as_str().unwrap().is_empty(), "{key}: {report}");
+    }
+    assert_eq!(
+        (report["n"].as_u64(), report["previous"].is_null(), report["level"].as_str()),
+        (Some(1), true, Some("engine"))
+    );
+    for list in ["checks", "tested", "not_tested", "timeline"] {
+        assert!(!report[list].as_array().unwrap().is_empty(), "{list}");
+    }
+    let phases: Vec<&str> =
+        report["timeline"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["locate", "fetch", "decrypt", "decode", "write", "publish", "checks"]);
+    let sum: f64 = report["timeline"].as_array().unwrap().iter().map(|p| p["seconds"].as_f64().unwrap()).sum();
+    let total = report["achieved_rto_seconds"].as_f64().unwrap();
+    assert!(sum > 0.0 && sum <= total * 1.01, "phases of {sum} s in {total} s");
+    assert!(report["objects"]["count"].as_u64().unwrap() >= 3 && report["environment"]["cpus"].as_u64().unwrap() > 0);
+    assert_eq!(report["scratch_removed"], true);
+    assert_eq!(fs::read_dir(at.join("scratch")).unwrap().count(), 0);
+    let page = expect(at, &["report", "show", "orders", "--form", "html"], 0).out;
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("rows of t"), "{page}");
+    assert!(expect(at, &["report", "show", "orders"], 0).out.starts_with("# Drill of orders (engine): passed"));
+}
+
+#[test]
+fn the_chain_shows_what_was_removed_and_what_was_altered() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    for _ in 0..3 {
+        expect(at, &["drill", "app", "--level", "existence"], 0);
+    }
+    expect(at, &["restore", "app", "--to", "back"], 0);
+    let listed = expect(at, &["report"], 0);
+    assert!(
+        listed.out.contains("drill (existence)") && listed.out.lines().last().unwrap().contains("restore"),
+        "{}",
+        listed.out
+    );
+    let report = |n: u64| at.join(format!("repo/drills/app/{n:010}"));
+    let second = fs::read(report(2)).unwrap();
+    fs::remove_file(report(2)).unwrap();
+    let gap = expect(at, &["report"], 4);
+    assert!(gap.err.contains("0000000002: is missing: somebody removed evidence"), "{}", gap.err);
+    assert!(expect(at, &["verify"], 4).err.contains("removed evidence"));
+    // Another report of the same subject in its place.
+    fs::copy(report(3), report(2)).unwrap();
+    assert!(expect(at, &["report"], 4).err.contains("belongs elsewhere"));
+    fs::write(report(2), &second).unwrap();
+    expect(at, &["report"], 0);
+    flip(&report(3));
+    assert!(expect(at, &["report"], 4).err.contains("0000000003"));
+}
+
+#[test]
+fn reports_verify_offline_and_by_openssh() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    expect(at, &["drill", "app"], 0);
+    expect(at, &["drill", "app"], 0);
+    for n in ["1", "2"] {
+        expect(at, &["report", "show", "app", n, "--to", &format!("out{n}")], 0);
+    }
+    let root = root_of(at);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let files: Vec<String> = ["out1", "out2"].map(|d| at.join(d).join("report.signed").display().to_string()).into();
+    let both = ["report", "verify", &files[0], &files[1], "--root", &root];
+    expect(elsewhere.path(), &both, 0);
+    let unknown = expect(elsewhere.path(), &["report", "verify", &files[0]], 4);
+    assert!(unknown.out.contains("give --root"), "{}", unknown.out);
+    let other = run(elsewhere.path(), &["report", "verify", &files[0], "--root", "SHA256:other"]);
+    assert_eq!(other.code, 4, "{}", other.all());
+
+    let verify = || {
+        let line = fs::File::open(at.join("out1/report.json")).unwrap();
+        let arguments =
+            ["-Y", "verify", "-f", "signer", "-I", "blackstart", "-n", "blackstart", "-s", "report.json.sig"];
+        let mut openssh = Command::new("ssh-keygen");
+        openssh.args(arguments).current_dir(at.join("out1")).stdin(line).stdout(Stdio::null()).stderr(Stdio::null());
+        openssh.status().expect("ssh-keygen is missing: run scripts/test-servers").success()
+    };
+    assert!(verify());
+    let text = fs::read_to_string(at.join("out1/report.json")).unwrap();
+    fs::write(at.join("out1/report.json"), text.replace("\"passed\":true", "\"passed\":false")).unwrap();
+    assert!(!verify());
+    let text = fs::read_to_string(&files[1]).unwrap();
+    fs::write(&files[1], text.replace("engine", "enigne")).unwrap();
+    assert!(expect(elsewhere.path(), &both, 4).out.contains("altered or forged"));
+}
+
+#[test]
+fn each_level_notices_what_it_can_and_only_deep_ones_prove() {
+    let home = protected();
+    let at = home.path();
+    fs::write(at.join("app/big"), noise(3, 3 << 20)).unwrap();
+    expect(at, &["backup"], 0);
+    for level in ["existence", "hashes", "decode"] {
+        let said = expect(at, &["drill", "app", "--level", level], 0);
+        assert!(said.out.contains("app: ok: snapshot 1"), "{}", said.out);
+        let status = expect(at, &["status", "--json"], 4).json();
+        let row = &status["report"]["sources"][0];
+        assert!(row["verified"].is_null() && row["measures"]["levels"][level].is_string(), "{row}");
+        assert!(row["measures"]["levels"]["engine"].is_null());
+    }
+    expect(at, &["restore", "app", "--latest-verified", "--to", "v"], 64);
+    let cold = expect(at, &["drill", "app", "--level", "cold-start"], 0);
+    assert!(cold.out.contains("recover.py with stock tools: restored") && cold.out.contains("PROVEN"), "{}", cold.out);
+    expect(at, &["restore", "app", "--latest-verified", "--to", "v"], 0);
+    let packs = files_below(&at.join("repo/packs/app"), |_| true);
+    let big = packs.iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
+    flip(big);
+    expect(at, &["drill", "app", "--level", "existence"], 0);
+    for level in ["hashes", "decode", "engine", "cold-start"] {
+        let failed = expect(at, &["drill", "app", "--level", level], 4);
+        assert!(failed.out.contains("app: FAILED"), "{level}: {}", failed.all());
+    }
+    fs::remove_file(big).unwrap();
+    let gone = expect(at, &["drill", "app", "--level", "existence"], 4);
+    assert!(gone.out.contains("is missing"), "{}", gone.out);
+}
+
+#[test]
+fn the_point_is_chosen_and_scratch_is_kept_on_request() {
+    let home = protected();
+    let at = home.path();
+    for n in 0..3 {
+        fs::write(at.join("app/etc/app.toml"), format!("port = {n}\n")).unwrap();
+        expect(at, &["backup", "app"], 0);
+    }
+    let point = |point: &str| {
+        let report = expect(at, &["drill", "app", "--point", point, "--level", "existence", "--json"], 0).json();
+        let one = &report["report"]["sources"][0];
+        (one["seq"].as_u64().unwrap(), one["point"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(point("latest").0, 3);
+    assert_eq!(point("1"), (1, "named by number".into()));
+    let (seq, why) = point("random:1d");
+    assert!((1..=3).contains(&seq) && why.contains("from 3 complete snapshots"), "{why}");
+    expect(at, &["drill", "app", "--point", "9"], 64);
+    expect(at, &["drill", "app", "--point", "newest"], 64);
+    files_below(&at.join("repo/packs/app"), |_| true).iter().for_each(|pack| flip(pack));
+    expect(at, &["drill", "app"], 4);
+    assert_eq!(fs::read_dir(at.join("scratch")).unwrap().count(), 0);
+    let kept = expect(at, &["drill", "app", "--keep-failed"], 4);
+    assert!(kept.err.contains("the scratch copy is kept"), "{}", kept.err);
+    assert_eq!(fs::read_dir(at.join("scratch")).unwrap().count(), 1);
+}
+
+#[test]
+fn the_third_drill_predicts_the_next_restore() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    assert!(expect(at, &["drill", "app"], 0).out.contains("not predicted: 1 of 3"));
+    expect(at, &["drill", "app"], 0);
+    assert!(expect(at, &["drill", "app"], 0).out.contains("from 3 restores"));
+    let status = run(at, &["status", "--json"]).json();
+    let predicted = &status["report"]["sources"][0]["measures"]["predicted_rto"];
+    assert!(predicted["low"].as_f64().unwrap() <= predicted["high"].as_f64().unwrap(), "{predicted}");
+}
+
+#[test]
+fn a_period_for_an_auditor() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    expect(at, &["drill", "app"], 0);
+    let year = expect(at, &["report", "--period", "2001-Q2"], 0);
+    assert!(year.out.starts_with("# Restore evidence, 2001-04 to 2001-06"), "{}", year.out);
+    // `orders` was never drilled: the month of its first snapshot is without a proof.
+    let drilled = expect(at, &["report", "show", "app", "--json"], 0).json();
+    let month = &drilled["report"]["report"]["started"].as_str().unwrap()[..7].to_owned();
+    let found = expect(at, &["report", "--period", month, "--json"], 4).json();
+    let subjects = found["report"]["subjects"].as_array().unwrap();
+    let of = |name: &str| subjects.iter().find(|s| s["source"] == name).unwrap();
+    assert_eq!((of("app")["passed"].as_u64(), of("app")["missed"].as_array().unwrap().len()), (Some(1), 0));
+    assert_eq!(of("orders")["missed"][0].as_str(), Some(month.as_str()));
+    expect(at, &["drill", "orders"], 0);
+    expect(at, &["report", "--period", month], 0);
+    expect(at, &["report", "--period", "Q4"], 64);
+}
