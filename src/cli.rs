@@ -94,7 +94,7 @@ impl Verb {
 /// Example: blackstart protect /srv/app --repo /mnt/backup
 #[derive(Debug, Args)]
 pub struct Protect {
-    /// Directories, SQLite databases, postgres://user@host/database; without any, all sources of the configuration
+    /// Directories, SQLite databases, addresses (postgres://user@host/database, redis://host); without any, all sources of the configuration
     pub paths: Vec<PathBuf>,
     /// A directory, or s3://bucket/prefix?endpoint=https://host&region=name
     #[arg(long, value_name = "LOCATION")]

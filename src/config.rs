@@ -2,6 +2,7 @@
 
 mod named;
 mod places;
+mod source;
 mod text;
 mod tier;
 
@@ -16,17 +17,16 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
 use crate::notify;
-use crate::operations::retention::Policy;
-use crate::operations::tiers::Tiers;
-use crate::repository::layout::SourceName;
-use crate::secret::{Secret, Text};
-use crate::source::command::{self, Command};
+use crate::source::chroma::Chroma;
+use crate::source::command::Command;
 use crate::source::files::{Files, FilesOptions};
 use crate::source::postgres;
+use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
 pub use places::resolve_location;
+pub use source::{SourceConfig, SourceKind};
 pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
@@ -72,103 +72,6 @@ pub struct Config {
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
-}
-
-/// One `[[source]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    pub name: SourceName,
-    pub kind: SourceKind,
-    /// Of what lies on this machine: `files`, `sqlite`.
-    pub path: Option<PathBuf>,
-    /// Of what a server holds. A password does not belong into it in plain text.
-    pub url: Option<Text>,
-    pub password: Option<Secret>,
-    pub postgres: Option<postgres::Options>,
-    pub command: Option<command::Options>,
-    #[serde(default)]
-    pub exclude: Vec<String>,
-    #[serde(default)]
-    pub one_file_system: bool,
-    #[serde(default)]
-    pub tolerate_changing: Vec<String>,
-    /// Data that may be lost at most, as time.
-    #[serde(default, deserialize_with = "duration")]
-    pub rpo: Option<SignedDuration>,
-    /// Time that a restore may take.
-    #[serde(default, deserialize_with = "duration")]
-    pub rto: Option<SignedDuration>,
-    pub retention: Option<Policy>,
-    /// Storage classes and locks of the retention's tiers.
-    pub tier: Option<Tiers>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    Files,
-    Sqlite,
-    Postgres,
-    Command,
-}
-
-impl SourceKind {
-    /// As it is written in the configuration and in commits.
-    pub fn name(self) -> &'static str {
-        match self {
-            SourceKind::Files => "files",
-            SourceKind::Sqlite => "sqlite",
-            SourceKind::Postgres => "postgres",
-            SourceKind::Command => "command",
-        }
-    }
-}
-
-impl SourceConfig {
-    /// That each key given is one of this kind's, and each that the kind needs is given.
-    fn validate(&self) -> Result<()> {
-        let (name, kind) = (&self.name, self.kind.name());
-        let by_path = match self.kind {
-            SourceKind::Files | SourceKind::Sqlite => true,
-            SourceKind::Command | SourceKind::Postgres => false,
-        };
-        let by_url = self.kind == SourceKind::Postgres;
-        let by_command = self.kind == SourceKind::Command;
-        let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
-        let of_files = !self.exclude.is_empty() || !self.tolerate_changing.is_empty() || self.one_file_system;
-        let wrong = [
-            (by_path && self.path.is_none(), "needs a path"),
-            (
-                by_path && (self.url.is_some() || self.password.is_some()),
-                "is read from a path: it takes no url and no password",
-            ),
-            (by_url && self.url.is_none(), "needs a url: postgres://user@host:5432/database"),
-            (by_url && self.path.is_some(), "is read over a connection: it takes no path"),
-            (!by_url && self.postgres.is_some(), "takes no [source.postgres]: that is for kind = \"postgres\""),
-            (by_command && self.command.is_none(), "needs a table [source.command] with its `dump`"),
-            (!by_command && self.command.is_some(), "takes no [source.command]: that is for kind = \"command\""),
-            (
-                by_command && located,
-                "has its programs in [source.command]: it takes no path, no url and no password; give secrets by [source.command.environment]",
-            ),
-            (
-                self.kind != SourceKind::Files && of_files,
-                "takes no patterns: exclude, one_file_system and tolerate_changing are for kind = \"files\"",
-            ),
-        ];
-        match wrong.iter().find(|(wrong, _)| *wrong) {
-            Some((_, what)) => {
-                let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
-                Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
-            }
-            None => self
-                .command
-                .as_ref()
-                .map_or(Ok(()), command::Options::validate)
-                .with_context(|| format!("source {name}")),
-        }
-    }
 }
 
 fn level() -> i32 {
@@ -255,14 +158,26 @@ impl Config {
     pub fn settings(&self, source: &SourceConfig) -> Settings {
         Settings {
             base: self.directory().to_owned(),
+            chroma: source.chroma.clone(),
             command: source.command.clone(),
             postgres: source.postgres.clone(),
+            redis: source.redis.clone(),
         }
     }
 
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
+            SourceKind::Chroma => {
+                let options = source.chroma.clone().unwrap_or_default().below(self.base());
+                Box::new(Chroma::open(&self.path_of(source)?, self.scratch(), options, Arc::clone(clock))?)
+            }
+            SourceKind::Redis => {
+                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+                let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
+                let options = source.redis.clone().unwrap_or_default().below(self.base());
+                Box::new(Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))?)
+            }
             SourceKind::Postgres => {
                 let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
                 let address = postgres::address(url, source.password.as_ref(), self.directory())?;

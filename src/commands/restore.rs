@@ -15,10 +15,11 @@ use crate::error::{Failure, Kind};
 use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request, RestoreReport};
 use crate::operations::thaw::{self, Frozen, Thaw};
-use crate::operations::{Open, backup, drill};
+use crate::operations::{Open, backup, drill, proof};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::Hash;
+use crate::repository::sealed::SealedPart;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::storage::Haste;
@@ -66,6 +67,9 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);
+    if let Ok(sealed) = SealedPart::open(&snapshot, &keys.identities) {
+        proof::advice(&snapshot.kind, &sealed.facts).iter().for_each(|line| shell.say(line));
+    }
     let how = Circumstances {
         started,
         point: why(&wanted),

@@ -8,7 +8,7 @@ use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{Settings, command, postgres, sqlite};
+use crate::source::{Settings, chroma, command, postgres, redis, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -25,6 +25,15 @@ pub struct Case<'a> {
     pub settings: &'a Settings,
 }
 
+/// What a person who has restored a snapshot of this kind needs to know, for the terminal.
+pub fn advice(kind: &str, facts: &serde_json::Value) -> Vec<String> {
+    match kind {
+        "chroma" => chroma::proof::advice(),
+        "redis" => redis::proof::advice(facts),
+        _ => Vec::new(),
+    }
+}
+
 /// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …
 pub fn prove(case: &Case) -> Result<Vec<Check>> {
     let sealed = SealedPart::open(case.snapshot, case.identities)?;
@@ -35,6 +44,14 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             checks.extend(sqlite::check::check(&file, &sealed.facts)?);
         }
         // A copy that is not what was stored is no matter for an engine.
+        "chroma" if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.chroma.clone().unwrap_or_default().below(&case.settings.base);
+            checks.extend(chroma::proof::prove(case.copy, case.scratch, &sealed.facts, &options)?);
+        }
+        "redis" if checks.iter().all(|check| check.passed) => {
+            let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
+            checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
+        }
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
             let options = case.settings.postgres.clone().unwrap_or_default();
             checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options, case.times)?);

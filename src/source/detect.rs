@@ -11,7 +11,7 @@ use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::postgres;
+use super::{chroma, postgres, redis};
 
 /// A walk that looks for databases stops here.
 const ENTRIES_MAX: usize = 100_000;
@@ -24,7 +24,7 @@ const NAME_MAX: usize = 63;
 /// One source to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// `files`, `postgres`, `sqlite`.
+    /// `chroma`, `files`, `postgres`, `redis`, `sqlite`.
     pub kind: &'static str,
     pub place: Place,
     /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
@@ -72,7 +72,17 @@ fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
             notes: postgres::detect::look(url)?,
         }]);
     }
-    bail!("{scheme}:// is no kind of address that blackstart can protect; give a path")
+    if redis::address::SCHEMES.contains(&scheme) {
+        redis::address::Address::without_password(url)?;
+        return Ok(vec![Found {
+            kind: "redis",
+            place: Place::Url(url.to_owned()),
+            exclude: Vec::new(),
+            suggested_name: unique_name(Some(OsStr::new("redis")), &mut BTreeSet::new()),
+            notes: Vec::new(),
+        }]);
+    }
+    bail!("{scheme}:// is no kind of address that blackstart can protect; give a path, postgres://… or redis://…")
 }
 
 fn at_path(path: &Path) -> Result<Vec<Found>> {
@@ -82,6 +92,15 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
     if metadata.is_file() {
         let is_sqlite =
             metadata.len() >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
+        if is_sqlite && chroma::is_database(&path) {
+            return at_path(path.parent().unwrap_or(Path::new("/")));
+        }
+        if starts_like_rdb(&path) {
+            bail!(
+                "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
+                path.display()
+            );
+        }
         if !is_sqlite {
             bail!(
                 "{} is no SQLite database; to protect a single file of another kind, give its directory",
@@ -112,10 +131,35 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
             continue;
         };
         tree.exclude.extend(["", "-wal", "-shm", "-journal"].map(|suffix| pattern(relative, suffix)));
-        found.push(database(file, &mut names));
+        if chroma::is_database(&file) {
+            let directory = relative.strip_suffix(chroma::DATABASE).unwrap_or_default();
+            tree.exclude.push(pattern(directory, chroma::SEGMENTS));
+            let directory = file.parent().unwrap_or(&path).to_owned();
+            let suggested_name = unique_name(directory.file_name(), &mut names);
+            found.push(Found {
+                kind: "chroma",
+                place: Place::Path(directory),
+                exclude: Vec::new(),
+                suggested_name,
+                notes: Vec::new(),
+            });
+        } else {
+            found.push(database(file, &mut names));
+        }
     }
-    found.insert(0, tree);
+    // A directory that Chroma has to itself is no tree.
+    if found.len() == 1 && found[0].place == Place::Path(path.clone()) && chroma::is_alone_in(&path)? {
+        found[0].suggested_name = tree.suggested_name;
+    } else {
+        found.insert(0, tree);
+    }
     Ok(found)
+}
+
+fn starts_like_rdb(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut start));
+    read.is_ok() && redis::rdb::has_magic(&start)
 }
 
 fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
@@ -250,6 +294,44 @@ mod tests {
         assert_eq!((found[0].exclude.len(), found[0].notes.len()), (12, 0));
         assert_eq!(detect(&root.join("data/orders.db")).unwrap()[0].suggested_name, "orders");
         assert!(detect(&root.join("notes.db")).is_err());
+    }
+
+    #[test]
+    fn a_chroma_directory_is_one_source_and_leaves_the_rest_to_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let vectors = dir.path().join("app/vectors");
+        let segment = "02c25243-b9be-42e0-b736-412ce5e66c1b";
+        write(&vectors.join("chroma.sqlite3"), MAGIC);
+        write(&vectors.join(segment).join("header.bin"), b"x");
+        let seen =
+            |path: &Path| -> Vec<_> { detect(path).unwrap().into_iter().map(|f| (f.kind, f.suggested_name)).collect() };
+        assert_eq!(seen(&vectors), [("chroma", "vectors".to_owned())]);
+        assert_eq!(seen(&vectors.join("chroma.sqlite3")), [("chroma", "vectors".to_owned())]);
+        let tree = detect(&dir.path().join("app")).unwrap();
+        assert_eq!((tree[0].kind, tree[1].kind, tree.len()), ("files", "chroma", 2));
+        let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
+        for pattern in &tree[0].exclude {
+            builder.add_line(None, pattern).unwrap();
+        }
+        let matcher = builder.build().unwrap();
+        assert!(matcher.matched(format!("/vectors/{segment}"), true).is_ignore());
+        assert!(matcher.matched("/vectors/chroma.sqlite3-journal", false).is_ignore());
+        assert!(!matcher.matched("/vectors/notes.txt", false).is_ignore());
+        write(&vectors.join("notes.txt"), b"mine");
+        assert_eq!(seen(&vectors), [("files", "vectors".to_owned()), ("chroma", "vectors-2".to_owned())]);
+    }
+
+    #[test]
+    fn servers_and_their_files_are_recognised() {
+        let found = detect(Path::new("redis://localhost:6380")).unwrap();
+        assert_eq!((found[0].kind, &found[0].place), ("redis", &Place::Url("redis://localhost:6380".into())));
+        let error = detect(Path::new("redis://u:hunter2@localhost")).unwrap_err().to_string();
+        assert!(error.contains("password") && !error.contains("hunter2"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        for start in ["REDIS0010", "VALKEY080"] {
+            write(&dir.path().join("dump"), start.as_bytes());
+            assert!(detect(&dir.path().join("dump")).unwrap_err().to_string().contains("redis://"), "{start}");
+        }
     }
 
     #[test]

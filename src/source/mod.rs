@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub mod chroma;
 pub mod command;
 pub mod detect;
 pub mod files;
 pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 
 /// What the newest snapshot says of the source, for those that compare with it: a dump that shrank, a server that is another one.
@@ -116,6 +118,8 @@ pub fn stream_entry(path: &str, kind: EntryKind, began: Timestamp) -> Entry {
 pub struct Settings {
     /// The directory that relative paths and secrets start from.
     pub base: PathBuf,
+    pub chroma: Option<chroma::Options>,
+    pub redis: Option<redis::Options>,
     pub postgres: Option<postgres::Options>,
     pub command: Option<command::Options>,
 }

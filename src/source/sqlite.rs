@@ -26,7 +26,7 @@ use std::time::Instant;
 
 pub mod check;
 pub mod facts;
-mod open;
+pub mod open;
 
 /// One run's reading of one database. The read transaction lasts from the first [`Source::next`] to [`Source::finish`] (or the drop):
 /// in WAL mode it blocks no writer, but keeps checkpoints from ending; in rollback mode writers cannot commit meanwhile.
@@ -167,29 +167,12 @@ impl Reading {
             return Ok(Piece::End);
         }
         ensure!(buffer.len() >= self.page_size, "buffer smaller than a page of {} bytes", self.page_size);
-        // One statement for the whole buffer: preparing it costs as much as reading a few pages.
-        let query = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
-        let mut statement = self.connection.prepare(query).map_err(|error| open::explain(path, error))?;
-        let mut filled = 0;
-        for slot in buffer.chunks_exact_mut(self.page_size) {
-            if self.page > self.page_count {
-                break;
-            }
-            let copy = |row: &rusqlite::Row| {
-                let data = row.get_ref(0)?.as_blob()?;
-                let whole = data.len() == slot.len();
-                if whole {
-                    slot.copy_from_slice(data);
-                }
-                Ok(whole)
-            };
-            let whole = statement.query_row([self.page as i64], copy).map_err(|error| open::explain(path, error));
-            let whole = whole.with_context(|| format!("read page {} of {}", self.page, self.page_count))?;
-            ensure!(whole, "page {} of {} is not {} bytes long", self.page, path.display(), self.page_size);
-            self.page += 1;
-            filled += self.page_size;
-        }
-        drop(statement);
+        let filled = read_pages(&self.connection, self.page, self.page_count, self.page_size, buffer);
+        let filled = filled.map_err(|error| match error.downcast::<rusqlite::Error>() {
+            Ok(error) => open::explain(path, error),
+            Err(error) => error,
+        })?;
+        self.page += (filled / self.page_size) as u64;
         self.still_in_transaction()?;
         Ok(Piece::Data(filled))
     }
@@ -202,6 +185,35 @@ impl Reading {
         );
         Ok(())
     }
+}
+
+/// Reads pages from number `first` up to number `last` (counted from 1) inside the caller's transaction, as many as `buffer` holds. Gives the bytes.
+pub fn read_pages(
+    connection: &Connection,
+    first: u64,
+    last: u64,
+    page_size: usize,
+    buffer: &mut [u8],
+) -> Result<usize> {
+    // One statement for the whole buffer: preparing it costs as much as reading a few pages.
+    let mut statement = connection.prepare("SELECT data FROM sqlite_dbpage WHERE pgno = ?1").context("read pages")?;
+    let mut filled = 0;
+    for (number, slot) in (first..=last).zip(buffer.chunks_exact_mut(page_size)) {
+        let whole = statement.query_row([number.cast_signed()], |row| {
+            let data = row.get_ref(0)?.as_blob()?;
+            let whole = data.len() == slot.len();
+            if whole {
+                slot.copy_from_slice(data);
+            }
+            Ok(whole)
+        });
+        ensure!(
+            whole.with_context(|| format!("read page {number} of {last}"))?,
+            "page {number} is not {page_size} bytes long"
+        );
+        filled += page_size;
+    }
+    Ok(filled)
 }
 
 fn stat(file: &Path) -> Result<Metadata> {

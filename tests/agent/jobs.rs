@@ -166,7 +166,7 @@ fn the_shipped_jobs_are_switched_off_and_sound_when_switched_on() {
     assert!(off.source.is_empty(), "a clone of this repository must protect nothing by itself");
     let on = load(&|text| text.replace("\nenabled = false\n", "\n"));
     let names: Vec<&str> = on.source.iter().map(|s| s.name.as_str()).collect();
-    for seed in ["databases", "events", "configs", "logs", "monthly"] {
+    for seed in ["databases", "events", "vectors", "configs", "logs", "monthly"] {
         assert!(names.contains(&seed), "{seed}: {names:?}");
     }
     for job in &on.jobs {

@@ -112,10 +112,7 @@ impl EntriesLine {
             }
             None => {
                 let entry: Entry = serde_json::from_slice(line).context("read an index line")?;
-                ensure!(
-                    entry.page.is_none_or(|p| p.is_power_of_two() && (512..=1 << 20).contains(&p)),
-                    "impossible page size"
-                );
+                ensure!(entry.page.is_none_or(|p| (512..=1 << 20).contains(&p)), "impossible page size");
                 Ok(EntriesLine::Entry { entry: Box::new(entry), inherit: probe.inherit })
             }
         }

@@ -78,7 +78,7 @@ pub fn open_immutable(file: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// A hostile schema must not run anything that its author chose.
-fn harden(connection: &Connection) -> rusqlite::Result<()> {
+pub fn harden(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     Ok(())
