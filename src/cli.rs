@@ -12,6 +12,8 @@ use crate::time::length;
 mod daemon;
 mod evidence;
 pub use daemon::{Agent, Health, Notify};
+pub mod wal;
+
 pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.
@@ -53,6 +55,10 @@ pub enum Verb {
     Agent(Agent),
     Notify(Notify),
     Health(Health),
+    Timeline(wal::Timeline),
+    WalReceive(wal::WalReceive),
+    WalPush(wal::WalPush),
+    WalGet(wal::WalGet),
     Report(Report),
     Bisect(Bisect),
     Watch(Watch),
@@ -77,6 +83,10 @@ impl Verb {
             Verb::Agent(_) => "agent",
             Verb::Notify(_) => "notify",
             Verb::Health(_) => "health",
+            Verb::Timeline(_) => "timeline",
+            Verb::WalReceive(_) => "wal-receive",
+            Verb::WalPush(_) => "wal-push",
+            Verb::WalGet(_) => "wal-get",
             Verb::Report(_) => "report",
             Verb::Bisect(_) => "bisect",
             Verb::Watch(_) => "watch",
@@ -222,9 +232,11 @@ pub struct Restore {
     /// With --into: roles and tablespaces, too
     #[arg(long, requires = "into")]
     pub globals: bool,
-    /// The newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
+    /// This time, where a log is stored; otherwise the newest snapshot whose data is not younger: 2026-01-31T03:00:00Z, or "2026-01-31 03:00" in local time
     #[arg(long, value_name = "TIME", value_parser = time, group = "which")]
     pub at: Option<Timestamp>,
+    #[command(flatten)]
+    pub aim: wal::Aim,
     /// The snapshot with this number
     #[arg(long, value_name = "N", group = "which")]
     pub snapshot: Option<u64>,

@@ -26,6 +26,8 @@ pub const SEGMENT_PAGES: usize = 4096;
 pub const STREAMS_MAX: usize = 10_000;
 /// Extents in one data line of a streamed file.
 pub const EXTENTS_PER_LINE: usize = 512;
+/// Bytes of a log that one of its objects may hold.
+pub const LOG_UNIT_MAX: usize = 16 * MIB;
 /// No object is larger than this; storage implementations refuse more, so that bodies fit in memory.
 pub const OBJECT_MAX: usize = 64 * MIB;
 
@@ -45,4 +47,5 @@ const _: () = {
     assert!(PACK_TARGET + 2 * FRAME_RAW_MAX <= PACK_MAX);
     assert!(WORKERS_MAX < PACKS_IN_MEMORY);
     assert!(PACK_MAX <= OBJECT_MAX);
+    assert!(LOG_UNIT_MAX + MIB <= PACK_MAX);
 };

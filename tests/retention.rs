@@ -95,6 +95,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     let counts = [0u32..4, 0..5, 0..8, 0..4, 0..5, 0..3];
     (counts, proptest::option::of(1i64..500), zones).prop_map(
         |([last, hourly, daily, weekly, monthly, yearly], within, zone)| Policy {
+            points_in_time: None,
             last,
             hourly,
             daily,

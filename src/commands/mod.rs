@@ -27,16 +27,20 @@ mod notify;
 mod open;
 mod output;
 mod plan;
+mod point;
 mod policies;
 mod protect;
 mod prune;
+mod receive;
 mod report;
 mod restore;
 mod sample;
 mod setup;
 mod snapshots;
 mod status;
+mod timeline;
 mod verify;
+mod wal;
 mod watch;
 
 /// Runs a command line and gives the exit code.
@@ -44,7 +48,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, arguments.iter().any(|a| a == "--json")),
+        Err(error) => {
+            let code = usage(&error, arguments.iter().any(|a| a == "--json"));
+            return wal::usage_code(&arguments).filter(|_| code != 0).unwrap_or(code);
+        }
     };
     let shell = Shell {
         json: cli.global.json,
@@ -71,6 +78,10 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Agent(_) => agent::run(shell),
         Verb::Notify(args) => notify::run(shell, args),
         Verb::Health(args) => health::run(shell, args),
+        Verb::Timeline(args) => timeline::run(shell, args),
+        Verb::WalReceive(args) => receive::run(shell, args),
+        Verb::WalPush(args) => wal::run_push(shell, args),
+        Verb::WalGet(args) => wal::run_get(shell, args),
         Verb::Report(args) => report::run(shell, args),
         Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),

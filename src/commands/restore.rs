@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::drill::by_hand;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
-use super::{load, plan};
+use super::{load, plan, point};
 use crate::cli::{Restore, ThawHaste};
 use crate::config::Config;
 use crate::entry::Name;
@@ -47,7 +47,11 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let open = &reader.open;
     let wanted = pick(open, args)?;
     let started = open.now();
-    let (commit, snapshot) = restore::find(open, &args.source, &wanted)?;
+    let point = point::of(open, &keys.identities, args)?;
+    let (commit, snapshot) = match &point {
+        Some(point) => (point.commit.clone(), point.snapshot.clone()),
+        None => restore::find(open, &args.source, &wanted)?,
+    };
     if wanted == Pick::Latest {
         say_suspects(shell, open, &snapshot)?;
     }
@@ -57,7 +61,11 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
-    let finish = if paths.is_empty() { restore::finish_of(&snapshot, &to) } else { None };
+    let finish = match &point {
+        Some(point) => Some(point.finish(open, &keys.identities, &to)),
+        None if paths.is_empty() => restore::finish_of(&snapshot, &to),
+        None => None,
+    };
     let request = Request { to, in_place: args.in_place, paths, workers, finish };
     if args.dry_run {
         return foretell(shell, open, &keys.identities, &snapshot, &request);
@@ -79,8 +87,13 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         configuration: reader.config.as_ref().and_then(configuration),
     };
     record(shell, open, keys.signing.as_ref(), (&commit, &snapshot), &report, &how);
+    let mut shown = serde_json::to_value(&report)?;
+    if let Some(point) = &point {
+        point.say(shell);
+        shown["recovery"] = serde_json::to_value(point.prepared())?;
+    }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
-    Ending::new(if partial { Exit::Partial } else { Exit::Done }, report)
+    Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
 }
 
 /// What a restore would do.

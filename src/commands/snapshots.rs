@@ -10,6 +10,7 @@ use crate::cli::Snapshots;
 use crate::config::Config;
 use crate::operations::retention::{Point, Reason, decide};
 use crate::operations::suspect::suspects;
+use crate::operations::wal::recover::recoverable;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
@@ -53,8 +54,24 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
         shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED", "KEPT AS"], &cells));
     }
+    let mut windows = Vec::new();
+    for source in &sources {
+        let found = recoverable(&reader.open, source)?;
+        for (n, window) in found.iter().enumerate() {
+            let gap = if n > 0 { "After a gap in the log: every" } else { "Every" };
+            shell.say(format!(
+                "{gap} moment from {} (snapshot {}) to {} ({}, timeline {}) of {source} can be reached: restore {source} --at TIME",
+                time(window.from),
+                window.snapshot,
+                time(window.until),
+                window.position,
+                window.timeline
+            ));
+        }
+        windows.extend(found);
+    }
     let exit = if faults.is_empty() { Exit::Done } else { Exit::CheckFailed };
-    Ending::new(exit, json!({"snapshots": rows, "faults": faults}))
+    Ending::new(exit, json!({"snapshots": rows, "faults": faults, "windows": windows}))
 }
 
 fn list(

@@ -15,7 +15,8 @@ impl Config {
         names.iter().map(|name| self.named_source(name)).collect()
     }
 
-    fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
+    /// The source with this name.
+    pub fn named_source(&self, name: &SourceName) -> Result<&SourceConfig> {
         self.source.iter().find(|s| s.name == *name).ok_or_else(|| {
             let known: Vec<&str> = self.source.iter().map(|s| s.name.as_str()).collect();
             Failure::new(

@@ -28,6 +28,7 @@ pub mod suspect;
 pub mod thaw;
 pub mod tiers;
 pub mod verify;
+pub mod wal;
 pub mod watch;
 
 /// A repository, open for reading.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use std::path::Path;
 
+use super::wal::recover::{self, Target};
 use super::{Open, contents};
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
@@ -53,7 +54,8 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
         }
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
-            let options = case.settings.postgres.clone().unwrap_or_default();
+            let mut options = case.settings.postgres.clone().unwrap_or_default();
+            checks.extend(replay_log(case, &mut options)?);
             checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options, case.times)?);
         }
         "command" => {
@@ -67,4 +69,20 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         _ => {}
     }
     Ok(checks)
+}
+
+/// Puts the stored log that follows the snapshot into the copy, so that the server replays it, and adds the question whether it did.
+fn replay_log(case: &Case, options: &mut postgres::Options) -> Result<Option<Check>> {
+    let Some(route) = recover::route_on(case.open, case.identities, case.snapshot)? else { return Ok(None) };
+    let filled = recover::fill(case.open, case.identities, &route, &Target::Latest, case.copy);
+    let whole = |actual: String, name: String| Some(Check::compare(name, "whole", actual));
+    Ok(match filled {
+        Ok((prepared, _)) => {
+            if let Some(last) = &prepared.last {
+                options.check.push(format!("select pg_current_wal_insert_lsn() > '{}'", last.position));
+            }
+            whole("whole".to_owned(), format!("log replayed, {} files after the snapshot", prepared.segments))
+        }
+        Err(e) => whole(format!("{e:#}"), "log after the snapshot".to_owned()),
+    })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::drill::Proof;
 use super::retention::{Decision, Point, Policy, Reason, decide};
+use super::wal::keep::{self, Anchor};
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
@@ -15,6 +16,7 @@ use crate::repository::FORMAT;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
+use crate::repository::log::{Gone, Log};
 use crate::repository::series::{self, Series, Whole};
 use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
@@ -36,6 +38,8 @@ pub struct Plan {
     pub unnamed_bytes: u64,
     /// Objects that nothing names, but that are too young to go.
     pub young_count: u64,
+    /// What of the log is needed no more; its objects are among the unnamed.
+    pub log: Vec<Gone>,
     /// Snapshots that retention would let go, but a lock holds until then.
     pub locked: Vec<(u64, Timestamp)>,
     /// What somebody has put over objects that remain: delete markers and later versions. A sweep refuses because of them.
@@ -94,6 +98,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         unnamed_count: 0,
         unnamed_bytes: 0,
         young_count: 0,
+        log: Vec::new(),
         locked,
         covers: Vec::new(),
         remove_covers: false,
@@ -105,6 +110,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
     plan.unnamed_count = whole.leftover.len() as u64;
     plan.find_covers(open, &whole)?;
     plan.find_unnamed(open, &named, grace)?;
+    plan.find_log(open, &whole, policy, grace)?;
     Ok(plan)
 }
 
@@ -187,6 +193,20 @@ impl Plan {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// What the kept snapshots need no more of the log.
+    fn find_log(&mut self, open: &Open, whole: &Whole, policy: &Policy, grace: SignedDuration) -> Result<()> {
+        let stays = |s: &&Snapshot| !self.remove.iter().any(|r| r.seq == s.seq);
+        let anchor = |s: &Snapshot| Some(Anchor { range: s.log.clone()?, data_time: s.data_time });
+        let kept: Vec<Anchor> = whole.snapshots().map(|(_, s)| s).filter(stays).filter_map(anchor).collect();
+        let log = Log::list(&open.store, &open.trust, &self.source)?;
+        let spare = keep::spare(open, &log, &kept, policy.reachable_from(open.now()), open.now() - grace)?;
+        self.unnamed_count += spare.objects.len() as u64;
+        self.unnamed_bytes += spare.objects.iter().map(|o| o.size).sum::<u64>();
+        self.unnamed.extend(spare.objects.into_iter().map(|o| o.key));
+        self.log = spare.gone;
         Ok(())
     }
 
@@ -315,8 +335,9 @@ fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
         agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         started: now,
         removed: plan.remove.clone(),
+        log: plan.log.clone(),
     };
-    let body = host.keys.signing.sign_line(&Line::Prune(record))?;
+    let body = host.keys.signing.sign_line(&Line::Prune(Box::new(record)))?;
     // What this program would not accept it must not write.
     Commit::verify(&open.trust, &plan.source, plan.head + 1, &body)
         .context("check the prune record before it is written")?;

@@ -25,6 +25,9 @@ pub struct Policy {
     /// Everything younger than this stays, e.g. `30d` or `1y 6mo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<Span>,
+    /// Of a source whose log is stored: how far back every moment can be reached, e.g. `14d`; without it, as far back as a snapshot is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub points_in_time: Option<Span>,
     /// Where days and hours begin.
     #[serde(with = "jiff::fmt::serde::tz::required")]
     pub timezone: TimeZone,
@@ -32,7 +35,17 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0, within: None, timezone: TimeZone::UTC }
+        Policy {
+            last: 0,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            yearly: 0,
+            within: None,
+            points_in_time: None,
+            timezone: TimeZone::UTC,
+        }
     }
 }
 
@@ -60,14 +73,19 @@ impl Policy {
                  without a [retention] section nothing expires.",
             ));
         }
-        if self.within.is_some_and(|span| !span.is_positive()) {
+        if [self.within, self.points_in_time].iter().flatten().any(|span| !span.is_positive()) {
             return Err(Failure::new(
                 Kind::Config,
-                "`within` of the retention policy is not positive",
+                "`within` or `points_in_time` of the retention policy is not positive",
                 "Write a length of time, e.g. within = \"30d\".",
             ));
         }
         Ok(())
+    }
+
+    /// The moment from which on every point in time is to be reached.
+    pub fn reachable_from(&self, now: Timestamp) -> Option<Timestamp> {
+        self.points_in_time.map(|span| earlier(now, span, &self.timezone))
     }
 }
 

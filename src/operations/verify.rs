@@ -5,10 +5,10 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use zstd::bulk::Decompressor;
 
-use super::Open;
 use super::basis::{index_store, pack_table};
 use super::evidence::Chain;
 use super::restore::{OpenPack, PackWork};
+use super::{Open, wal};
 use crate::limits::FRAME_RAW_MAX;
 use crate::repository::agefile::Identity;
 use crate::repository::history::{self, Cover, Written};
@@ -111,7 +111,9 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     let mut covers = whole.covers.clone();
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
     drill_faults(open, source, &mut faults, &mut covers)?;
-    let (mut bytes_read, mut archived) = (0, 0);
+    let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
+    faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
+    let (mut bytes_read, mut archived) = (log.bytes_read, 0);
     for (key, (hash, size, seqs)) in &needed {
         let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
             None => Some("is missing".to_owned()),
@@ -139,7 +141,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     Ok(SourceVerified {
         source: source.clone(),
         snapshots: whole.snapshots().count() as u64,
-        objects: needed.len() as u64,
+        objects: needed.len() as u64 + log.objects,
         bytes_read,
         archived,
         faults,

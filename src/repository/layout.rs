@@ -170,3 +170,70 @@ pub fn parse_drill(key: &Key) -> Option<u64> {
 pub fn lease(source: &SourceName) -> Key {
     Key::new(format!("leases/{source}"))
 }
+
+/// Prefix of everything of a source's log.
+pub fn log(source: &SourceName) -> String {
+    format!("wal/{source}/")
+}
+
+pub fn log_stretches(source: &SourceName) -> String {
+    format!("wal/{source}/stretches/")
+}
+
+pub fn log_stretch(source: &SourceName, n: u64) -> Key {
+    Key::new(format!("wal/{source}/stretches/{n:010}"))
+}
+
+pub fn log_history(source: &SourceName, n: u64, timeline: u32) -> Key {
+    Key::new(format!("wal/{source}/histories/{n:010}-{timeline:08x}"))
+}
+
+/// Prefix of the pieces and runs of one stretch.
+pub fn log_pieces(source: &SourceName, n: u64) -> String {
+    format!("wal/{source}/{n:010}/")
+}
+
+/// Prefix of the pieces and runs that begin in the range of `unit` bytes (a power of two) at `start`; it may take in neighbours.
+pub fn log_unit(source: &SourceName, n: u64, timeline: u32, start: u64, unit: u64) -> String {
+    let digits = 16 - (unit.trailing_zeros() as usize).div_ceil(4);
+    format!("wal/{source}/{n:010}/{timeline:08x}/{}", &format!("{start:016x}")[..digits])
+}
+
+/// A piece from `start`; with `end` a run.
+pub fn log_piece(source: &SourceName, n: u64, timeline: u32, start: u64, end: Option<u64>) -> Key {
+    let end = end.map_or(String::new(), |end| format!("-{end:016x}"));
+    Key::new(format!("wal/{source}/{n:010}/{timeline:08x}/{start:016x}{end}"))
+}
+
+/// What the key of an object of a log stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogKey {
+    Stretch(u64),
+    History { stretch: u64, timeline: u32 },
+    Piece { stretch: u64, timeline: u32, start: u64, end: Option<u64> },
+}
+
+/// `None` for a key that is not of `source`'s log.
+pub fn parse_log(source: &SourceName, key: &Key) -> Option<LogKey> {
+    let hex = |text: &str, digits: usize| {
+        let ok = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        u64::from_str_radix(text, 16).ok().filter(|_| ok)
+    };
+    let timeline = |text: &str| u32::try_from(hex(text, 8)?).ok();
+    let number = |text: &str| text.parse::<u64>().ok().filter(|n| format!("{n:010}") == text);
+    let mut parts = key.as_str().strip_prefix(&log(source))?.split('/');
+    let found = match (parts.next()?, parts.next()?, parts.next()) {
+        ("stretches", n, None) => LogKey::Stretch(number(n)?),
+        ("histories", name, None) => {
+            let (n, t) = name.split_once('-')?;
+            LogKey::History { stretch: number(n)?, timeline: timeline(t)? }
+        }
+        (n, t, Some(range)) => {
+            let (start, end) = range.split_once('-').map_or((range, None), |(start, end)| (start, Some(end)));
+            let end = end.map_or(Some(None), |end| hex(end, 16).map(Some))?;
+            LogKey::Piece { stretch: number(n)?, timeline: timeline(t)?, start: hex(start, 16)?, end }
+        }
+        _ => return None,
+    };
+    parts.next().is_none().then_some(found)
+}

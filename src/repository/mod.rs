@@ -10,6 +10,7 @@ pub mod index;
 pub mod keys;
 pub mod layout;
 pub mod lease;
+pub mod log;
 pub mod memory;
 pub mod sealed;
 pub mod series;

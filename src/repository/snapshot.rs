@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check_format;
 use super::layout::{Hash, SourceName};
+use super::log::{Gone, Position};
 use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
 use crate::limits::LAYERS_MAX;
@@ -60,6 +61,9 @@ pub struct Snapshot {
     pub packs: PackChange,
     #[serde(default)]
     pub lost: Vec<Hash>,
+    /// Of a source that has a log: what of it the snapshot contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogRange>,
     /// It looks wrong beside the snapshots before it (FORMAT.md §4-11).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspect: bool,
@@ -70,6 +74,14 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
     pub sealed: String,
+}
+
+/// A range of a log (FORMAT.md §2.8). From `end` on the log takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRange {
+    pub timeline: u32,
+    pub start: Position,
+    pub end: Position,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +96,9 @@ pub struct Prune {
     pub agent: String,
     pub started: Timestamp,
     pub removed: Vec<Removed>,
+    /// What of the log went with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<Gone>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +111,7 @@ pub struct Removed {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Line {
     Snapshot(Box<Snapshot>),
-    Prune(Prune),
+    Prune(Box<Prune>),
 }
 
 /// A commit that verified: read, understood, signed by a key that may.

@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod histories;
 mod keys;
+mod log;
 mod order;
 mod roundtrip;
 mod streams;

@@ -261,3 +261,48 @@ class Series:
         signer = line.pop("signer", key)
         self.previous = self.hashes[self.seq] = self.repo.put(self.commit_key(self.seq), self.repo.signed(signer, line))
         return self.seq
+
+
+class Log:
+    """The log of one source (§2.8): stretches, pieces, runs, histories, by whatever bytes `engine(timeline, from, to)` gives."""
+
+    def __init__(self, repo, source, unit=1 << 20, host="host"):
+        self.repo, self.source, self.unit, self.host, self.n, self.hash, self.minute = repo, source, unit, host, 0, None, 0
+
+    def put(self, name, line, body=b"", host=None):
+        self.minute += 1
+        key = host or self.host
+        line = {"format": 1, "repository": self.repo.id, "source": self.source, "key": self.repo.fingerprint(key), **line}
+        line.setdefault("time", "2026-01-02T03:%02d:%02d.5Z" % (self.minute // 60, self.minute % 60))
+        if body:
+            body = self.repo.encrypt(zstd(body), "recovery")
+            line["body"] = sha(body)
+        return self.repo.put("wal/%s/%s" % (self.source, name), self.repo.signed(key, line) + body)
+
+    def stretch(self, start, timeline=1, continues=False, size=1 << 20):
+        self.n, self.secret, self.timeline, self.at = self.n + 1, os.urandom(64), timeline, start
+        sealed = {"secret": b64(self.secret), "facts": {"system_identifier": "1", "segment_size": size}, "why": "a test"}
+        line = {"type": "stretch", "n": self.n, "previous": self.hash, "continues": continues, "kind": "postgres", "epoch": 1, "unit": self.unit,
+                "timeline": timeline, "start": "%016x" % start, "host": "db1", "agent": "test", "started": ROOT_TIME,
+                "sealed": b64(self.repo.encrypt(json.dumps(sealed).encode(), "recovery", "index"))}
+        self.hash = self.put("stretches/%010d" % self.n, line)
+
+    def line(self, kind, start, data):
+        check = b64(hashlib.sha256(self.secret + data).digest()[:16])
+        return {"type": kind, "stretch": self.n, "timeline": self.timeline, "start": "%016x" % start, "end": "%016x" % (start + len(data)), "check": check}
+
+    def name(self, start, end=None):
+        return "%010d/%08x/%016x%s" % (self.n, self.timeline, start, "-%016x" % end if end else "")
+
+    def piece(self, data, **fields):
+        line = {**self.line("piece", self.at, data), "previous": self.hash, **fields}
+        self.hash, self.at = self.put(self.name(self.at), line, data), self.at + len(data)
+
+    def run(self, start, data, **fields):
+        line = {**self.line("run", start, data), "previous": "0" * 64, "last": self.hash, "pieces": 2, **fields}
+        self.put(self.name(start, start + len(data)), line, data)
+
+    def switch(self, timeline, start, text=b"1\t0/0\ttest\n"):
+        line = {"type": "history", "stretch": self.n, "timeline": timeline, "start": "%016x" % start}
+        self.put("histories/%010d-%08x" % (self.n, timeline), line, text)
+        self.timeline, self.at = timeline, start

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from make_repository import Item, Repository, Series, b64  # noqa: E402
+from make_repository import Item, Log, Repository, Series, b64  # noqa: E402
 
 RECOVER = os.path.join(HERE, "..", "..", "recover", "recover.py")
 DIR = Item("dir", mode=0o755)
@@ -163,6 +163,94 @@ class Restores(Case):
         self.assertRegex(done.stdout, r"(?s)4  prune record, removed 1, 2\n.*6  data of .* partial")
         self.assertRegex(done.stdout, r"3  data of .*removed by a prune record")
         self.assertEqual(self.recover("verify", "files", identity=None).returncode, 0)
+
+
+class Logs(Case):
+    """The log of a source as segment files."""
+
+    MIB = 1 << 20
+
+    def setUp(self):
+        super().setUp()
+        self.log, self.bytes = Log(self.repo, "db"), random.Random(3).randbytes(4 << 20)
+
+    def wal(self, *args, code=0):
+        target = self.at("out", "wal")
+        done = self.recover("wal", "db", target, *args)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertEqual(os.listdir(self.at("out")), ["wal"] if code == 0 else [], "something is visible")
+        files = {}
+        for name in sorted(os.listdir(target) if code == 0 else []):
+            with open(os.path.join(target, name), "rb") as f:
+                files[name] = f.read()
+        shutil.rmtree(target, ignore_errors=True)
+        return files if code == 0 else done.stderr
+
+    def grow(self, *ends):
+        for end in ends:
+            self.log.piece(self.bytes[self.log.at - self.MIB:end - self.MIB])
+
+    def test_pieces_and_runs_become_whole_segments(self):
+        M = self.MIB
+        self.log.stretch(M)
+        self.grow(M + 10, M + 700, 2 * M, 2 * M + 5)
+        self.log.run(M, self.bytes[:700])
+        files = self.wal()
+        self.assertEqual(files, {"000000010000000000000001": self.bytes[:M], "000000010000000000000002": self.bytes[M:M + 5] + bytes(M - 5)})
+        # The pieces that a run stands for may go; with a damaged run they may not.
+        os.remove(os.path.join(self.repo.path, "wal/db", self.log.name(M)))
+        self.assertEqual(self.wal(), files)
+        with open(os.path.join(self.repo.path, "wal/db", self.log.name(M, M + 700)), "r+b") as f:
+            f.seek(-30, 2)
+            f.write(b"x" * 30)
+        self.assertRegex(self.wal(code=1), "is damaged")
+
+    def test_timelines_stretches_and_gaps(self):
+        M = self.MIB
+        self.log.stretch(M)
+        self.grow(M + 100, M + 400)
+        self.log.switch(2, M + 300)
+        self.grow(M + 500)
+        self.log.stretch(M + 500, timeline=2, continues=True)
+        self.grow(M + 600)
+        files = self.wal()
+        self.assertEqual(files, {"00000002.history": b"1\t0/0\ttest\n", "000000020000000000000001": self.bytes[:600] + bytes(M - 600)})
+        self.log.stretch(3 * M, timeline=2)
+        self.grow(3 * M + 9)
+        self.assertEqual(list(self.wal()), ["000000020000000000000003"])
+        self.assertEqual(self.wal("--stretch", "1"), files)
+
+    def test_what_is_lost_forged_or_moved_is_refused(self):
+        M = self.MIB
+        self.log.stretch(M)
+        self.grow(M + 100, M + 200, M + 300, 2 * M, 2 * M + 50)
+        base = os.path.join(self.repo.path, "wal/db")
+        whole = self.wal()
+        for name, message in ((self.log.name(M + 100), "lost"), ("stretches/0000000001", "no log")):
+            os.rename(os.path.join(base, name), self.at("aside"))
+            self.assertRegex(self.wal(code=1), message)
+            os.rename(self.at("aside"), os.path.join(base, name))
+        first, second = (os.path.join(base, self.log.name(M + at)) for at in (100, 200))
+        shutil.copy(first, self.at("aside"))
+        shutil.copy(second, first)
+        self.assertRegex(self.wal(code=1), "was moved")
+        shutil.copy(self.at("aside"), first)
+        self.assertEqual(self.wal(), whole)
+        # By a key without a certificate; with bytes that are not those that were read.
+        line = {**self.log.line("piece", M + 100, self.bytes[100:200]), "previous": "0" * 64}
+        self.log.put(self.log.name(M + 100), line, self.bytes[100:200], host="stranger")
+        self.assertRegex(self.wal(code=1), "forged")
+        self.log.put(self.log.name(M + 100), line, self.bytes[101:201])
+        self.assertRegex(self.wal(code=1), "does not hold the bytes")
+
+    def test_a_history_that_is_lost_is_refused(self):
+        self.log.stretch(self.MIB)
+        self.grow(self.MIB + 100)
+        self.log.switch(2, self.MIB + 100)
+        self.grow(self.MIB + 200)
+        os.remove(os.path.join(self.repo.path, "wal/db/histories/0000000001-00000002"))
+        self.assertRegex(self.wal(code=1), "history of timeline 2")
 
 
 class Refuses(Case):

@@ -54,6 +54,8 @@ impl Run<'_> {
             pack_lists,
             packs,
             lost: self.lost.clone(),
+            // A source that has a log says where its snapshot lies in it.
+            log: serde_json::from_value(stored.finished.facts["log"].clone()).ok(),
             suspect: !sealed.suspicions.is_empty(),
             accepted: self.options.accept_change,
             lock: self.terms.lock,

@@ -7,6 +7,7 @@
 //! * [`outside`]: configuration that lies elsewhere.
 //! * [`restored`]: from a restored snapshot to a data directory.
 //! * [`server`]: what a server says of itself.
+//! * [`wal`]: the log: streaming it, and reading what it says.
 
 pub mod base;
 pub mod client;
@@ -20,6 +21,7 @@ pub mod programs;
 pub mod proof;
 pub mod restored;
 pub mod server;
+pub mod wal;
 
 pub use options::{Mode, Options, Transport};
 

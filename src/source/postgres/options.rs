@@ -1,5 +1,6 @@
 //! `[source.postgres]`: what can be said of a PostgreSQL source beside its address.
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -14,6 +15,11 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// The directory with PostgreSQL's programs (`postgres`, `pg_dump`, …); otherwise it is looked for in the usual places.
     pub bin: Option<PathBuf>,
+    /// The replication slot of `wal-receive`; otherwise `blackstart_` and the name of the source.
+    pub slot: Option<String>,
+    /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
+    #[serde(default, deserialize_with = "crate::time::optional_length")]
+    pub seal_every: Option<SignedDuration>,
     /// Of a logical backup: what it takes.
     #[serde(default)]
     pub select: Selection,

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Session};
+use super::wal::Lsn;
 use crate::error::{Failure, Kind};
 use crate::source::Before;
 
@@ -97,6 +98,16 @@ impl Facts {
         self.databases = databases.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect::<Result<_>>()?;
         self.max_prepared_transactions = sql.value("show max_prepared_transactions")?.and_then(|n| n.parse().ok());
         Ok(())
+    }
+
+    /// As it is sealed into the commit; `log` is the snapshot's place in the log (FORMAT.md §2.5).
+    pub fn sealed(&self) -> Result<serde_json::Value> {
+        let mut facts = serde_json::to_value(self).context("write the facts")?;
+        if let (Ok(start), Ok(end)) = (self.start_lsn.parse::<Lsn>(), self.end_lsn.parse::<Lsn>()) {
+            let place = |lsn: Lsn| format!("{:016x}", lsn.0);
+            facts["log"] = serde_json::json!({"timeline": self.timeline, "start": place(start), "end": place(end)});
+        }
+        Ok(facts)
     }
 
     /// Stops where another cluster answers at the address than the one that the newest snapshot has.

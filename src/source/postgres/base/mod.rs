@@ -303,7 +303,7 @@ impl Source for BaseBackup {
         ensure!(self.ended, "the backup has not ended (this is a bug)");
         let damage = self.facts.checksum_failures.iter();
         let skipped = damage.map(|what| Skip::new(&Name::new("base"), what.clone())).collect();
-        Ok(Finished { data_time: self.data_time, skipped, facts: serde_json::to_value(&self.facts)? })
+        Ok(Finished { data_time: self.data_time, skipped, facts: self.facts.sealed()? })
     }
 }
 

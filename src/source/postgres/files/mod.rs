@@ -342,7 +342,7 @@ impl Source for FileCopy {
         };
         let skipped: Vec<Skip> = self.damaged.iter().take(NAMED).map(named).collect();
         self.facts.checksum_failures = (!skipped.is_empty()).then(|| format!("{} files", self.damaged.len()));
-        Ok(Finished { data_time: self.data_time, skipped, facts: serde_json::to_value(&self.facts)? })
+        Ok(Finished { data_time: self.data_time, skipped, facts: self.facts.sealed()? })
     }
 }
 

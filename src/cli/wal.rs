@@ -1,0 +1,112 @@
+//! The command line of PostgreSQL's log: points in time, the undo finder, and the commands that a server calls.
+
+use clap::Args;
+use jiff::Timestamp;
+use std::path::PathBuf;
+
+use super::{Place, source, time};
+use crate::repository::layout::SourceName;
+use crate::source::postgres::wal::Lsn;
+
+// Where a PostgreSQL source with a stored log is brought to. No doc comment: clap would make it the help of the verb.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Aim {
+    /// PostgreSQL, with a stored log: this position, such as 0/1A2B3C
+    #[arg(long, value_name = "POSITION", group = "which")]
+    pub lsn: Option<Lsn>,
+    /// PostgreSQL, with a stored log: the end of this transaction
+    #[arg(long, value_name = "N", group = "which")]
+    pub xid: Option<u32>,
+    /// PostgreSQL, with a stored log: this restore point
+    #[arg(long, value_name = "NAME", group = "which")]
+    pub name: Option<String>,
+    /// PostgreSQL, with a stored log: the end of the newest snapshot
+    #[arg(long, group = "which")]
+    pub immediate: bool,
+    /// Stop just before the position, transaction or time
+    #[arg(long)]
+    pub before: bool,
+    /// Open for reading at the target, so that one can look first; `select pg_wal_replay_resume()` then opens for writing
+    #[arg(long)]
+    pub pause: bool,
+    /// The server's timeline to follow, instead of the newest
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<u32>,
+}
+
+/// Stream a PostgreSQL server's log into the repository until stopped: every moment can then be reached
+///
+/// The server keeps its log in a replication slot until it is stored. With `synchronous_standby_names = 'blackstart'` a commit returns only when it
+/// lies in the repository. It may be killed at any time, and goes on where the repository ends.
+///
+/// Example: blackstart wal-receive orders
+#[derive(Debug, Args)]
+pub struct WalReceive {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// Stop once everything is stored that the server has now
+    #[arg(long)]
+    pub once: bool,
+    /// Begin a new stretch of the log, although the server is another, was set back, or another host wrote before; a new snapshot is needed then
+    #[arg(long)]
+    pub anew: bool,
+}
+
+/// List what happened to a PostgreSQL database, from its stored log: dropped and emptied tables, mass deletes, restore points
+///
+/// Names of tables are shown as far as the stored log itself has them. To go back: restore --lsn POSITION --before.
+///
+/// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
+#[derive(Debug, Args)]
+pub struct Timeline {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// Nothing before this time (of the server's clock)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<Timestamp>,
+    /// Nothing after this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Timestamp>,
+    /// Every commit
+    #[arg(long)]
+    pub all: bool,
+    /// At most the last N
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Store one file of PostgreSQL's log: the server's archive_command
+///
+/// Example, in postgresql.conf: archive_command = 'blackstart wal-push orders %p'
+#[derive(Debug, Args)]
+pub struct WalPush {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The server's %p
+    pub path: PathBuf,
+}
+
+/// Get one file of PostgreSQL's log: the server's restore_command
+///
+/// Exit codes: 0 written, 1 the log ends before that file, 200 anything else, at which the server ends recovery instead of opening too early.
+///
+/// Example, in postgresql.conf: restore_command = 'blackstart wal-get orders %f %p --identity /etc/blackstart/recovery.key'
+#[derive(Debug, Args)]
+pub struct WalGet {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The server's %f
+    pub file: String,
+    /// The server's %p
+    pub to: PathBuf,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
+}

@@ -1,0 +1,203 @@
+//! One file of the log for a server that recovers: `restore_command`.
+//!
+//! A server takes "not there" for the end of the log and opens for writing. So that is said only where the log really ends; a gap, damage, or
+//! a repository out of reach are errors.
+
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{has_timeline, segment_size};
+use crate::durable;
+use crate::error::{Failure, Kind};
+use crate::operations::Open;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::SourceName;
+use crate::repository::log::{Log, Reader, Window, unit_end};
+use crate::source::postgres::wal::{Lsn, WalFile};
+
+/// Segments fetched ahead, and threads that do it.
+const AHEAD: u64 = 8;
+const THREADS: usize = 2;
+/// Segments larger than this are not fetched ahead.
+const AHEAD_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Got {
+    /// Written, with so many bytes of the log; the rest up to the segment's size is zero.
+    Written(u64),
+    NotThere,
+}
+
+/// The log of one source, open for reading files.
+pub struct Files<'a> {
+    pub open: &'a Open,
+    pub identities: &'a [Identity],
+    pub log: Log,
+    pub windows: Vec<Window>,
+    pub segment_size: u64,
+}
+
+impl<'a> Files<'a> {
+    /// `None`: nothing is stored.
+    pub fn open(open: &'a Open, identities: &'a [Identity], source: &SourceName) -> Result<Option<Files<'a>>> {
+        let log = Log::list(&open.store, &open.trust, source)?;
+        if log.is_empty() {
+            sound(&log)?;
+            return Ok(None);
+        }
+        let windows = log.windows(&open.store, &open.trust)?;
+        let segment_size = segment_size(&log, identities)?;
+        Ok(Some(Files { open, identities, log, windows, segment_size }))
+    }
+
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { store: &self.open.store, trust: &self.open.trust, identities: self.identities }
+    }
+
+    /// Writes a segment of `timeline` to `file`, from `start` on, padded with zeros; gives the bytes that the log has of it.
+    pub fn segment(&self, window: &Window, timeline: u32, start: u64, file: &mut File) -> Result<u64> {
+        let begin = start / self.segment_size * self.segment_size;
+        let end = begin + self.segment_size;
+        file.seek(SeekFrom::Start(start - begin)).context("write a segment")?;
+        let mut at = start;
+        while at < end {
+            let to = unit_end(at, self.log.stretches[window.last].line.unit).min(end);
+            let bytes = self.reader().range(&self.log, window, timeline, at, to)?;
+            file.write_all(&bytes).context("write a segment")?;
+            at += bytes.len() as u64;
+            if at < to {
+                break;
+            }
+        }
+        file.set_len(at - begin).and_then(|()| file.set_len(self.segment_size)).context("write a segment")?;
+        Ok(at - start)
+    }
+
+    /// The window that has the start of a segment of `timeline`, the newest first. An error where the log has only what comes later.
+    pub fn window_of(&self, timeline: u32, start: u64) -> Result<Option<&Window>> {
+        let known: Vec<&Window> = self.windows.iter().rev().filter(|w| has_timeline(&self.log, w, timeline)).collect();
+        let begins = |w: &&&Window| w.from.1.0 <= start;
+        if let Some(window) = known.iter().find(|w| begins(w) && !self.log.is_end(w, timeline, start)) {
+            return Ok(Some(window));
+        }
+        if known.iter().any(|w| w.from.1.0 > start) {
+            return Err(Failure::new(
+                Kind::Failed,
+                format!("the log of {} has a gap at {} of timeline {timeline}", self.log.source, Lsn(start)),
+                "Nothing was written. What comes after the gap can only be reached from a snapshot after it: `snapshots` lists the windows.",
+            ));
+        }
+        Ok(None)
+    }
+}
+
+/// Writes the file `name` of the log to `to`.
+pub fn get(open: &Open, identities: &[Identity], source: &SourceName, name: &str, to: &Path) -> Result<Got> {
+    let spool = spool(open, source);
+    if let Some(bytes) = spool.as_ref().and_then(|spool| std::fs::read(spool.join(name)).ok()) {
+        write(to, &bytes)?;
+        drop(spool.map(|spool| durable::remove(&spool.join(name))));
+        return Ok(Got::Written(bytes.len() as u64));
+    }
+    let Some(files) = Files::open(open, identities, source)? else { return Ok(Got::NotThere) };
+    let got = fetch(&files, name, to, spool.as_deref())?;
+    if got == Got::NotThere {
+        // It may lie in what cannot be read.
+        sound(&files.log)?;
+    }
+    Ok(got)
+}
+
+fn sound(log: &Log) -> Result<()> {
+    let Some((key, why)) = log.faults.first() else { return Ok(()) };
+    let help = "Nothing was written. What else is stored can be read; `verify` tells more.";
+    Err(Failure::new(Kind::Failed, format!("{key} does not verify: {why}"), help))
+}
+
+fn fetch(files: &Files, name: &str, to: &Path, spool: Option<&Path>) -> Result<Got> {
+    match WalFile::parse(name, files.segment_size) {
+        None => Ok(Got::NotThere),
+        Some(WalFile::History { timeline }) => {
+            for window in files.windows.iter().rev() {
+                if let Some(history) = files.reader().history(&files.log, window, timeline)? {
+                    write(to, &history.bytes)?;
+                    return Ok(Got::Written(history.bytes.len() as u64));
+                }
+            }
+            Ok(Got::NotThere)
+        }
+        Some(WalFile::Segment { timeline, start }) => {
+            let Some(window) = files.window_of(timeline, start)? else { return Ok(Got::NotThere) };
+            let mut file = File::create(to).with_context(|| format!("write {}", to.display()))?;
+            let bytes = files.segment(window, timeline, start, &mut file)?;
+            file.sync_all().with_context(|| format!("write {}", to.display()))?;
+            if bytes == 0 {
+                durable::remove(to).with_context(|| format!("remove {}", to.display()))?;
+                return Ok(Got::NotThere);
+            }
+            if let Some(spool) = spool {
+                // A saving of time only: the next call fetches what is missing.
+                drop(fetch_ahead(files, window, timeline, start, spool));
+            }
+            Ok(Got::Written(bytes))
+        }
+    }
+}
+
+fn write(to: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(to).with_context(|| format!("write {}", to.display()))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("write {}", to.display()))
+}
+
+/// Where segments fetched ahead wait; none if this user has no place for them.
+fn spool(open: &Open, source: &SourceName) -> Option<PathBuf> {
+    let spool = open.state.as_ref()?.join(&open.trust.id).join("wal").join(source.as_str());
+    durable::create_directories(&spool).ok()?;
+    Some(spool)
+}
+
+/// Fetches whole segments that follow, several at a time.
+fn fetch_ahead(files: &Files, window: &Window, timeline: u32, start: u64, spool: &Path) -> Result<()> {
+    if files.segment_size > AHEAD_BYTES_MAX {
+        return Ok(());
+    }
+    for old in std::fs::read_dir(spool)?.flatten() {
+        let name = old.file_name().to_string_lossy().into_owned();
+        if WalFile::parse(&name, files.segment_size).is_none_or(|f| f <= WalFile::Segment { timeline, start }) {
+            durable::remove(&old.path())?;
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        loop {
+            let n = next.fetch_add(1, Ordering::SeqCst) as u64;
+            let at = start + (n + 1) * files.segment_size;
+            let path = spool.join(WalFile::Segment { timeline, start: at }.name(files.segment_size));
+            if n >= AHEAD || files.log.is_end(window, timeline, at) {
+                return Ok(());
+            }
+            if path.exists() {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            while (bytes.len() as u64) < files.segment_size {
+                let from = at + bytes.len() as u64;
+                let to = unit_end(from, files.log.stretches[window.last].line.unit);
+                let more = files.reader().range(&files.log, window, timeline, from, to.min(at + files.segment_size))?;
+                bytes.extend_from_slice(&more);
+                if from + (more.len() as u64) < to.min(at + files.segment_size) {
+                    // Not whole yet: it may have grown by the time that it is asked for.
+                    return Ok(());
+                }
+            }
+            durable::publish_over(&path, &bytes, 0o600)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|w| w.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
+    })
+}

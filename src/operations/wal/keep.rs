@@ -1,0 +1,150 @@
+//! What of a log may go: a pure function of listing, kept snapshots and the window for points in time (FORMAT.md §3-15).
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::has_timeline;
+use crate::operations::Open;
+use crate::repository::log::{Gone, Log, Position, Span, Window, fetch};
+use crate::repository::snapshot::LogRange;
+use crate::storage::Object;
+
+/// A kept snapshot, as far as the log matters.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    pub range: LogRange,
+    pub data_time: Timestamp,
+}
+
+/// What may go.
+#[derive(Debug, Default)]
+pub struct Spare {
+    pub objects: Vec<Object>,
+    pub gone: Vec<Gone>,
+}
+
+/// What is needed no more of what was stored before `old`. `horizon`: points in time before it need not be reached, but for the snapshots.
+pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp) -> Result<Spare> {
+    // What cannot be read may be what tells how everything else belongs together.
+    if !log.faults.is_empty() {
+        return Ok(Spare::default());
+    }
+    let windows = log.windows(&open.store, &open.trust)?;
+    let mut spare = Spare::default();
+    for (n, window) in windows.iter().enumerate() {
+        let below = needed_from(log, window, kept, horizon, n + 1 == windows.len());
+        for stretch in &log.stretches[window.first..=window.last] {
+            // Whole units: what is read back is whole segments.
+            let below = below / stretch.line.unit * stretch.line.unit;
+            for (timeline, spans) in &stretch.timelines {
+                let tail = stretch.tail_of(&open.store, &open.trust, *timeline)?;
+                let Some(end) = tail.map(|tail| tail.line.end.0) else { continue };
+                let gone: Vec<&Span> =
+                    expired(spans, end, below).into_iter().filter(|s| s.object.modified < old).collect();
+                if let Some(last) = gone.iter().map(|s| ends(spans, s, end)).max() {
+                    spare.gone.push(Gone { stretch: stretch.line.n, timeline: *timeline, below: Position(last) });
+                }
+                spare.objects.extend(gone.iter().map(|s| s.object.clone()));
+                for (run, covered) in superseded(spans) {
+                    let old = |s: &&&Span| s.object.modified < old && !gone.contains(s);
+                    let covered: Vec<&Span> = covered.into_iter().filter(|s| old(&s)).collect();
+                    // A run counts only once it is known to be whole.
+                    if !covered.is_empty() && fetch(&open.store, &open.trust, &log.source, &run.object.key).is_ok() {
+                        spare.objects.extend(covered.into_iter().map(|s| s.object.clone()));
+                    }
+                }
+            }
+        }
+    }
+    spare.objects.sort_by(|a, b| a.key.cmp(&b.key));
+    spare.objects.dedup_by(|a, b| a.key == b.key);
+    Ok(spare)
+}
+
+/// The position before which nothing of a window is needed.
+pub fn needed_from(log: &Log, window: &Window, kept: &[Anchor], horizon: Option<Timestamp>, newest: bool) -> u64 {
+    let holds = |a: &&Anchor| has_timeline(log, window, a.range.timeline) && window.from.1 <= a.range.end;
+    let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).filter(|a| a.range.end <= window.to.1).collect();
+    anchors.sort_by_key(|a| a.data_time);
+    // With a horizon: from the newest snapshot before it on.
+    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.data_time <= h)).unwrap_or(0);
+    let from = anchors[first.min(anchors.len())..].iter().map(|a| a.range.end.0).min();
+    // The newest window waits for its first snapshot.
+    from.unwrap_or(if newest { 0 } else { u64::MAX })
+}
+
+/// The spans that end at `below` or before; never the last of the timeline.
+fn expired(spans: &[Span], end: u64, below: u64) -> Vec<&Span> {
+    spans.iter().filter(|s| ends(spans, s, end) <= below && ends(spans, s, end) < end).collect()
+}
+
+/// Where a span ends: as its name says, or where the next one begins at the latest.
+fn ends(spans: &[Span], span: &Span, end: u64) -> u64 {
+    let next = spans[spans.partition_point(|s| s.start <= span.start)..].iter().find(|s| s.end.is_none());
+    span.end.unwrap_or_else(|| next.map_or(end, |next| next.start))
+}
+
+/// The longest runs, each with what it stands for.
+fn superseded(spans: &[Span]) -> Vec<(&Span, Vec<&Span>)> {
+    let mut runs: Vec<(&Span, Vec<&Span>)> = Vec::new();
+    let mut at = 0;
+    while at < spans.len() {
+        let first = &spans[at];
+        let run = spans[at..].iter().take_while(|s| s.start == first.start).max_by_key(|s| s.end);
+        let Some((run, end)) = run.and_then(|run| Some((run, run.end?))) else {
+            at += 1;
+            continue;
+        };
+        let within = |s: &&Span| s.start >= run.start && s.start < end && s.end.is_none_or(|e| e <= end);
+        let until = at + spans[at..].partition_point(|s| s.start < end);
+        runs.push((run, spans[at..until].iter().filter(within).filter(|s| *s != run).collect()));
+        at = until.max(at + 1);
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Key;
+
+    fn span(start: u64, end: Option<u64>) -> Span {
+        let object = Object {
+            key: Key::new(format!("{start}-{end:?}").replace(['(', ')'], "")),
+            size: 1,
+            modified: Timestamp::UNIX_EPOCH,
+        };
+        Span { start, end, object }
+    }
+
+    fn starts(spans: &[&Span]) -> Vec<(u64, Option<u64>)> {
+        spans.iter().map(|s| (s.start, s.end)).collect()
+    }
+
+    #[test]
+    fn what_ends_before_goes_and_the_last_stays() {
+        let spans = [span(0, None), span(0, Some(30)), span(10, None), span(20, None), span(30, None), span(40, None)];
+        assert_eq!(starts(&expired(&spans, 50, 35)), [(0, None), (0, Some(30)), (10, None), (20, None)]);
+        assert_eq!(starts(&expired(&spans, 50, 19)), [(0, None)]);
+        assert_eq!(starts(&expired(&spans, 50, u64::MAX)).len(), 5, "the head stays");
+        assert!(expired(&spans, 50, 0).is_empty());
+    }
+
+    #[test]
+    fn the_longest_run_stands_for_what_lies_in_it() {
+        let spans = [
+            span(0, None),
+            span(0, Some(20)),
+            span(0, Some(32)),
+            span(10, None),
+            span(20, None),
+            span(20, Some(32)),
+            span(32, None),
+            span(40, None),
+        ];
+        let found = superseded(&spans);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0.start, found[0].0.end), (0, Some(32)));
+        assert_eq!(starts(&found[0].1), [(0, None), (0, Some(20)), (10, None), (20, None), (20, Some(32))]);
+    }
+}

@@ -1,0 +1,214 @@
+//! One file of the log from a server that archives: `archive_command`. It writes the same log as the receiver.
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde_json::json;
+use std::path::Path;
+
+use crate::error::{Failure, Kind};
+use crate::limits::LOG_UNIT_MAX;
+use crate::operations::Host;
+use crate::repository::layout::SourceName;
+use crate::repository::log::{Author, Begin, Log, Writer, unit_end};
+use crate::source::postgres::wal::{Lsn, WalFile, parse_history};
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PushReport {
+    pub source: SourceName,
+    pub file: String,
+    /// Bytes that were not stored before.
+    pub bytes: u64,
+    /// What the operator should know: a gap, a file that needs no archiving.
+    pub notes: Vec<String>,
+}
+
+/// Stores the file at `path`. `Ok`: the server may forget it.
+pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result<PushReport> {
+    let name = path.file_name().context("wal-push needs the path of a file")?.to_string_lossy().into_owned();
+    let mut report = PushReport { source: source.clone(), file: name.clone(), bytes: 0, notes: Vec::new() };
+    let open = &host.open;
+    let author = Author {
+        store: &open.store,
+        trust: &open.trust,
+        keys: &host.keys,
+        host: &host.name,
+        clock: &*open.clock,
+        level,
+    };
+    let log = Log::list(&open.store, &open.trust, source)?;
+    if let Some(timeline) = name.strip_suffix(".history") {
+        let timeline = u32::from_str_radix(timeline, 16).with_context(|| format!("{name} is no file of the log"))?;
+        if log.is_empty() {
+            report.notes.push(format!("{name}: stored with the first segment"));
+        } else {
+            let (text, start) = history_beside(path, timeline)?;
+            Writer::resume(author, &log)?.keep_history(timeline, start, &text)?;
+            report.bytes = text.len() as u64;
+        }
+        return Ok(report);
+    }
+    if name.ends_with(".backup") || name.ends_with(".partial") {
+        report
+            .notes
+            .push(format!("{name}: not stored; snapshots and the next timeline's segment hold what counts of it"));
+        return Ok(report);
+    }
+    let size = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.len();
+    ensure!(size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size), "{name} has {size} bytes: it is no segment");
+    let Some(WalFile::Segment { timeline, start }) = WalFile::parse(&name, size) else {
+        anyhow::bail!("{name} is no file of the log");
+    };
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let segment = Segment { path, timeline, start, bytes: &bytes };
+    let before = segment.store(author, log, &mut report)?;
+    report.bytes = (start + size).saturating_sub(before.max(start));
+    Ok(report)
+}
+
+struct Segment<'a> {
+    path: &'a Path,
+    timeline: u32,
+    start: u64,
+    bytes: &'a [u8],
+}
+
+impl Segment<'_> {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// Gives the position up to which it was stored before.
+    fn store(&self, author: Author, log: Log, report: &mut PushReport) -> Result<u64> {
+        let system = system_identifier(self.bytes)?;
+        if log.is_empty() {
+            let mut writer = self.begin(author, &log, &system, "the log begins")?;
+            self.append(&mut writer)?;
+            return Ok(self.start);
+        }
+        let mut writer = Writer::resume(author, &log)?;
+        same_server(&writer, &system, &log.source)?;
+        if self.timeline < writer.head().timeline {
+            report.notes.push(format!("{}: the log has gone on to timeline {}", report.file, writer.head().timeline));
+            return Ok(self.end());
+        }
+        let head = writer.head();
+        if self.timeline > head.timeline {
+            let (text, at) = history_beside(self.path, self.timeline)?;
+            if head.end >= self.start.min(at) && at <= self.end() {
+                if head.end <= at {
+                    self.compare(&mut writer)?;
+                    self.fill(&mut writer, at)?;
+                } else {
+                    let (left, end) = (Lsn(at), Lsn(head.end));
+                    report
+                        .notes
+                        .push(format!("timeline {} is stored up to {end}, and was left at {left}", head.timeline));
+                }
+                writer.switch(self.timeline, at, &text)?;
+                self.append(&mut writer)?;
+                return Ok(head.end);
+            }
+        } else if self.end() <= head.end && writer.stretch.start.0 <= self.start {
+            // Pushed again, or received as a stream before.
+            return match writer.holds(&log, self.start, self.bytes)? {
+                Some(false) => Err(forked(&report.file)),
+                _ => Ok(self.end()),
+            };
+        } else if (self.start..self.end()).contains(&head.end) {
+            self.compare(&mut writer)?;
+            self.append(&mut writer)?;
+            return Ok(head.end);
+        }
+        let why = format!("archiving went on at {}, and the log ends at {}", Lsn(self.start), Lsn(head.end));
+        let mut writer = self.begin(author, &log, &system, &why)?;
+        report
+            .notes
+            .push(format!("{}: a gap in the log: {why}. Points in time after it need a new snapshot", report.file));
+        self.append(&mut writer)?;
+        Ok(self.start)
+    }
+
+    fn begin<'a>(&self, author: Author<'a>, log: &Log, system: &str, why: &str) -> Result<Writer<'a>> {
+        let size = self.bytes.len() as u64;
+        let facts = json!({"system_identifier": system, "segment_size": size});
+        let begin = Begin {
+            kind: "postgres".into(),
+            timeline: self.timeline,
+            start: self.start,
+            unit: size.min(LOG_UNIT_MAX as u64),
+            continues: false,
+            facts,
+            why: why.to_owned(),
+        };
+        let writer = Writer::begin(author, log, begin)?;
+        if self.timeline > 1 {
+            let (text, at) = history_beside(self.path, self.timeline)?;
+            writer.keep_history(self.timeline, at, &text)?;
+        }
+        Ok(writer)
+    }
+
+    /// Compares what is stored of the segment already.
+    fn compare(&self, writer: &mut Writer) -> Result<()> {
+        let (from, end) = (writer.show_from(), writer.head().end);
+        if from < self.start || end > self.end() || from == end {
+            return Ok(());
+        }
+        let range = usize::try_from(from - self.start)?..usize::try_from(end - self.start)?;
+        if writer.compare(&self.bytes[range])? { Ok(()) } else { Err(forked(&self.path.display().to_string())) }
+    }
+
+    fn append(&self, writer: &mut Writer) -> Result<()> {
+        self.fill(writer, self.end())
+    }
+
+    /// Appends up to `to`.
+    fn fill(&self, writer: &mut Writer, to: u64) -> Result<()> {
+        let now = writer.now();
+        while writer.head().end < to {
+            let head = writer.head().end;
+            let end = unit_end(head, writer.stretch.unit).min(to);
+            let range = usize::try_from(head - self.start)?..usize::try_from(end - self.start)?;
+            writer.append(&self.bytes[range], now)?;
+        }
+        Ok(())
+    }
+}
+
+/// `xlp_sysid` of the long header with which a segment begins.
+fn system_identifier(segment: &[u8]) -> Result<String> {
+    let bytes = segment.get(24..32).context("a segment without a header")?;
+    Ok(u64::from_le_bytes(bytes.try_into()?).to_string())
+}
+
+fn same_server(writer: &Writer, system: &str, source: &SourceName) -> Result<()> {
+    let known = writer.sealed.facts["system_identifier"].as_str().unwrap_or_default();
+    if known == system {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "this segment is of the server with the system identifier {system}, and the log of {source} is of {known}"
+        ),
+        "Nothing was stored. Give each server a source of its own.",
+    ))
+}
+
+fn forked(file: &str) -> anyhow::Error {
+    Failure::new(
+        Kind::CheckFailed,
+        format!("{file} differs from what is stored of it: the log has forked"),
+        "Nothing was stored, and what is stored is untouched. The server was set back, or it is a copy of the one whose log this is. \
+         wal-receive --anew begins a new stretch with this server; it needs a new snapshot.",
+    )
+}
+
+/// The history file of `timeline`, which lies beside the segments, and where the timeline began.
+fn history_beside(path: &Path, timeline: u32) -> Result<(Vec<u8>, u64)> {
+    let file = path.with_file_name(WalFile::History { timeline }.name(1 << 20));
+    let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    let left = parse_history(&text)?;
+    let (_, at) = left.last().with_context(|| format!("{} names no parent", file.display()))?;
+    Ok((text, at.0))
+}

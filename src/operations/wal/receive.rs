@@ -1,0 +1,168 @@
+//! Streams a server's log into the repository until it is told to stop, and never tells the server more than is stored.
+//!
+//! A session connects, compares what the server shows with what is stored, and appends. Whatever breaks a session for a passing reason ends it;
+//! the next one begins from the repository, which alone knows what is stored. Nothing is kept on disk here.
+
+mod session;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Kind, help_of, kind_of};
+use crate::operations::Host;
+use crate::repository::layout::SourceName;
+use crate::source::postgres::client::Address;
+
+/// Pauses between sessions.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub slot: String,
+    /// Bytes wait at most this long before they are sealed into a piece.
+    pub seal_every: Duration,
+    /// So many bytes are sealed at once.
+    pub seal_bytes: usize,
+    /// zstd's.
+    pub level: i32,
+    /// Stop once everything is stored that the server had at the start.
+    pub once: bool,
+    /// Begin a new stretch although the log has forked, the server is another, or another host's key wrote the newest stretch.
+    pub anew: bool,
+    /// Where a first stretch had best begin: the end of the newest snapshot, as (timeline, position).
+    pub from: Option<(u32, u64)>,
+}
+
+impl Options {
+    pub fn new(slot: String) -> Options {
+        Options {
+            slot,
+            seal_every: Duration::from_secs(1),
+            seal_bytes: crate::limits::MIB,
+            level: 3,
+            once: false,
+            anew: false,
+            from: None,
+        }
+    }
+}
+
+/// What happens while a receiver runs, for whoever watches it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Connected; the log goes on from here.
+    Streaming {
+        timeline: u32,
+        position: String,
+    },
+    /// Up to here everything is stored.
+    Stored {
+        timeline: u32,
+        position: String,
+        time: Timestamp,
+        bytes: u64,
+    },
+    /// What the server wrote in between is not in the log: points in time need a new snapshot first.
+    Gap {
+        why: String,
+    },
+    Timeline {
+        timeline: u32,
+        position: String,
+    },
+    /// Of the slot: bytes that the server keeps for us.
+    Slot {
+        retained: u64,
+        status: String,
+    },
+    /// Something passing; another session follows after the pause.
+    Waiting {
+        why: String,
+        seconds: f64,
+    },
+    Note {
+        text: String,
+    },
+}
+
+/// What a receiver did until it stopped.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReceiveReport {
+    pub source: SourceName,
+    pub timeline: u32,
+    /// Where the log ends, as PostgreSQL writes it.
+    pub position: String,
+    pub time: Option<Timestamp>,
+    pub pieces: u64,
+    pub bytes: u64,
+    pub gaps: Vec<String>,
+    pub sessions: u64,
+}
+
+/// Streams until `stop`, or with [`Options::once`] until it has caught up. `Err`: something that does not pass by itself; the log stands as it is.
+pub fn receive(
+    host: &Host,
+    source: &SourceName,
+    address: &Address,
+    options: &Options,
+    stop: &AtomicBool,
+    tell: &dyn Fn(&Event),
+) -> Result<ReceiveReport> {
+    let mut report = ReceiveReport {
+        source: source.clone(),
+        timeline: 0,
+        position: String::new(),
+        time: None,
+        pieces: 0,
+        bytes: 0,
+        gaps: Vec::new(),
+        sessions: 0,
+    };
+    let mut options = options.clone();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let begun = Instant::now();
+        report.sessions += 1;
+        let stored_before = report.pieces;
+        let task = session::Task { host, source, address, options: &options, stop, tell };
+        let ended = session::run(&task, &mut report);
+        // Its purpose is fulfilled once a stretch has begun.
+        options.anew = options.anew && report.timeline == 0;
+        let error = match ended {
+            Ok(session::End::Done) => return Ok(report),
+            Ok(session::End::Timeline) => continue,
+            Err(error) => error,
+        };
+        let first = report.sessions == 1 && report.timeline == 0;
+        if lasting(&error) || options.once || first && help_of(&error).is_some() {
+            return Err(error);
+        }
+        if report.pieces > stored_before || begun.elapsed() > PAUSE_MAX {
+            pause = PAUSE_MIN;
+        }
+        tell(&Event::Waiting { why: format!("{error:#}"), seconds: pause.as_secs_f64() });
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            if stop.load(Ordering::SeqCst) {
+                return Ok(report);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Whether trying again cannot help.
+fn lasting(error: &anyhow::Error) -> bool {
+    match kind_of(error) {
+        // A slot in use is most often our own connection that broke and has not timed out yet.
+        Kind::Busy => !format!("{error:#}").contains("replication slot"),
+        Kind::Failed | Kind::Environment => false,
+        _ => true,
+    }
+}

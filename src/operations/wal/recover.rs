@@ -1,0 +1,312 @@
+//! A point in time: the snapshot before it, the log from there on, and the settings with which the server stops at it.
+//!
+//! What the server needs is put into its own `pg_wal`, so that it starts without this program, without a key, and without the repository.
+
+mod prepare;
+
+pub use prepare::{fill, prepare};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::get::Files;
+use super::has_timeline;
+use crate::error::{Failure, Kind};
+use crate::operations::Open;
+use crate::operations::restore::Finish;
+use crate::report::Outcome;
+use crate::repository::agefile::Identity;
+use crate::repository::layout::{self, SourceName};
+use crate::repository::log::{Log, Window};
+use crate::repository::series::Series;
+use crate::repository::snapshot::{Commit, LogRange, Snapshot};
+use crate::source::postgres::wal::events::{Follower, Happened, What};
+use crate::source::postgres::wal::records::{Record, Records};
+use crate::source::postgres::{self, wal::Lsn};
+
+/// Where to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// With everything that is stored.
+    Latest,
+    /// As soon as the snapshot is consistent.
+    Immediate,
+    /// After the last transaction that committed at this time or before, by the server's clock.
+    Time(Timestamp),
+    Lsn(u64),
+    Xid(u32),
+    /// A restore point (`pg_create_restore_point`).
+    Name(String),
+}
+
+/// What the server does when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// Opens for writing, on a timeline of its own.
+    #[default]
+    Promote,
+    /// Opens for reading; `select pg_wal_replay_resume()` lets it go on.
+    Pause,
+}
+
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    pub target: Target,
+    /// Stop just before the target, where that can be said: position, transaction, time.
+    pub before: bool,
+    pub then: Then,
+    /// The newest that can be reached unless given.
+    pub timeline: Option<u32>,
+}
+
+/// The way from the end of a snapshot to a target.
+pub struct Route {
+    source: SourceName,
+    /// When the snapshot was complete: what it took to be consistent lies before.
+    finished: Timestamp,
+    start: LogRange,
+    window: Option<Window>,
+    timeline: u32,
+}
+
+/// What was prepared.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prepared {
+    /// Segments written, and bytes of the log in them.
+    pub segments: u64,
+    pub bytes: u64,
+    /// The last transaction's end that will be replayed, as far as it is known.
+    pub last: Option<Happened>,
+    pub timeline: u32,
+    pub notes: Vec<String>,
+}
+
+/// A stretch of time to which a source can be brought back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recoverable {
+    pub source: SourceName,
+    /// The first snapshot, and when it was complete.
+    pub snapshot: u64,
+    pub from: Timestamp,
+    /// The server's clock at the end of the log.
+    pub until: Timestamp,
+    pub timeline: u32,
+    pub position: String,
+}
+
+/// The windows of time that snapshots and log give together, the oldest first.
+pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>> {
+    let log = Log::list(&open.store, &open.trust, source)?;
+    let windows = log.windows(&open.store, &open.trust)?;
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let mut found = Vec::new();
+    for window in &windows {
+        let begins = |s: &&Snapshot| {
+            s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started)) && s.outcome == Outcome::Complete
+        };
+        let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
+        found.push(Recoverable {
+            source: source.clone(),
+            snapshot: first.seq,
+            from: first.finished,
+            until: window.until,
+            timeline: window.to.0,
+            position: Lsn(window.to.1.0).to_string(),
+        });
+    }
+    Ok(found)
+}
+
+/// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
+/// so a snapshot belongs to the window that was the newest when it was taken.
+fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+    let before = window.first > 0 && started < log.stretches[window.first].line.started;
+    let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
+    !before
+        && !after
+        && has_timeline(log, window, range.timeline)
+        && window.from.1 <= range.end
+        && (range.end <= window.to.1 || range.timeline < window.to.0)
+}
+
+/// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.
+pub fn route(
+    open: &Open,
+    identities: &[Identity],
+    source: &SourceName,
+    recovery: &Recovery,
+) -> Result<(Commit, Snapshot, Route)> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let files = Files::open(open, identities, source)?;
+    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    for (commit, snapshot) in all.iter().rev().filter(|(_, s)| s.outcome == Outcome::Complete) {
+        let Some(route) = from(files.as_ref(), snapshot, recovery.timeline) else { continue };
+        if leads_there(&route, files.as_ref(), recovery)? {
+            return Ok(((*commit).clone(), (*snapshot).clone(), route));
+        }
+    }
+    Err(unreachable(open, source, recovery, &all))
+}
+
+/// The way on from one snapshot along its own timeline, to the end of the log; `None` where no log follows it.
+pub fn route_on(open: &Open, identities: &[Identity], snapshot: &Snapshot) -> Result<Option<Route>> {
+    let files = Files::open(open, identities, &snapshot.source)?;
+    let timeline = snapshot.log.as_ref().map(|range| range.timeline);
+    Ok(from(files.as_ref(), snapshot, timeline).filter(|route| route.window.is_some()))
+}
+
+/// `None`: the snapshot has no place in a log, or lies on a branch that does not lead to the timeline.
+fn from(files: Option<&Files>, snapshot: &Snapshot, timeline: Option<u32>) -> Option<Route> {
+    let range = snapshot.log.clone()?;
+    let holding = |files: &Files| {
+        let holds = |w: &&Window| holds(&files.log, w, &range, snapshot.started);
+        files.windows.iter().rev().find(holds).cloned()
+    };
+    let window = files.and_then(holding);
+    let timeline = timeline.unwrap_or(window.as_ref().map_or(range.timeline, |w| w.to.0));
+    if let (Some(files), Some(window)) = (files, &window)
+        && files.log.locate(window, timeline, range.end.0).is_none_or(|(_, on)| on != range.timeline)
+    {
+        return None;
+    }
+    let source = snapshot.source.clone();
+    Some(Route { source, finished: snapshot.finished, start: range, window, timeline })
+}
+
+/// Whether a log is stored of `source`, and a snapshot that has a place in it.
+pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
+    if open.store.list(&layout::log_stretches(source)).context("list the log")?.is_empty() {
+        return Ok(false);
+    }
+    Ok(newest_end(open, source)?.is_some())
+}
+
+/// Where the newest complete snapshot ends in the log: timeline and position.
+pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<(u32, u64)>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let mut ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
+    Ok(ends.next_back().map(|range| (range.timeline, range.end.0)))
+}
+
+/// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
+pub fn finish(
+    open: &Open,
+    identities: &[Identity],
+    route: Arc<Route>,
+    recovery: Recovery,
+    to: &Path,
+    done: Box<dyn Fn(Prepared) + Send + Sync>,
+) -> Finish {
+    let (open, identities, finally) = (open.clone(), identities.to_vec(), to.to_owned());
+    Arc::new(move |staged: &Path| {
+        postgres::restored::settle(staged, &finally)?;
+        done(prepare(&open, &identities, &route, &recovery, staged)?);
+        Ok(())
+    })
+}
+
+/// Whether the target lies between the end of the route's snapshot and the end of the log.
+fn leads_there(route: &Route, files: Option<&Files>, recovery: &Recovery) -> Result<bool> {
+    let end = route.start.end.0;
+    let until = route.window.as_ref().map_or(route.finished, |w| w.until);
+    Ok(match &recovery.target {
+        Target::Latest | Target::Immediate => true,
+        Target::Time(time) => route.finished <= *time && *time <= until,
+        Target::Lsn(lsn) => {
+            let last = route.window.as_ref().map_or(end, |w| w.to.1.0);
+            end <= *lsn && *lsn <= last
+        }
+        Target::Xid(_) | Target::Name(_) => match (files, &route.window) {
+            (Some(files), Some(window)) => scan(files, window, route, &recovery.target)?.is_some(),
+            _ => false,
+        },
+    })
+}
+
+fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&Commit, &Snapshot)]) -> anyhow::Error {
+    let what = match &recovery.target {
+        Target::Latest | Target::Immediate => "a snapshot of a PostgreSQL server's files".to_owned(),
+        Target::Time(time) => format!("the time {time}"),
+        Target::Lsn(lsn) => format!("position {}", Lsn(*lsn)),
+        Target::Xid(xid) => format!("the end of transaction {xid}"),
+        Target::Name(name) => format!("the restore point {name}"),
+    };
+    let windows = recoverable(open, source).unwrap_or_default();
+    let mut help = "Nothing was written.".to_owned();
+    if windows.is_empty() {
+        let points: Vec<String> = all.iter().rev().take(5).map(|(_, s)| format!("{:.0}", s.data_time)).collect();
+        help.push_str(&format!(
+            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `wal-receive` stores the log.",
+            if points.is_empty() { "there is none".to_owned() } else { points.join(", ") }
+        ));
+    }
+    for window in &windows {
+        help.push_str(&format!(
+            " Everything from {:.0} (snapshot {}) to {:.0} ({}) can be reached.",
+            window.from, window.snapshot, window.until, window.position
+        ));
+    }
+    if windows.last().is_some_and(|last| matches!(recovery.target, Target::Time(time) if time > last.until)) {
+        help.push_str(
+            " If nothing was written since, the newest state is that of your time: leave --at out to restore it.",
+        );
+    }
+    Failure::new(Kind::Usage, format!("{what} cannot be reached with what is stored of {source}"), help)
+}
+
+/// Where the target is, between the end of the route's snapshot and the end of the log.
+fn scan(files: &Files, window: &Window, route: &Route, target: &Target) -> Result<Option<Happened>> {
+    let mut found = None;
+    let from = route.start.end.0;
+    each(files, window, route.timeline, from, &mut |happened| {
+        found = is_target(&happened, target).then_some(happened);
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+fn is_target(happened: &Happened, target: &Target) -> bool {
+    match (target, &happened.what) {
+        (Target::Xid(xid), What::Commit { .. }) => happened.xid == *xid,
+        (Target::Name(wanted), What::RestorePoint { name }) => name == wanted,
+        // The first that is later: there the server knows that it has gone far enough.
+        (Target::Time(time), What::Commit { .. }) => happened.time.is_some_and(|at| at > *time),
+        _ => false,
+    }
+}
+
+/// Gives what happened from `from` on, until `more` is false or the log ends.
+pub fn each(
+    files: &Files,
+    window: &Window,
+    timeline: u32,
+    from: u64,
+    more: &mut dyn FnMut(Happened) -> bool,
+) -> Result<()> {
+    // A record may begin on the page before.
+    let mut at = from / 8192 * 8192;
+    at = at.max(window.from.1.0);
+    let mut records = Records::new(files.segment_size, at);
+    let mut follower = Follower::default();
+    let mut go_on = true;
+    let unit = files.log.stretches[window.last].line.unit;
+    while go_on && records.ended().is_none() {
+        let to = crate::repository::log::unit_end(at, unit);
+        let bytes = files.reader().range(&files.log, window, timeline, at, to)?;
+        let mut sink = |record: Record| {
+            if let Some(happened) = follower.take(&record).filter(|_| record.start >= from && go_on) {
+                go_on = more(happened);
+            }
+        };
+        records.feed(&bytes, &mut sink);
+        at += bytes.len() as u64;
+        if at < to {
+            records.finish(&mut sink);
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! What is there of a log: the stretches, verified, and the names of their objects. Names tell positions, so little must be read.
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine};
+use crate::bridge::Store;
+use crate::repository::layout::{self, Hash, LogKey, SourceName};
+use crate::repository::signed::PublicKey;
+use crate::repository::trust::Trust;
+use crate::storage::{self, Key, Object};
+
+/// A log as listed. What does not verify is in `faults`, and is not used.
+pub struct Log {
+    pub source: SourceName,
+    /// From the oldest to the newest.
+    pub stretches: Vec<Stretch>,
+    /// (key, why)
+    pub faults: Vec<(Key, String)>,
+}
+
+pub struct Stretch {
+    pub line: StretchLine,
+    pub hash: Hash,
+    pub signer: PublicKey,
+    /// By timeline, in the order of their starts.
+    pub timelines: BTreeMap<u32, Vec<Span>>,
+    /// Timelines that began within this stretch, by number: where.
+    pub histories: BTreeMap<u32, HistoryLine>,
+}
+
+/// An object of a stretch as its key tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    pub start: u64,
+    /// Of runs.
+    pub end: Option<u64>,
+    pub object: Object,
+}
+
+/// What prune has removed of a log, as its record says (FORMAT.md §3-15).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    pub stretch: u64,
+    pub timeline: u32,
+    pub below: Position,
+}
+
+/// A piece or run that verified.
+pub struct Fetched {
+    pub line: PieceLine,
+    pub hash: Hash,
+    pub signer: PublicKey,
+    pub body: Bytes,
+}
+
+/// Stretches that follow each other without a gap, as indices into [`Log::stretches`]; and where they begin and end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Window {
+    pub first: usize,
+    pub last: usize,
+    /// Where what is still there begins.
+    pub from: (u32, Position),
+    pub to: (u32, Position),
+    /// The engine's clock at the end.
+    pub until: Timestamp,
+}
+
+impl Log {
+    pub fn list(store: &Store, trust: &Trust, source: &SourceName) -> Result<Log> {
+        let listed = store.list(&layout::log(source)).with_context(|| format!("list the log of {source}"))?;
+        let mut log = Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new() };
+        let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
+        let (mut records, mut histories) = (Vec::new(), Vec::new());
+        for object in listed {
+            match layout::parse_log(source, &object.key) {
+                Some(LogKey::Stretch(n)) => records.push((n, object.key)),
+                Some(LogKey::History { stretch, timeline }) => histories.push((stretch, timeline, object.key)),
+                Some(LogKey::Piece { stretch, timeline, start, end }) => {
+                    let spans = spans.entry(stretch).or_default().entry(timeline).or_default();
+                    spans.push(Span { start, end, object });
+                }
+                None => log.faults.push((object.key, "is no object of a log".into())),
+            }
+        }
+        for (n, key) in records {
+            match read_stretch(store, trust, source, n) {
+                Ok((line, hash, signer)) => {
+                    let timelines = spans.remove(&n).unwrap_or_default();
+                    log.stretches.push(Stretch { line, hash, signer, timelines, histories: BTreeMap::new() });
+                }
+                Err(e) => log.faults.push((key, format!("{e:#}"))),
+            }
+        }
+        for (n, timeline, key) in histories {
+            match (read_history(store, trust, source, &key, n, timeline), log.stretch_mut(n)) {
+                (Ok(line), Some(stretch)) => drop(stretch.histories.insert(timeline, line)),
+                (Ok(_), None) => log.faults.push((key, "belongs to a stretch that is not there".into())),
+                (Err(e), _) => log.faults.push((key, format!("{e:#}"))),
+            }
+        }
+        log.leave_out_unknown_timelines();
+        for (n, timelines) in spans {
+            let first = timelines.into_values().flatten().next();
+            log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
+        }
+        Ok(log)
+    }
+
+    /// Where a timeline's history is lost, nobody knows where its bytes belong: the stretch cannot be used.
+    fn leave_out_unknown_timelines(&mut self) {
+        let unknown =
+            |s: &Stretch| s.timelines.keys().find(|t| **t != s.line.timeline && !s.histories.contains_key(*t)).copied();
+        for stretch in &self.stretches {
+            let Some(timeline) = unknown(stretch) else { continue };
+            let key = layout::log_history(&self.source, stretch.line.n, timeline);
+            if !self.faults.iter().any(|(k, _)| *k == key) {
+                self.faults.push((key, "is missing: what is stored of its timeline cannot be used".into()));
+            }
+        }
+        self.stretches.retain(|s| unknown(s).is_none());
+    }
+
+    fn stretch_mut(&mut self, n: u64) -> Option<&mut Stretch> {
+        self.stretches.iter_mut().find(|s| s.line.n == n)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.stretches.is_empty()
+    }
+
+    /// The parts of the log without a gap, the oldest first; a stretch without any piece is none.
+    pub fn windows(&self, store: &Store, trust: &Trust) -> Result<Vec<Window>> {
+        let mut windows: Vec<Window> = Vec::new();
+        for (at, stretch) in self.stretches.iter().enumerate() {
+            let (Some(from), Some(tail)) = (stretch.first(), stretch.last_sound(store, trust)?) else { continue };
+            let to = (tail.line.timeline, tail.line.end);
+            match windows.last_mut() {
+                Some(last) if stretch.line.continues && self.stretches[last.last].line.n + 1 == stretch.line.n => {
+                    (last.last, last.to, last.until) = (at, to, tail.line.time);
+                }
+                _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time }),
+            }
+        }
+        Ok(windows)
+    }
+
+    /// Where the bytes at `position` of `timeline` lie in the window: index of the stretch, and the timeline that wrote them.
+    pub fn locate(&self, window: &Window, timeline: u32, position: u64) -> Option<(usize, u32)> {
+        let holds = |s: &StretchLine| s.start.0 <= position && s.timeline <= timeline;
+        let stretch = (window.first..=window.last).rev().find(|n| holds(&self.stretches[*n].line))?;
+        Some((stretch, self.stretches[stretch].timeline_at(timeline, position)))
+    }
+
+    /// Whether nothing of `timeline` comes after the position in the window.
+    pub fn is_end(&self, window: &Window, timeline: u32, position: u64) -> bool {
+        let last = (window.first..=window.last).rev().map(|n| &self.stretches[n]);
+        let Some(stretch) = last.into_iter().find(|s| s.line.timeline <= timeline) else { return true };
+        let spans = stretch.timelines.get(&stretch.timeline_at(timeline, u64::MAX)).map_or(&[][..], Vec::as_slice);
+        let begun = stretch.timeline_at(timeline, u64::MAX) == stretch.timeline_at(timeline, position);
+        // A piece that begins here holds the position; one that begins before is asked by whoever reads.
+        let ended = |s: &Span| s.end.map_or(s.start < position, |end| end <= position);
+        begun && stretch.line.start.0 <= position && spans.iter().all(ended)
+    }
+}
+
+impl Stretch {
+    /// The first position that is there.
+    pub fn first(&self) -> Option<(u32, Position)> {
+        self.timelines.iter().find_map(|(timeline, spans)| Some((*timeline, Position(spans.first()?.start))))
+    }
+
+    /// The timeline that wrote the bytes at `position`, seen from `timeline`.
+    pub fn timeline_at(&self, timeline: u32, position: u64) -> u32 {
+        let begun = self.histories.range(..=timeline).rev().find(|(_, history)| history.start.0 <= position);
+        begun.map_or(self.line.timeline, |(timeline, _)| *timeline)
+    }
+
+    /// The last object of the newest timeline that verifies: what a reader can count on. One that is damaged is no reason to lose sight of the rest.
+    fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
+        let Some((_, spans)) = self.timelines.last_key_value() else { return Ok(None) };
+        let mut spans: Vec<&Span> = spans.iter().collect();
+        spans.sort_by_key(|s| std::cmp::Reverse((s.end.unwrap_or(s.start + 1), s.start)));
+        for span in spans {
+            match fetch(store, trust, &self.line.source, &span.object.key) {
+                Ok(fetched) => return Ok(Some(fetched)),
+                Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The object with which the newest timeline ends.
+    pub fn tail(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
+        match self.timelines.last_key_value() {
+            Some((timeline, _)) => self.tail_of(store, trust, *timeline),
+            None => Ok(None),
+        }
+    }
+
+    /// The object with which a timeline ends.
+    pub fn tail_of(&self, store: &Store, trust: &Trust, timeline: u32) -> Result<Option<Fetched>> {
+        let spans = self.timelines.get(&timeline).map_or(&[][..], Vec::as_slice);
+        let run = spans.iter().filter(|s| s.end.is_some()).max_by_key(|s| s.end);
+        let piece = spans.iter().rev().find(|s| s.end.is_none());
+        let last = match (run, piece) {
+            (Some(run), Some(piece)) if run.end > Some(piece.start) => run,
+            (_, Some(piece)) => piece,
+            (Some(run), None) => run,
+            (None, None) => return Ok(None),
+        };
+        fetch(store, trust, &self.line.source, &last.object.key).map(Some)
+    }
+}
+
+fn read_stretch(store: &Store, trust: &Trust, source: &SourceName, n: u64) -> Result<(StretchLine, Hash, PublicKey)> {
+    let object = store.get(&layout::log_stretch(source, n))?;
+    let verified = LogLine::verify(trust, source, &object)?;
+    let LogLine::Stretch(line) = verified.line else { bail!("is not what its name says") };
+    ensure!(line.n == n, "the object belongs elsewhere");
+    let unit = line.unit;
+    ensure!(unit.is_power_of_two() && unit <= crate::limits::LOG_UNIT_MAX as u64, "its unit is {unit} bytes");
+    Ok((*line, verified.hash, verified.signer))
+}
+
+fn read_history(
+    store: &Store,
+    trust: &Trust,
+    source: &SourceName,
+    key: &Key,
+    n: u64,
+    timeline: u32,
+) -> Result<HistoryLine> {
+    let object = store.get(key)?;
+    let LogLine::History(line) = LogLine::verify(trust, source, &object)?.line else {
+        bail!("is not what its name says");
+    };
+    ensure!(line.stretch == n && line.timeline == timeline, "the object belongs elsewhere");
+    Ok(line)
+}
+
+/// Reads and verifies a piece or run.
+pub fn fetch(store: &Store, trust: &Trust, source: &SourceName, key: &Key) -> Result<Fetched> {
+    let read = || {
+        let object = store.get(key)?;
+        let verified = LogLine::verify(trust, source, &object)?;
+        let (line, is_run) = match verified.line {
+            LogLine::Piece(line) => (line, false),
+            LogLine::Run(line) => (line, true),
+            LogLine::Stretch(_) | LogLine::History(_) => bail!("is not what its name says"),
+        };
+        let end = is_run.then_some(line.end.0);
+        let place = layout::log_piece(source, line.stretch, line.timeline, line.start.0, end);
+        ensure!(place == *key, "the object belongs elsewhere");
+        let body = object.slice_ref(verified.body);
+        anyhow::Ok(Fetched { line, hash: verified.hash, signer: verified.signer, body })
+    };
+    read().with_context(|| format!("verify {key}"))
+}

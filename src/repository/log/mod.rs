@@ -1,0 +1,14 @@
+//! The log of a source: what its engine writes on and on, stored as it comes (FORMAT.md §2.8).
+//!
+//! A writer only ever appends: every object is created once, at the position where the one before ends, so that of two writers one loses.
+//! Runs repeat what pieces hold, in fewer objects; nothing is deleted here.
+
+mod line;
+mod listing;
+mod read;
+mod writer;
+
+pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
+pub use listing::{Gone, Log, Span, Stretch, Window, fetch};
+pub use read::{Reader, StoredHistory};
+pub use writer::{Author, Begin, Head, Writer, unit_end};

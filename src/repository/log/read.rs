@@ -1,0 +1,122 @@
+//! Reading a log back: any range of a window, with what it takes to fall back from a run to its pieces.
+
+use anyhow::{Context, Result, ensure};
+
+use super::line::{HistoryLine, LogLine, open_body};
+use super::listing::{Fetched, Log, Span, Window, fetch};
+use crate::bridge::Store;
+use crate::error::{Failure, Kind};
+use crate::repository::agefile::Identity;
+use crate::repository::layout::{self, SourceName};
+use crate::repository::trust::Trust;
+
+/// Reads with the recovery identity.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    pub store: &'a Store,
+    pub trust: &'a Trust,
+    pub identities: &'a [Identity],
+}
+
+/// The engine's account of where a timeline begins.
+pub struct StoredHistory {
+    pub line: HistoryLine,
+    pub bytes: Vec<u8>,
+}
+
+/// An account of a timeline is a few lines.
+const HISTORY_MAX: usize = 1 << 20;
+
+impl Reader<'_> {
+    /// The bytes of `window` from `from` up to `to` as `timeline` has them; both within one unit. Fewer, where the log ends earlier.
+    pub fn range(&self, log: &Log, window: &Window, timeline: u32, from: u64, to: u64) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(usize::try_from(to - from)?);
+        let mut at = from;
+        while at < to {
+            let Some((stretch, on)) = log.locate(window, timeline, at) else { break };
+            let stretch = &log.stretches[stretch];
+            let spans = stretch.timelines.get(&on).map_or(&[][..], Vec::as_slice);
+            // Another timeline or stretch may take over before the object ends.
+            let until = boundaries(log, window).filter(|b| *b > at).min().unwrap_or(u64::MAX).min(to);
+            let Some(bytes) = self.longest(&log.source, spans, at, stretch.line.unit)? else {
+                if log.is_end(window, timeline, at) {
+                    break;
+                }
+                return Err(missing(&log.source, on, at));
+            };
+            let take = usize::try_from(until - at)?.min(bytes.len());
+            out.extend_from_slice(&bytes[..take]);
+            at += take as u64;
+        }
+        Ok(out)
+    }
+
+    /// The bytes from `at` on of the object that holds it and reaches furthest; `None`: no object holds it.
+    fn longest(&self, source: &SourceName, spans: &[Span], at: u64, unit: u64) -> Result<Option<Vec<u8>>> {
+        let first = spans.partition_point(|s| s.start < at & !(unit - 1));
+        let here = &spans[first..spans.partition_point(|s| s.start <= at)];
+        let mut runs: Vec<&Span> = here.iter().filter(|s| s.end.is_some_and(|end| end > at)).collect();
+        runs.sort_by_key(|s| std::cmp::Reverse(s.end));
+        let piece = here.iter().rev().find(|s| s.end.is_none());
+        let mut failed = None;
+        for span in runs.into_iter().chain(piece) {
+            let opened = fetch(self.store, self.trust, source, &span.object.key).and_then(|f| Ok((self.open(&f)?, f)));
+            match opened {
+                Ok((mut bytes, fetched)) if fetched.line.end.0 > at => {
+                    bytes.drain(..usize::try_from(at - fetched.line.start.0)?);
+                    return Ok(Some(bytes));
+                }
+                Ok(_) => {}
+                Err(e) => failed = Some(e),
+            }
+        }
+        failed.map_or(Ok(None), |e| Err(hurt(e)))
+    }
+
+    /// The bytes of a piece or run.
+    pub fn open(&self, fetched: &Fetched) -> Result<Vec<u8>> {
+        let length = usize::try_from(fetched.line.end.0 - fetched.line.start.0)?;
+        let bytes = open_body(&fetched.body, self.identities, length)?;
+        ensure!(bytes.len() == length, "the piece at {} holds {} bytes, not {length}", fetched.line.start, bytes.len());
+        Ok(bytes)
+    }
+
+    pub fn history(&self, log: &Log, window: &Window, timeline: u32) -> Result<Option<StoredHistory>> {
+        let found = (window.first..=window.last).rev().find(|n| log.stretches[*n].histories.contains_key(&timeline));
+        let Some(stretch) = found.map(|n| &log.stretches[n]) else { return Ok(None) };
+        let key = layout::log_history(&log.source, stretch.line.n, timeline);
+        let object = self.store.get(&key).with_context(|| format!("read {key}"))?;
+        let verified = LogLine::verify(self.trust, &log.source, &object).with_context(|| format!("verify {key}"))?;
+        let bytes = open_body(verified.body, self.identities, HISTORY_MAX)?;
+        let LogLine::History(line) = verified.line else { return Ok(None) };
+        Ok(Some(StoredHistory { line, bytes }))
+    }
+}
+
+/// Positions at which another stretch or timeline may take over.
+fn boundaries<'a>(log: &'a Log, window: &Window) -> impl Iterator<Item = u64> + 'a {
+    log.stretches[window.first..=window.last]
+        .iter()
+        .flat_map(|s| s.histories.values().map(|h| h.start.0).chain([s.line.start.0]))
+}
+
+fn missing(source: &SourceName, timeline: u32, at: u64) -> anyhow::Error {
+    Failure::new(
+        Kind::Failed,
+        format!("the log of {source} has lost what it held at position {at:016x} of timeline {timeline}"),
+        "Points in time after it cannot be reached from a snapshot before it; the snapshots themselves are not hurt. \
+         `verify` names every loss. Take a new snapshot now: from it on, points in time work again.",
+    )
+}
+
+fn hurt(error: anyhow::Error) -> anyhow::Error {
+    if crate::error::help_of(&error).is_some() || error.chain().any(|c| c.is::<crate::storage::Error>()) {
+        return error;
+    }
+    Failure::new(
+        Kind::Failed,
+        format!("{error:#}"),
+        "Points in time after it cannot be reached from a snapshot before it; the snapshots themselves are not hurt. \
+         Copy the object from another copy of the repository, or restore to a point before it.",
+    )
+}

@@ -1,0 +1,121 @@
+//! Runs: one object in place of many pieces, from bytes in hand; and comparing what is stored with what the engine shows.
+
+use anyhow::{Context, Result};
+
+use super::Writer;
+use crate::repository::layout::{self, Hash};
+use crate::repository::log::listing::{Log, Stretch, fetch};
+use crate::storage;
+
+/// So many pieces become a run, so many runs a longer one: what is read for a unit stays few objects, however slowly it fills.
+const FAN_OUT: usize = 32;
+/// An object of the unit in which the log ends.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub start: u64,
+    pub end: u64,
+    /// 0 for a piece, one more for each time that it was merged.
+    pub level: u32,
+    pub previous: Hash,
+    pub last: Hash,
+    pub pieces: u64,
+    pub check: String,
+}
+
+impl Writer<'_> {
+    /// Merges what has become many. A run that cannot be written now is written later, or never: its pieces are there.
+    pub(super) fn merge(&mut self) -> Result<()> {
+        let full = self.head.end.is_multiple_of(self.stretch.unit);
+        if full {
+            let written = if self.parts.len() > 1 { self.write_run(0) } else { Ok(()) };
+            self.parts.clear();
+            self.hand.clear();
+            return passing(written);
+        }
+        loop {
+            let level = self.parts.last().map_or(0, |part| part.level);
+            let alike = self.parts.iter().rev().take_while(|part| part.level == level).count();
+            if alike < FAN_OUT {
+                return Ok(());
+            }
+            let written = self.write_run(self.parts.len() - alike);
+            if written.is_err() {
+                return passing(written);
+            }
+        }
+    }
+
+    /// Replaces the parts from `first` on by one run of their bytes.
+    pub(super) fn write_run(&mut self, first: usize) -> Result<()> {
+        let (Some(from), Some(to)) = (self.parts.get(first).cloned(), self.parts.last().cloned()) else {
+            return Ok(());
+        };
+        let back = usize::try_from(self.head.end - from.start)?;
+        if back > self.hand.len() {
+            return Ok(());
+        }
+        let bytes = self.hand[self.hand.len() - back..].to_vec();
+        let check = self.sealed.check(&bytes)?;
+        let pieces = self.parts[first..].iter().map(|part| part.pieces).sum();
+        let mut line = self.line(from.start, to.end, from.previous, &check, self.time);
+        (line.last, line.pieces) = (Some(to.last), Some(pieces));
+        let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, from.start, Some(to.end));
+        // One that is there already was written before an interruption.
+        let _there = self.put(key, line, &bytes)?;
+        let level = 1 + self.parts[first..].iter().map(|part| part.level).max().unwrap_or(0);
+        let run = Part { start: from.start, end: to.end, level, previous: from.previous, last: to.last, pieces, check };
+        self.parts.splice(first.., [run]);
+        Ok(())
+    }
+
+    /// The fewest objects of the head's timeline that cover a range, or what is there of it from its first object on.
+    pub(super) fn parts(&self, stretch: &Stretch, from: u64, to: u64) -> Result<Vec<Part>> {
+        let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
+        let here: Vec<_> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
+        let mut parts: Vec<Part> = Vec::new();
+        let mut at = here.first().map_or(to, |s| s.start);
+        while at < to {
+            let best = here.iter().filter(|s| s.start == at).max_by_key(|s| s.end);
+            let best = best.with_context(|| format!("the log has lost what it held at {at:016x}"))?;
+            let fetched = fetch(self.author.store, self.author.trust, &self.source, &best.object.key)?;
+            let line = fetched.line;
+            parts.push(Part {
+                start: line.start.0,
+                end: line.end.0,
+                level: u32::from(line.last.is_some()),
+                previous: line.previous,
+                last: line.last.unwrap_or(fetched.hash),
+                pieces: line.pieces.unwrap_or(1),
+                check: line.check,
+            });
+            at = line.end.0;
+        }
+        Ok(parts)
+    }
+
+    /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.
+    pub fn holds(&self, log: &Log, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
+        let stretch = log.stretches.last().context("there is no stretch")?;
+        let parts = self.parts(stretch, start, start + bytes.len() as u64)?;
+        let (mut at, mut rest) = (start, bytes);
+        for part in &parts {
+            if part.start != at || part.end - at > rest.len() as u64 {
+                return Ok(None);
+            }
+            let (now, later) = rest.split_at(usize::try_from(part.end - at)?);
+            if self.sealed.check(now)? != part.check {
+                return Ok(Some(false));
+            }
+            (at, rest) = (part.end, later);
+        }
+        Ok(rest.is_empty().then_some(true))
+    }
+}
+
+/// A run saves requests and nothing else: what keeps it from being written now is no reason to stop, unless nothing can be written.
+pub(super) fn passing(written: Result<()>) -> Result<()> {
+    match written {
+        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Ok(()),
+        other => other,
+    }
+}

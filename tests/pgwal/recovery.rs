@@ -1,0 +1,250 @@
+//! Points in time from the command line: back up, receive, destroy, look when, go back to just before.
+
+use crate::support::binary::{self, Ran};
+use crate::support::postgres::{Cluster, Setup, installed};
+use crate::world::wait;
+use blackstart::source::postgres::wal::Lsn;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+pub struct Home(pub tempfile::TempDir);
+
+impl Home {
+    pub fn new(cluster: &Cluster) -> Home {
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        binary::expect(home.path(), &["init", "--repo", "./repository"], 0);
+        let (url, bin) = (cluster.url("postgres"), installed(cluster.major).display().to_string());
+        binary::configure(
+            home.path(),
+            &format!(
+                "\n[[source]]\nname = \"pg\"\nkind = \"postgres\"\nurl = \"{url}\"\n[source.postgres]\nbin = \"{bin}\"\nseal_every = \"50ms\"\n"
+            ),
+        );
+        Home(home)
+    }
+
+    pub fn run(&self, arguments: &[&str], code: i32) -> Ran {
+        binary::expect(self.0.path(), arguments, code)
+    }
+
+    pub fn receive(&self) {
+        self.run(&["wal-receive", "pg", "--once"], 0);
+    }
+
+    /// Restores with `arguments` and starts a server on the copy. It must come up by itself.
+    fn back_to(&self, like: &Cluster, arguments: &[&str]) -> Cluster {
+        let mut copy = Cluster::empty(like.major);
+        self.run(&[&["restore", "pg", "--to", copy.data.to_str().unwrap()], arguments].concat(), 0);
+        copy.configure("archive_mode = off");
+        copy.start();
+        copy
+    }
+}
+
+fn ready(cluster: &Cluster) {
+    wait("recovery has ended", || cluster.value("select pg_is_in_recovery()") == "f");
+}
+
+/// Time and position, on the server.
+fn mark(cluster: &Cluster) -> (String, String) {
+    std::thread::sleep(Duration::from_millis(50));
+    let time =
+        cluster.value("select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let position = cluster.value("select pg_current_wal_insert_lsn()");
+    std::thread::sleep(Duration::from_millis(50));
+    (time, position)
+}
+
+#[test]
+fn every_kind_of_target_is_reached_and_nothing_beyond() {
+    let mut setup = Setup::new(15).config("max_wal_size = 1GB");
+    setup.segment = 1;
+    let cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int)");
+    let too_early = mark(&cluster);
+    home.run(&["backup"], 0);
+    home.receive();
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.sql("insert into t select generate_series(1, 100)");
+    let hundred = mark(&cluster);
+    let xid = cluster.value("begin; insert into t values (0); select txid_current(); commit");
+    let xid = if xid.is_empty() { cluster.value("select xmin from t where n = 0") } else { xid };
+    cluster.sql("select pg_create_restore_point('before it''s gone')");
+    cluster.sql("insert into t select generate_series(1000, 6000)");
+    home.run(&["backup"], 0);
+    cluster.sql("delete from t where n >= 1000");
+    cluster.sql("drop table t");
+    cluster.sql("create table after (n int)");
+    home.receive();
+    let last = mark(&cluster);
+
+    let copy = home.back_to(&cluster, &["--at", &hundred.0]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "100");
+    let copy = home.back_to(&cluster, &["--lsn", &hundred.1]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "100");
+    let copy = home.back_to(&cluster, &["--xid", &xid]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "101");
+    let copy = home.back_to(&cluster, &["--name", "before it's gone", "--pause"]);
+    wait("it pauses", || copy.value("select pg_get_wal_replay_pause_state()") == "paused");
+    assert_eq!(copy.value("select count(*) from t"), "101");
+    copy.sql("select pg_wal_replay_resume()");
+    ready(&copy);
+    // Without a target: everything that is stored.
+    let copy = home.back_to(&cluster, &[]);
+    ready(&copy);
+    assert_eq!(copy.value("select to_regclass('t') is null and to_regclass('after') is not null"), "t");
+    assert_eq!(copy.value("show archive_mode"), "off");
+    the_timeline_leads_to_just_before_a_mistake(&home, &cluster);
+    what_cannot_be_reached_is_refused(&home, &too_early.0, &last.1);
+    // The windows are shown.
+    let shown = home.run(&["snapshots", "pg"], 0).all();
+    assert!(shown.contains("Every moment from"), "{shown}");
+    let windows = home.run(&["snapshots", "pg", "--json"], 0).json()["report"]["windows"].clone();
+    assert_eq!(windows.as_array().unwrap().len(), 1, "{windows}");
+    // The drill replays the log, too.
+    let drilled = home.run(&["drill", "pg"], 0).all();
+    assert!(drilled.contains("log replayed"), "{drilled}");
+}
+
+fn the_timeline_leads_to_just_before_a_mistake(home: &Home, cluster: &Cluster) {
+    let told = home.run(&["timeline", "pg", "--json"], 0).json();
+    let happened = told["report"]["happened"].as_array().unwrap();
+    let of = |how: &str| {
+        let found =
+            happened.iter().find(|h| h["destroyed"].as_array().is_some_and(|d| d.iter().any(|d| d["how"] == how)));
+        found.unwrap_or_else(|| panic!("{how}: {happened:#?}"))["position"].as_str().unwrap().to_owned()
+    };
+    let copy = home.back_to(cluster, &["--lsn", &of("drop"), "--before"]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "101");
+    let copy = home.back_to(cluster, &["--lsn", &of("delete"), "--before"]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "5102");
+}
+
+/// Refused, the window named, nothing written.
+fn what_cannot_be_reached_is_refused(home: &Home, too_early: &str, end: &str) {
+    let to = home.0.path().join("never").display().to_string();
+    let far = (end.parse::<Lsn>().unwrap().0 + (1 << 30)).to_string();
+    let far = Lsn(far.parse().unwrap()).to_string();
+    for arguments in [
+        ["--at", too_early],
+        ["--at", "2099-01-01T00:00:00Z"],
+        ["--lsn", &far],
+        ["--xid", "4000000"],
+        ["--name", "nowhere"],
+    ] {
+        let ran = home.run(&[&["restore", "pg", "--to", &to], &arguments[..]].concat(), 64);
+        assert!(
+            ran.all().contains("can be reached") && ran.all().contains("(snapshot 1)"),
+            "{arguments:?}: {}",
+            ran.all()
+        );
+        assert!(!std::path::Path::new(&to).exists());
+    }
+}
+
+/// A restore to a time at which nothing has happened since: the newest state is that of the time.
+#[test]
+fn an_idle_database_is_restored_to_any_time_that_the_log_covers() {
+    let cluster = Setup::new(17).start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t as select generate_series(1, 10) n");
+    home.run(&["backup"], 0);
+    home.receive();
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.sql("insert into t values (11)");
+    let idle = mark(&cluster);
+    // Something that is no transaction moves the log, and its clock, on.
+    cluster.sql("select pg_switch_wal(); checkpoint");
+    home.receive();
+    let mut copy = Cluster::empty(cluster.major);
+    let ran = home.run(&["restore", "pg", "--at", &idle.0, "--to", copy.data.to_str().unwrap()], 0);
+    assert!(ran.all().contains("no transaction committed after"), "{}", ran.all());
+    copy.configure("archive_mode = off");
+    copy.start();
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "11");
+}
+
+/// A server recovers through `wal-get`; the repository goes away in the middle: it must not open with half of the log.
+#[test]
+fn a_repository_that_vanishes_during_recovery_is_not_the_end_of_the_log() {
+    let mut setup = Setup::new(15).config("max_wal_size = 1GB");
+    setup.segment = 1;
+    let cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int)");
+    home.run(&["backup"], 0);
+    home.receive();
+    cluster.sql("insert into t select generate_series(1, 60000)");
+    home.receive();
+    let path = home.0.path();
+    for broken in [true, false] {
+        let mut copy = Cluster::empty(cluster.major);
+        home.run(&["restore", "pg", "--snapshot", "1", "--to", copy.data.to_str().unwrap()], 0);
+        let command = format!(
+            "cd {} && {} wal-get pg %f {}/%p --repo {} --root {} --identity {}",
+            path.display(),
+            env!("CARGO_BIN_EXE_blackstart"),
+            copy.data.display(),
+            path.join("repository").display(),
+            binary::root_of(path),
+            path.join("blackstart/keys/recovery.key").display(),
+        );
+        // The test's server runs as another user: let it read what the operator's would.
+        let open = |p: &std::path::Path| {
+            std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(p).status().unwrap();
+        };
+        open(path);
+        copy.configure(&format!("archive_mode = off\nrestore_command = '{command}'"));
+        let auto = copy.data.join("postgresql.auto.conf");
+        let settings = fs::read_to_string(&auto).unwrap();
+        fs::write(&auto, settings.lines().filter(|l| !l.starts_with("restore_command")).collect::<Vec<_>>().join("\n"))
+            .unwrap();
+        if broken {
+            // One unit in the middle is out of reach: not missing, unreadable.
+            let folder = path.join("repository/wal/pg/0000000001/00000001");
+            let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+            names.sort();
+            fs::rename(&folder, path.join("away")).unwrap();
+            fs::create_dir(&folder).unwrap();
+            for (n, name) in names.iter().enumerate() {
+                let from = path.join("away").join(name.file_name().unwrap());
+                let mut bytes = fs::read(from).unwrap();
+                if n >= names.len() / 2 {
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                }
+                fs::write(name, bytes).unwrap();
+            }
+            open(&folder);
+            copy.launch();
+            wait("the server gives up", || {
+                copy.log().contains("terminated by signal") || copy.log().contains("could not restore file")
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!copy.log().contains("database system is ready to accept connections"), "{}", copy.log());
+            fs::remove_dir_all(&folder).unwrap();
+            fs::rename(path.join("away"), &folder).unwrap();
+        } else {
+            copy.start();
+            ready(&copy);
+            assert_eq!(copy.value("select count(*) from t"), "60000");
+        }
+    }
+    // A command line that cannot be understood must not look like the end of the log either.
+    assert_eq!(binary::run(path, &["wal-get", "pg", "--no-such-option"]).code, 200);
+    let nowhere = path.join("x").display().to_string();
+    assert_eq!(
+        binary::run(path, &["wal-get", "pg", "000000010000000000000001", &nowhere, "--repo", "/nowhere/at/all"]).code,
+        200
+    );
+    assert_eq!(binary::run(path, &["wal-get", "pg", "0000000100000000000000FF", &nowhere]).code, 1);
+}
