@@ -11,9 +11,8 @@ use crate::time::length;
 
 mod daemon;
 mod evidence;
-pub use daemon::{Agent, Health, Notify};
 pub mod wal;
-
+pub use daemon::{Agent, Health, Notify};
 pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 
 /// Backups that prove they come back.

@@ -82,7 +82,7 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
     if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
         commits(&series, &mut seen);
     }
-    let mut reports = open.store.list(&layout::drills(source)).context("list drill reports")?;
+    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
     reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
     let last = reports.last().map(|r| r.key.as_str().to_owned());
     if last != seen.last_report {
