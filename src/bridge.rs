@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the io runtime. They only wait for sockets; hashing and encryption happen on the callers' threads.
@@ -283,6 +283,32 @@ impl Store {
         });
         // If the runtime is gone the job comes back and is dropped, and its promise answers.
         drop(self.jobs.send_blocking(job));
+    }
+}
+
+/// Async work that goes on beside everything else until this is dropped: a server, a listener for signals. It has a thread of its own.
+pub struct Service(Option<Runtime>);
+
+impl Service {
+    /// Starts `work`; it may use sockets, timers and signals.
+    pub fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<Service> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .with_context(|| format!("start the thread {name}"))?;
+        drop(runtime.spawn(work));
+        Ok(Service(Some(runtime)))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

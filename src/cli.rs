@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use crate::repository::layout::SourceName;
 use crate::time::length;
 
+mod daemon;
 mod evidence;
 mod verify;
 pub mod wal;
-
+pub use daemon::{Agent, Health, Notify};
 pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 pub use verify::Verify;
 
@@ -52,6 +53,9 @@ pub enum Verb {
     Prune(Prune),
     Status(Status),
     Kit(Kit),
+    Agent(Agent),
+    Notify(Notify),
+    Health(Health),
     Timeline(wal::Timeline),
     WalReceive(wal::WalReceive),
     WalPush(wal::WalPush),
@@ -77,6 +81,9 @@ impl Verb {
             Verb::Prune(_) => "prune",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
+            Verb::Agent(_) => "agent",
+            Verb::Notify(_) => "notify",
+            Verb::Health(_) => "health",
             Verb::Timeline(_) => "timeline",
             Verb::WalReceive(_) => "wal-receive",
             Verb::WalPush(_) => "wal-push",

@@ -1,6 +1,7 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
 mod named;
+mod places;
 mod source;
 mod text;
 mod tier;
@@ -11,32 +12,27 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::agent;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
-use crate::pipeline::SpoolPlace;
-use crate::secret::Text;
+use crate::notify;
 use crate::size;
 use crate::source::chroma::Chroma;
 use crate::source::command::Command;
 use crate::source::files::{Files, FilesOptions};
 use crate::source::postgres;
-use crate::source::postgres::client::Address;
 use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
-use crate::storage::location::Location;
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
 pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
 const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
-/// The spool's size in bytes where the configuration says nothing. A tenth of the disk stays free in any case.
-const SPOOL: u64 = 4 << 30;
-/// Job files lie in this directory beside the configuration.
-const SCHEDULES: &str = "schedules";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,6 +63,11 @@ pub struct Config {
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub agent: agent::Options,
+    /// Who is told what is wrong.
+    #[serde(default)]
+    pub notify: Vec<notify::Channel>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
     /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
@@ -123,11 +124,6 @@ impl Config {
         Config::parse(&text, &path)
     }
 
-    /// The directory of job files.
-    pub fn schedules(&self) -> PathBuf {
-        self.directory().join(SCHEDULES)
-    }
-
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
@@ -150,6 +146,8 @@ impl Config {
                 tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
             }
         }
+        self.agent.validate()?;
+        notify::validate(&self.notify)?;
         if !(1..=22).contains(&self.level) {
             return Err(Failure::new(
                 Kind::Config,
@@ -158,71 +156,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    fn directory(&self) -> &Path {
-        self.file.parent().unwrap_or(Path::new("/"))
-    }
-
-    fn resolve(&self, path: Option<&PathBuf>, otherwise: &str) -> PathBuf {
-        self.directory().join(path.map_or(Path::new(otherwise), PathBuf::as_path))
-    }
-
-    /// The repository's address, a relative directory made absolute.
-    pub fn location(&self) -> Result<String> {
-        resolve_location(&self.repository, self.directory())
-    }
-
-    pub fn host_key(&self) -> PathBuf {
-        self.resolve(self.host_key.as_ref(), "blackstart/keys/host.key")
-    }
-
-    pub fn recovery_key(&self) -> PathBuf {
-        match &self.recovery_key {
-            Some(path) => self.directory().join(path),
-            None => self.host_key().with_file_name("recovery.key"),
-        }
-    }
-
-    pub fn state(&self) -> PathBuf {
-        self.resolve(self.state.as_ref(), "blackstart/state")
-    }
-
-    /// Where packs wait for a slow store. A directory takes them as fast as the spool's disk would, so it has a spool only if one is asked for.
-    pub fn spool(&self) -> Result<Option<SpoolPlace>> {
-        let remote = matches!(Location::parse(&self.repository)?, Location::S3(_));
-        let limit = self.spool.unwrap_or(if remote { SPOOL } else { 0 });
-        Ok((limit > 0).then(|| SpoolPlace { directory: self.state().join("spool"), limit }))
-    }
-
-    pub fn scratch(&self) -> PathBuf {
-        self.scratch.as_ref().map_or_else(std::env::temp_dir, |path| self.directory().join(path))
-    }
-
-    pub fn host_name(&self) -> String {
-        let named = self.host.clone();
-        named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
-    }
-
-    /// Where a source of a kind with `path` lies.
-    pub fn path_of(&self, source: &SourceConfig) -> Result<PathBuf> {
-        let path = source.path.as_ref().with_context(|| format!("source {} has no path", source.name))?;
-        Ok(self.directory().join(path))
-    }
-
-    /// What a source reads, for people: its path, or its address as it is written in the configuration.
-    pub fn place_of(&self, source: &SourceConfig) -> String {
-        match (&source.path, &source.url) {
-            (Some(path), _) => self.directory().join(path).display().to_string(),
-            (None, Some(Text::Plain(url))) => Address::without_password(url),
-            (None, Some(Text::Secret(secret))) => format!("the address in {secret}"),
-            (None, None) => format!("{} ({})", source.name, source.kind.name()),
-        }
-    }
-
-    /// The directory that relative paths in the configuration start from.
-    pub fn base(&self) -> &Path {
-        self.directory()
     }
 
     /// What a proof or a loading of the source must know beside its snapshot.
@@ -270,17 +203,6 @@ impl Config {
             }
         })
     }
-}
-
-/// An address with a relative directory made absolute against `base`.
-pub fn resolve_location(location: &str, base: &Path) -> Result<String> {
-    Ok(match Location::parse(location)? {
-        Location::Directory(path) => {
-            let path = std::path::absolute(base.join(path)).context("resolve the repository's directory")?;
-            path.to_str().context("the path of a repository must be UTF-8")?.to_owned()
-        }
-        Location::S3(_) => location.to_owned(),
-    })
 }
 
 #[cfg(test)]

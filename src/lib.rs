@@ -30,9 +30,14 @@ pub mod repository;
 // operations: one public function each, each returns a report
 pub mod operations;
 // agent: what the operator wrote down
+pub mod agent;
+pub mod catalog;
 pub mod config;
 pub mod job;
+pub mod metrics;
+pub mod notify;
 pub mod plan;
+pub mod scheduler;
 // shell: the only part that prints
 pub mod cli;
 pub mod commands;

@@ -40,6 +40,8 @@ pub const CHUNK_MIN: usize = 16 << 10;
 pub const CHUNK_AVERAGE: usize = 64 << 10;
 pub const CHUNK_MAX: usize = 256 << 10;
 
+/// Notices that wait on one channel, or for the end of its quiet hours.
+pub const NOTICES_QUEUED_MAX: usize = 1000;
 /// Job files in `schedules/`, and bytes of one.
 pub const JOBS_MAX: usize = 1000;
 pub const JOB_FILE_MAX: u64 = 1 << 20;

@@ -16,7 +16,7 @@ const ROWS: [(&str, &[&str]); 6] = [
         &["age", "keys", "ssh", "layout", "snapshot", "index", "lease", "pipeline", "repository", "trust", "signed"],
     ),
     ("operations", &["operations"]),
-    ("agent", &["config", "job", "plan", "scheduler", "catalog", "notify", "metrics", "status"]),
+    ("agent", &["agent", "config", "job", "plan", "scheduler", "catalog", "notify", "metrics", "status"]),
     ("shell", &["main", "lib", "cli", "commands"]),
 ];
 

@@ -1,6 +1,7 @@
 //! `check`: try everything for real, and change nothing.
 
 use anyhow::{Context, Result};
+use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::json;
 
@@ -9,14 +10,20 @@ use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, span, time};
 use super::plan::say_state;
 use super::setup::lacking;
+use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SourceConfig};
+use crate::job::Task;
 use crate::operations::Open;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
+use crate::repository::layout::SourceName;
 use crate::repository::trust::Role;
+use crate::scheduler;
 use crate::source::postgres;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +77,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
         found.result(format!("source {}", source.name), opened.context("open the source"));
         age(&open, source, &mut found);
     }
+    schedule(shell, &config, &open, &mut found);
     plans(&config, &open, &mut found)?;
     for finding in &found.0 {
         let state = match finding.state {
@@ -166,6 +174,38 @@ fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
         ),
     }
     Ok(())
+}
+
+/// What the agent would do when, and whether that keeps the RPO.
+fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
+    let now = shell.clock.now();
+    let sources: Vec<SourceName> = config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()).collect();
+    let seen = match agent::observe(open, &sources, &BTreeMap::new()) {
+        Ok(seen) => seen,
+        Err(error) => return found.add("schedule", State::Failed, format!("{error:#}")),
+    };
+    for job in &config.jobs {
+        let what = format!("job {}", job.file.file_name().unwrap_or_default().to_string_lossy());
+        if !job.enabled {
+            found.add(what, State::Ok, format!("{} is switched off", job.source));
+            continue;
+        }
+        let usual = seen.get(&job.source).map_or(Duration::ZERO, |s| s.usual);
+        let usual = SignedDuration::try_from(usual).unwrap_or_default();
+        if let Some(warning) = scheduler::warning(job, usual, now) {
+            found.add(what.clone(), State::Warning, warning);
+        }
+        let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
+        let worst = scheduler::worst_case(job, usual, now);
+        let worst = worst.map_or(String::new(), |d| format!("; at worst {} of data are lost", span(d.as_secs_f64())));
+        found.add(what, State::Ok, format!("{}: {}{worst}", job.source, tasks.join(", ")));
+    }
+    let drills = config.jobs.iter().any(|j| j.enabled && j.tasks.contains_key(&Task::Drill));
+    if drills && !config.drill_key().exists() {
+        let detail =
+            format!("there is no key file at {}: drills on the schedule cannot run", config.drill_key().display());
+        found.add("drill key", State::Warning, detail);
+    }
 }
 
 fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {

@@ -11,16 +11,19 @@ use crate::error::Kind;
 use output::{Ending, Shell};
 pub use report::Period;
 
+mod agent;
 mod backup;
 mod bisect;
 mod bucket;
 mod check;
 mod drill;
+mod health;
 mod help;
 mod init;
 mod kit;
 mod load;
 mod manual;
+mod notify;
 mod open;
 mod output;
 mod plan;
@@ -57,7 +60,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         config: cli.global.config,
         clock: Arc::new(SystemClock),
     };
-    signals::listen(cli.verb.name(), shell.json);
+    // The agent listens for itself.
+    if !matches!(cli.verb, Verb::Agent(_)) {
+        signals::listen(cli.verb.name(), shell.json);
+    }
     shell.finish(cli.verb.name(), run(&shell, &cli.verb))
 }
 
@@ -74,6 +80,9 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Prune(args) => prune::run(shell, args),
         Verb::Status(args) => status::run(shell, args),
         Verb::Kit(args) => kit::run(shell, args),
+        Verb::Agent(_) => agent::run(shell),
+        Verb::Notify(args) => notify::run(shell, args),
+        Verb::Health(args) => health::run(shell, args),
         Verb::Timeline(args) => timeline::run(shell, args),
         Verb::WalReceive(args) => receive::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),

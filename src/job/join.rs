@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
 
-use super::{Job, load};
+use super::{Job, Task, load};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
@@ -35,6 +35,11 @@ impl Config {
                 let help =
                     "Nothing was done. Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`.";
                 let what = format!("{}: this job never does anything", job.file.display());
+                return Err(Failure::new(Kind::Config, what, help));
+            }
+            if job.tasks.contains_key(&Task::Prune) && source.retention.is_none() {
+                let help = "Nothing was done. Add [retention] to the job: without one nothing expires.";
+                let what = format!("{}: prunes without a retention", job.file.display());
                 return Err(Failure::new(Kind::Config, what, help));
             }
             self.jobs.push(job);

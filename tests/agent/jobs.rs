@@ -121,3 +121,61 @@ fn a_broken_job_stops_backups_but_never_a_restore() {
     assert!(at.join("back/etc/app.toml").exists());
     expect(at, &["snapshots"], 0);
 }
+
+#[test]
+fn check_says_what_the_schedule_promises() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    fs::create_dir(at.join("schedules")).unwrap();
+    fs::write(
+        at.join("schedules/app.toml"),
+        "source = \"app\"\nevery = \"1h\"\nrpo = \"1h\"\ndrill = { every = \"7d\" }\n",
+    )
+    .unwrap();
+    fs::write(at.join("schedules/off.toml"), "enabled = false\nsource = \"off\"\nevery = \"1h\"\n").unwrap();
+    let said = expect(at, &["check"], 0).out;
+    assert!(said.contains("WARNING  job app.toml: app: the RPO of 1h cannot be kept"), "{said}");
+    assert!(said.contains("off is switched off"), "{said}");
+    fs::write(at.join("schedules/app.toml"), "source = \"app\"\nrpo = \"1h\"\n").unwrap();
+    let said = expect(at, &["check"], 0).out;
+    assert!(!said.contains("WARNING") && said.contains("at worst 30 min"), "{said}");
+}
+
+/// The job files as they are shipped.
+fn shipped() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("schedules");
+    let files = job::files(&directory).unwrap();
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn the_shipped_jobs_are_switched_off_and_sound_when_switched_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("blackstart.toml");
+    fs::write(&main, "repository = \"repo\"\n").unwrap();
+    fs::create_dir(dir.path().join("schedules")).unwrap();
+    let load = |edit: &dyn Fn(&str) -> String| {
+        for (name, text) in shipped() {
+            fs::write(dir.path().join("schedules").join(format!("{name}.toml")), edit(&text)).unwrap();
+        }
+        Config::load(Some(&main)).unwrap()
+    };
+    let off = load(&|text| text.to_owned());
+    assert!(off.source.is_empty(), "a clone of this repository must protect nothing by itself");
+    let on = load(&|text| text.replace("\nenabled = false\n", "\n"));
+    let names: Vec<&str> = on.source.iter().map(|s| s.name.as_str()).collect();
+    for seed in ["databases", "events", "vectors", "configs", "logs", "monthly"] {
+        assert!(names.contains(&seed), "{seed}: {names:?}");
+    }
+    for job in &on.jobs {
+        let promise =
+            blackstart::scheduler::warning(job, SignedDuration::from_mins(10), "2026-11-01T00:00:00Z".parse().unwrap());
+        assert_eq!(promise, None);
+    }
+    let databases = on.jobs.iter().find(|j| j.source.as_str() == "databases").unwrap();
+    let Rhythm::Cron(full) = &databases.tasks[&Task::Full] else { panic!("{databases:?}") };
+    let next = full.after("2026-11-23T00:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(next.to_string(), "2026-11-23T17:00:00Z", "02:00 in Tokyo");
+}

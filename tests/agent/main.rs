@@ -8,4 +8,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod days;
 mod jobs;
+mod listener;
+mod metrics;
+mod notices;
+mod process;
+mod scheduler;

@@ -21,6 +21,9 @@ fn shipped(name: &str) -> PathBuf {
 /// Puts a job file into `home`, with other places in it.
 fn job(home: &Path, name: &str, places: &[(&str, &str)]) {
     let mut text = fs::read_to_string(shipped(&format!("{name}.toml"))).unwrap();
+    // As it is shipped it is switched off.
+    assert!(text.contains("\nenabled = false\n"), "{name}");
+    text = text.replace("\nenabled = false\n", "\n");
     let programs = shipped("programs").display().to_string();
     for (from, to) in [("/usr/share/blackstart/programs", programs.as_str())].iter().chain(places) {
         assert!(text.contains(from) || from.contains("programs"), "{name} has no {from}");

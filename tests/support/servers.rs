@@ -185,13 +185,13 @@ pub fn installed(tool: &str) -> PathBuf {
     tool
 }
 
-fn fresh_directory(name: &str) -> PathBuf {
+pub fn fresh_directory(name: &str) -> PathBuf {
     tempfile::Builder::new().prefix(&format!("blackstart-{name}-")).tempdir().unwrap().keep()
 }
 
 /// Runs `server` on a leash: a shell waits for the end of its input, which comes when this process ends, however it ends.
 /// Then it kills the server by its pid (nothing of it is worth an orderly end) and removes the directory.
-fn start(server: Command, directory: PathBuf, port: u16) -> Server {
+pub fn start(server: Command, directory: PathBuf, port: u16) -> Server {
     const LEASH: &str = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server"; rm -rf "$0""#;
     let log = File::create(directory.join("log")).unwrap();
     let mut shell = Command::new("sh");

@@ -1,0 +1,395 @@
+//! The scheduler's loop. Everything here happens on one thread; what takes time happens on others and reports back.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::memory::Memory;
+use super::observe::{Seen, observe};
+use super::problems::{Ending, View, problems};
+use super::serve::{Shared, serve};
+use super::tell::Teller;
+use super::work::{Order, Ran, carry_out, open, run_id};
+use super::{watch, work};
+use crate::bridge::Service;
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::job::{Job, Task};
+use crate::metrics::Figures;
+use crate::notify::Delivered;
+use crate::repository::layout::SourceName;
+use crate::scheduler::{self, Decision, Limits, State};
+
+/// The scheduler looks at the clock at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// Changed files are looked for this often.
+const FILES: Duration = Duration::from_secs(2);
+/// Drills at the same time: each needs room for a whole source, and the network.
+const DRILLS: usize = 1;
+
+/// What the scheduler is told.
+pub enum Signal {
+    /// End, as soon as what is under way has ended.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+    Ran(Box<Ran>),
+    Observed(Result<BTreeMap<SourceName, Seen>, String>),
+    Delivered(Box<Delivered>),
+}
+
+/// How the agent ended: the runs that were still under way. Each is as if it had never begun; its snapshot is not committed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    pub abandoned: Vec<String>,
+}
+
+type Signature = Vec<(PathBuf, u64, u128)>;
+
+pub struct Agent {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: Arc<Config>,
+    /// Of the configuration, those that can run here.
+    pub(super) jobs: Vec<Job>,
+    pub(super) drill_key_missing: Option<String>,
+    pub(super) catalog: Catalog,
+    pub(super) memory: Memory,
+    pub(super) seen: BTreeMap<SourceName, Seen>,
+    pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
+    pub(super) running: BTreeMap<(SourceName, Task), Order>,
+    /// Sources to be looked at in the repository.
+    pub(super) to_observe: BTreeSet<SourceName>,
+    pub(super) observing: bool,
+    pub(super) observed: Option<Instant>,
+    pub(super) repository: Result<(), String>,
+    pub(super) configuration: Result<(), String>,
+    pub(super) files: Signature,
+    pub(super) files_before: Signature,
+    pub(super) files_at: Instant,
+    pub(super) teller: Teller,
+    pub(super) figures: Figures,
+    pub(super) shared: Arc<Shared>,
+    pub(super) http: Option<Service>,
+    pub(super) metrics_file_at: Option<Instant>,
+    pub(super) stop: Option<Instant>,
+    pub(super) sender: Sender<Signal>,
+    pub(super) receiver: Receiver<Signal>,
+}
+
+impl Agent {
+    /// Starts the agent: its catalog, its channels, its page of metrics. Nothing runs before [`Agent::tick`].
+    pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Agent> {
+        let (catalog, anew) = Catalog::open(&config.state())?;
+        if let Some(anew) = anew {
+            tracing::warn!("{anew}");
+        }
+        let (sender, receiver) = channel();
+        let teller = Teller::start(&config, &catalog, &sender).context("start the threads for notices")?;
+        let shared = Arc::new(Shared::default());
+        let now = clock.now();
+        let clock_ = Arc::clone(&clock);
+        watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
+        let files = watch::signature(&config.file, &config.schedules());
+        let mut agent = Agent {
+            clock,
+            jobs: Vec::new(),
+            drill_key_missing: None,
+            catalog,
+            memory: Memory::default(),
+            seen: BTreeMap::new(),
+            endings: BTreeMap::new(),
+            running: BTreeMap::new(),
+            to_observe: BTreeSet::new(),
+            observing: false,
+            observed: None,
+            repository: Ok(()),
+            configuration: Ok(()),
+            files_before: files.clone(),
+            files,
+            files_at: Instant::now(),
+            teller,
+            figures: Figures { started: now, ..Figures::default() },
+            shared,
+            http: None,
+            metrics_file_at: None,
+            stop: None,
+            sender,
+            receiver,
+            config: Arc::new(config),
+        };
+        agent.take_up(now);
+        agent.serve()?;
+        Ok(agent)
+    }
+
+    /// What to send signals to.
+    pub fn sender(&self) -> Sender<Signal> {
+        self.sender.clone()
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        self.http = None;
+        if let Some(address) = self.config.agent.address() {
+            let (service, bound) = serve(address, Arc::clone(&self.shared))?;
+            tracing::info!(address = %bound, "serving metrics and health");
+            if !bound.ip().is_loopback() {
+                tracing::warn!(
+                    "the metrics can be read from other machines: names of sources, sizes and times are in them"
+                );
+            }
+            self.http = Some(service);
+        }
+        Ok(())
+    }
+
+    /// Makes the jobs of the configuration the agent's own.
+    fn take_up(&mut self, now: Timestamp) {
+        let key = self.config.drill_key();
+        self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
+        let drills = self.jobs.iter().any(|job| job.tasks.contains_key(&Task::Drill));
+        self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
+        if self.drill_key_missing.is_some() {
+            self.jobs.iter_mut().for_each(|job| drop(job.tasks.remove(&Task::Drill)));
+        }
+        for job in &self.config.jobs {
+            let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
+            let file = job.file.display().to_string();
+            tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
+        }
+        self.memory.learn(&self.jobs, &self.catalog, now);
+        self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
+        self.endings.retain(|(source, task), _| {
+            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
+        });
+        self.observed = None;
+    }
+
+    /// Runs until a signal stops it.
+    pub fn run(mut self) -> Stopped {
+        watch::systemd(&[NotifyState::Ready, NotifyState::Status("running")]);
+        loop {
+            let pause = self.tick();
+            if let Some(until) = self.stop
+                && (self.running.is_empty() || Instant::now() >= until)
+            {
+                let name = |((source, task), order): (&(SourceName, Task), &Order)| {
+                    format!("{task} of {source} ({})", order.run)
+                };
+                return Stopped { abandoned: self.running.iter().map(name).collect() };
+            }
+            match self.receiver.recv_timeout(pause) {
+                Ok(signal) => self.take(signal),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            while let Ok(signal) = self.receiver.try_recv() {
+                self.take(signal);
+            }
+        }
+    }
+
+    /// Takes what the threads have reported so far, without waiting. True if nothing is under way.
+    pub fn settle(&mut self) -> bool {
+        while let Ok(signal) = self.receiver.try_recv() {
+            self.take(signal);
+        }
+        self.running.is_empty() && !self.observing && self.to_observe.is_empty() && self.observed.is_some()
+    }
+
+    /// Looks at the clock once: starts what is due, tells what is wrong. Gives how long it may sleep.
+    pub fn tick(&mut self) -> Duration {
+        let now = self.clock.now();
+        self.shared.beat();
+        watch::systemd(&[NotifyState::Watchdog]);
+        self.look_for_changes();
+        self.look_at_the_repository();
+        let history = self.memory.history(&self.jobs, &self.seen, now);
+        // Until the repository has been read once, one cannot know what is due.
+        let decisions = if self.observed.is_some() { self.decide(&history, now) } else { Vec::new() };
+        if self.observed.is_some() {
+            let view = View {
+                jobs: if self.repository.is_err() && self.seen.is_empty() { &[] } else { &self.jobs },
+                history: &history,
+                seen: &self.seen,
+                endings: &self.endings,
+                repository: self.repository.as_ref().err().map(String::as_str),
+                configuration: self.configuration.as_ref().err().map(String::as_str),
+                drill_key: self.drill_key_missing.as_deref(),
+                mute: &self.teller.mute,
+            };
+            let wrong = problems(&view, now);
+            self.teller.tell(wrong, &self.seen, &mut self.catalog, now);
+        }
+        self.show(&decisions, &history, now);
+        let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
+        let until = next.map_or(TICK, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        until.clamp(Duration::from_millis(20), TICK)
+    }
+
+    fn decide(&mut self, history: &scheduler::History, now: Timestamp) -> Vec<Decision> {
+        let limits = Limits { host: self.config.host_name(), runs: self.config.agent.runs, drills: DRILLS };
+        let decisions = scheduler::plan(&self.jobs, history, &limits, now);
+        if self.stop.is_none() {
+            for decision in decisions.iter().filter(|d| d.state == State::Start) {
+                self.start_run(decision, now);
+            }
+        }
+        decisions
+    }
+
+    fn start_run(&mut self, decision: &Decision, now: Timestamp) {
+        let Decision { source, task, why, missed, .. } = decision;
+        let order = Order { run: run_id(), source: source.clone(), task: *task, why: why.clone() };
+        tracing::info!(run = order.run, source = %source, task = %task, why, missed, "run started");
+        if *missed > 0 {
+            *self.figures.skipped.entry((source.to_string(), task.name())).or_default() += u64::from(*missed);
+        }
+        self.teller.ping(source, *task, "/start", &order.run);
+        self.memory.begin(source, *task, now);
+        self.running.insert((source.clone(), *task), order.clone());
+        let (config, clock, sender) = (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone());
+        let carry = move || {
+            let ran = carry_out(&config, &clock, &order);
+            // The agent may have ended meanwhile.
+            drop(sender.send(Signal::Ran(Box::new(ran))));
+        };
+        if let Err(error) = std::thread::Builder::new().name(format!("{task} {source}")).spawn(carry) {
+            tracing::error!(%error, "a run could not be started");
+            self.running.remove(&(source.clone(), *task));
+            self.memory.end(&work::not_started(decision, now));
+        }
+    }
+
+    fn take(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop if self.stop.is_some() => self.stop = Some(Instant::now()),
+            Signal::Stop => {
+                let patience = Duration::try_from(self.config.agent.stop_within).unwrap_or_default();
+                tracing::info!(
+                    running = self.running.len(),
+                    seconds = patience.as_secs(),
+                    "stopping; nothing new is started"
+                );
+                watch::systemd(&[NotifyState::Stopping]);
+                self.stop = Some(Instant::now() + patience);
+            }
+            Signal::Reload => self.reload(),
+            Signal::Ran(ran) => self.ran(*ran),
+            Signal::Observed(result) => {
+                self.observing = false;
+                self.observed.get_or_insert_with(Instant::now);
+                self.repository = result.map(|seen| {
+                    self.shared.set_ready();
+                    self.seen.extend(seen);
+                });
+                if let Err(error) = &self.repository {
+                    tracing::error!(error, "the repository cannot be read");
+                }
+            }
+            Signal::Delivered(delivered) => {
+                let now = self.clock.now();
+                self.teller.delivered(&delivered, &self.catalog, now);
+            }
+        }
+    }
+
+    fn ran(&mut self, ran: Ran) {
+        let run = &ran.run;
+        let (run_id, result, seconds) = (&run.run, &run.result, run.seconds);
+        if run.done() {
+            tracing::info!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", ran.line);
+        } else {
+            tracing::error!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", ran.line);
+        }
+        self.running.remove(&(run.source.clone(), run.task));
+        self.memory.end(run);
+        if let Err(error) = self.catalog.record(run) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the catalog cannot be written; it is a cache, and backups go on"
+            );
+        }
+        match run.result.as_str() {
+            "done" => self.teller.ping(&run.source, run.task, "", &run.run),
+            "busy" => {}
+            _ => self.teller.ping(&run.source, run.task, "/fail", &run.run),
+        }
+        self.count(&ran);
+        let ending = Ending { result: run.result.clone(), line: ran.line.clone(), help: ran.help.clone() };
+        self.endings.insert((run.source.clone(), run.task), ending);
+        // A backup that went well is a backup, whichever of the two it was.
+        if run.done() && run.task.is_backup() {
+            let other = if run.task == Task::Full { Task::Incremental } else { Task::Full };
+            self.endings.remove(&(run.source.clone(), other));
+        }
+        self.to_observe.insert(run.source.clone());
+    }
+
+    /// A configuration that is written in several steps counts once it has been the same for two looks.
+    fn look_for_changes(&mut self) {
+        if self.files_at.elapsed() < FILES {
+            return;
+        }
+        self.files_at = Instant::now();
+        let files = watch::signature(&self.config.file, &self.config.schedules());
+        if files != self.files && files == self.files_before {
+            self.reload();
+        }
+        self.files_before = files;
+    }
+
+    /// Reads the configuration again. One that is wrong changes nothing, and is told of.
+    fn reload(&mut self) {
+        self.files = watch::signature(&self.config.file, &self.config.schedules());
+        let listen = self.config.agent.listen.clone();
+        let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
+            self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
+            self.config = Arc::new(config);
+            self.take_up(self.clock.now());
+            if self.config.agent.listen == listen { Ok(()) } else { self.serve() }
+        });
+        match &loaded {
+            Ok(()) => tracing::info!(jobs = self.jobs.len(), "the configuration is read again"),
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the configuration is wrong; the agent goes on with the old one"
+                );
+            }
+        }
+        self.configuration = loaded.map_err(|error| format!("{error:#}"));
+    }
+
+    fn look_at_the_repository(&mut self) {
+        let interval = Duration::try_from(self.config.agent.observe).unwrap_or_default();
+        // What cannot be reached is looked at more often: one wants to know when it is back.
+        let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
+        if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
+            self.to_observe.extend(self.config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()));
+            self.observed = self.observed.map(|_| Instant::now());
+            self.start_observing();
+        } else if !self.to_observe.is_empty() && !self.observing {
+            self.start_observing();
+        }
+    }
+
+    fn start_observing(&mut self) {
+        let sources: Vec<SourceName> = std::mem::take(&mut self.to_observe).into_iter().collect();
+        let (config, clock, sender, before) =
+            (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone(), self.seen.clone());
+        let look = move || {
+            let result = open(&config, &clock).and_then(|open| observe(&open, &sources, &before));
+            // The agent may have ended meanwhile.
+            drop(sender.send(Signal::Observed(result.map_err(|error| format!("{error:#}")))));
+        };
+        match std::thread::Builder::new().name("observe".into()).spawn(look) {
+            Ok(_) => self.observing = true,
+            Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the repository shows: who wrote last, from when the data is, what has been proven. The catalog may be lost; this may not.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::operations::Open;
+use crate::operations::evidence::{DrillReport, Stored};
+use crate::report::Outcome;
+use crate::repository::layout::{self, SourceName};
+use crate::repository::series::Series;
+use crate::repository::snapshot::{Line, Mode};
+use crate::storage::Key;
+
+/// Commits that are read at most to find the newest of each sort.
+const COMMITS_READ_MAX: usize = 200;
+/// Drill reports that are read at most.
+const DRILLS_READ_MAX: usize = 10;
+/// What a backup usually takes is the longest of so many.
+const USUAL_OF: usize = 5;
+
+/// Start and end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub started: Timestamp,
+    pub finished: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Newest {
+    pub seq: u64,
+    pub commit: String,
+    pub data_time: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drilled {
+    pub span: Span,
+    pub passed: bool,
+    pub seconds: f64,
+    /// Seconds by phase.
+    pub phases: Vec<(String, f64)>,
+}
+
+/// What the series of one source shows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// Number and hash of the newest commit, of any sort.
+    pub head: Option<(u64, String)>,
+    /// The newest complete snapshot.
+    pub newest: Option<Newest>,
+    pub full: Option<Span>,
+    pub incremental: Option<Span>,
+    pub prune: Option<Timestamp>,
+    /// The last drill, and the newest data that one has proven.
+    pub drill: Option<Drilled>,
+    pub verified: Option<Timestamp>,
+    /// The longest of the last backups.
+    pub usual: Duration,
+    last_report: Option<String>,
+}
+
+/// Looks at `sources`; what has not changed since `before` is not read again.
+pub fn observe(
+    open: &Open,
+    sources: &[SourceName],
+    before: &BTreeMap<SourceName, Seen>,
+) -> Result<BTreeMap<SourceName, Seen>> {
+    let mut seen = BTreeMap::new();
+    for source in sources {
+        let known = before.get(source).cloned().unwrap_or_default();
+        let one = look(open, source, known).with_context(|| format!("look at {source} in the repository"))?;
+        seen.insert(source.clone(), one);
+    }
+    Ok(seen)
+}
+
+fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let mut seen = known;
+    if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
+        commits(&series, &mut seen);
+    }
+    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
+    reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
+    let last = reports.last().map(|r| r.key.as_str().to_owned());
+    if last != seen.last_report {
+        (seen.drill, seen.verified) = (None, None);
+        for object in reports.iter().rev().take(DRILLS_READ_MAX) {
+            let Some(report) = read(open, source, &object.key) else { continue };
+            if report.proves() {
+                seen.verified = seen.verified.max(Some(report.data_time));
+            }
+            seen.drill.get_or_insert_with(|| drilled(&report));
+        }
+        seen.last_report = last;
+    }
+    Ok(seen)
+}
+
+/// A drill report that somebody signed who may. Real restores and plans have reports as well, which are not asked for here.
+fn read(open: &Open, source: &SourceName, key: &Key) -> Option<DrillReport> {
+    let stored = Stored::parse(&open.store.get(key).ok()?).ok()?;
+    stored.trusted(open).ok()?;
+    let report: DrillReport = (stored.head.r#type == "drill").then(|| stored.decode().ok())??;
+    (report.source == *source).then_some(report)
+}
+
+fn drilled(report: &DrillReport) -> Drilled {
+    let phases = report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect();
+    let span = Span { started: report.started, finished: report.finished };
+    Drilled { span, passed: report.passed, seconds: report.achieved_rto_seconds, phases }
+}
+
+fn commits(series: &Series, seen: &mut Seen) {
+    *seen = Seen {
+        drill: seen.drill.take(),
+        verified: seen.verified,
+        last_report: seen.last_report.take(),
+        ..Seen::default()
+    };
+    let mut durations = Vec::new();
+    for commit in series.newest_first().take(COMMITS_READ_MAX) {
+        // One that does not verify is for `verify` to tell of; it is no point to go back to.
+        let Ok(commit) = commit else { continue };
+        seen.head.get_or_insert_with(|| (commit.seq(), commit.hash.to_string()));
+        match &commit.line {
+            Line::Prune(prune) => {
+                seen.prune.get_or_insert(prune.started);
+            }
+            Line::Snapshot(s) => {
+                let span = Span { started: s.started, finished: s.finished };
+                match s.mode {
+                    Mode::Full => seen.full.get_or_insert(span),
+                    Mode::Incremental => seen.incremental.get_or_insert(span),
+                };
+                if s.outcome == Outcome::Complete {
+                    let newest = Newest { seq: s.seq, commit: commit.hash.to_string(), data_time: s.data_time };
+                    seen.newest.get_or_insert(newest);
+                }
+                durations.push(Duration::try_from(s.finished.duration_since(s.started)).unwrap_or_default());
+            }
+        }
+        if seen.newest.is_some() && seen.full.is_some() && durations.len() >= USUAL_OF && seen.prune.is_some() {
+            break;
+        }
+    }
+    // The first, a full, is not what runs usually take.
+    durations.truncate(USUAL_OF);
+    seen.usual = durations.into_iter().max().unwrap_or_default();
+}

@@ -1,0 +1,261 @@
+//! What stands wrong: a pure function of what the agent knows. Silence is a problem too.
+
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+use super::observe::Seen;
+use crate::job::{Job, Task};
+use crate::notify::{Problem, Severity};
+use crate::repository::layout::SourceName;
+use crate::scheduler::{self, History};
+
+/// A source without any snapshot is told of after twice its interval, within these bounds.
+const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
+const NEVER_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// After so many failures in a row it is not chance.
+const FAILURES_CRITICAL: u32 = 3;
+
+/// How the last run of a task ended, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    pub result: String,
+    pub line: String,
+    pub help: Option<String>,
+}
+
+/// What the agent knows.
+pub struct View<'a> {
+    pub jobs: &'a [Job],
+    pub history: &'a History,
+    pub seen: &'a BTreeMap<SourceName, Seen>,
+    pub endings: &'a BTreeMap<(SourceName, Task), Ending>,
+    /// Why the repository cannot be read.
+    pub repository: Option<&'a str>,
+    /// Why the changed configuration is not in force.
+    pub configuration: Option<&'a str>,
+    /// The drill key that is not there.
+    pub drill_key: Option<&'a str>,
+    /// Channels that do not deliver, and why.
+    pub mute: &'a BTreeMap<String, String>,
+}
+
+pub fn problems(view: &View, now: Timestamp) -> Vec<Problem> {
+    let mut found = of_the_agent(view);
+    for job in view.jobs.iter().filter(|job| job.enabled) {
+        of_the_data(view, job, now, &mut found);
+        of_runs(view, job, &mut found);
+    }
+    found
+}
+
+fn problem(
+    key: impl Into<String>,
+    severity: Severity,
+    source: Option<&SourceName>,
+    title: String,
+    detail: impl Into<String>,
+) -> Problem {
+    Problem { key: key.into(), severity, source: source.cloned(), title, detail: detail.into() }
+}
+
+fn of_the_agent(view: &View) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if let Some(why) = view.repository {
+        let detail = format!("No backup can be made and none be read from here until it is back: {why}");
+        found.push(problem("repository", Severity::Critical, None, "the repository cannot be reached".into(), detail));
+    }
+    if let Some(why) = view.configuration {
+        let detail = format!("The agent goes on with the configuration it has. Correct the file: {why}");
+        found.push(problem(
+            "configuration",
+            Severity::Warning,
+            None,
+            "the changed configuration is wrong".into(),
+            detail,
+        ));
+    }
+    if let Some(path) = view.drill_key {
+        let title = "drills are on the schedule and cannot run: there is no drill key here".into();
+        let detail = format!(
+            "Backups go on, but nothing proves that they come back. Put a key file at {path}, or name one: [agent] drill_key"
+        );
+        found.push(problem("drill-key", Severity::Warning, None, title, detail));
+    }
+    for (channel, why) in view.mute {
+        let title = format!("notices do not reach {channel:?}");
+        let detail =
+            format!("Whoever reads there knows nothing of what is wrong: {why}. Try it: blackstart notify --test");
+        found.push(problem(format!("notify/{channel}"), Severity::Warning, None, title, detail));
+    }
+    found
+}
+
+/// How old the data is, and what has been proven.
+fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
+    let source = &job.source;
+    let past = view.history.get(source);
+    let usual = past.map_or(SignedDuration::ZERO, |p| p.usual);
+    let expected = scheduler::expected_interval(job, usual);
+    let newest = past.and_then(|p| p.newest);
+    let since = |task: Task| past.and_then(|p| p.tasks.get(&task)).and_then(|p| p.since);
+    let backup_since = [Task::Incremental, Task::Full].into_iter().filter_map(since).min();
+    let mut add = |what: &str, severity, title, detail: String| {
+        found.push(problem(format!("{source}/{what}"), severity, Some(source), title, detail));
+    };
+    match (newest, expected) {
+        (None, Some(expected)) => {
+            let patience = expected.saturating_mul(2).clamp(NEVER_MIN, NEVER_MAX);
+            if backup_since.is_some_and(|since| now.duration_since(since) > patience) {
+                let title = format!("{source} has never been backed up");
+                add(
+                    "never",
+                    Severity::Critical,
+                    title,
+                    "Everything in it would be lost. Run `blackstart backup` by hand and see what it says".into(),
+                );
+            }
+        }
+        (Some(newest), _) => {
+            let age = now.duration_since(newest);
+            if let Some(rpo) = job.rpo.filter(|rpo| age > *rpo) {
+                let title = format!("{source}: the RPO of {rpo:#} is exceeded");
+                let detail =
+                    format!("A disaster now would lose everything since {newest}. `blackstart status` shows more");
+                add("rpo", Severity::Critical, title, detail);
+            } else if job.rpo.is_none()
+                && let Some(expected) = expected
+                && age > expected.saturating_mul(2).saturating_add(usual)
+            {
+                let title = format!("{source}: two backups in a row are missing");
+                add(
+                    "overdue",
+                    Severity::Warning,
+                    title,
+                    format!("The newest data is of {newest}. `blackstart status` shows more"),
+                );
+            }
+        }
+        (None, None) => {}
+    }
+    if let Some(rhythm) = job.tasks.get(&Task::Drill)
+        && newest.is_some()
+    {
+        let last = view.seen.get(source).and_then(|s| s.drill.as_ref()).map(|d| d.span.finished);
+        let overdue =
+            last.or(since(Task::Drill)).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
+        if overdue {
+            let title = format!("{source}: a drill is overdue");
+            let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
+            add(
+                "drill-overdue",
+                Severity::Warning,
+                title,
+                format!("{known}; whether the backups come back is not known. Run `blackstart drill {source}`"),
+            );
+        }
+    }
+    if let Some(warning) = scheduler::warning(job, usual, now) {
+        add("schedule", Severity::Warning, format!("{source}: its schedule cannot keep its RPO"), warning);
+    }
+}
+
+/// How the last run of each task ended.
+fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>) {
+    for task in job.tasks.keys() {
+        let Some(ending) = view.endings.get(&(job.source.clone(), *task)) else { continue };
+        let failures = view.history.get(&job.source).and_then(|p| p.tasks.get(task)).map_or(0, |p| p.failures);
+        let severity = match ending.result.as_str() {
+            "done" => continue,
+            "check-failed" => Severity::Critical,
+            // Another run holds the source, mostly one that somebody started by hand.
+            "busy" if failures < FAILURES_CRITICAL => continue,
+            // One alarm for the repository is enough.
+            "failed" if view.repository.is_some() => continue,
+            "failed" if failures >= FAILURES_CRITICAL && task.is_backup() => Severity::Critical,
+            _ => Severity::Warning,
+        };
+        let (source, result) = (&job.source, ending.result.as_str());
+        let title = match result {
+            "check-failed" if *task == Task::Drill => {
+                format!("{source}: a drill FAILED: the newest backup does not come back")
+            }
+            "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
+            "check-failed" => format!("{source}: the repository is damaged"),
+            "environment" => format!("{source}: the drill could not be carried out here"),
+            "partial" => format!("{source}: the {task} is partial"),
+            "missed" => format!("{source}: a drill came back, and missed its target"),
+            _ => format!("{source}: the {task} failed"),
+        };
+        let detail = match &ending.help {
+            Some(help) => format!("{}. {help}", ending.line),
+            None => ending.line.clone(),
+        };
+        found.push(problem(format!("{source}/{task}"), severity, Some(source), title, detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::{Past, SourcePast};
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
+    }
+
+    /// The keys of what is wrong `minutes` after the start, with the newest data of `newest`.
+    fn keys(
+        job: &str,
+        newest: Option<i64>,
+        minutes: i64,
+        ending: Option<(&str, u32)>,
+        repository: Option<&str>,
+    ) -> Vec<String> {
+        let job = crate::job::parse(job, std::path::Path::new("a.toml")).unwrap().job;
+        let mut past = SourcePast { newest: newest.map(at), ..SourcePast::default() };
+        let failures = ending.map_or(0, |e| e.1);
+        for task in Task::ALL {
+            past.tasks.insert(task, Past { since: Some(at(0)), failures, ..Past::default() });
+        }
+        let endings = ending.map(|(result, _)| {
+            let ending = Ending { result: result.into(), line: "line".into(), help: None };
+            ((job.source.clone(), Task::Incremental), ending)
+        });
+        let view = View {
+            history: &History::from([(job.source.clone(), past)]),
+            jobs: &[job],
+            seen: &BTreeMap::new(),
+            endings: &endings.into_iter().collect(),
+            repository,
+            configuration: None,
+            drill_key: None,
+            mute: &BTreeMap::new(),
+        };
+        problems(&view, at(minutes)).into_iter().map(|p| p.key).collect()
+    }
+
+    #[test]
+    fn silence_is_a_problem() {
+        let hourly = "source = \"a\"\nevery = \"20m\"\nrpo = \"1h\"\n";
+        assert_eq!(keys(hourly, None, 39, None, None), [] as [&str; 0]);
+        assert_eq!(keys(hourly, None, 41, None, None), ["a/never"]);
+        assert_eq!(keys(hourly, Some(0), 60, None, None), [] as [&str; 0]);
+        assert_eq!(keys(hourly, Some(0), 61, None, None), ["a/rpo"]);
+        let without = "source = \"a\"\nevery = \"20m\"\n";
+        assert_eq!(keys(without, Some(0), 40, None, None), [] as [&str; 0]);
+        assert_eq!(keys(without, Some(0), 41, None, None), ["a/overdue"]);
+        let drilled = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
+        assert_eq!(keys(drilled, Some(120), 121, None, None), ["a/drill-overdue"]);
+    }
+
+    #[test]
+    fn a_failed_run_is_told_and_the_repository_only_once() {
+        let job = "source = \"a\"\nevery = \"20m\"\n";
+        assert_eq!(keys(job, Some(0), 1, Some(("failed", 1)), None), ["a/incremental"]);
+        assert_eq!(keys(job, Some(0), 1, Some(("failed", 1)), Some("gone")), ["repository"]);
+        assert_eq!(keys(job, Some(0), 1, Some(("busy", 1)), None), [] as [&str; 0]);
+        assert_eq!(keys(job, Some(0), 1, Some(("busy", 3)), None), ["a/incremental"]);
+        assert_eq!(keys(job, Some(0), 1, Some(("partial", 0)), None), ["a/incremental"]);
+        assert_eq!(keys(job, Some(0), 1, Some(("done", 0)), None), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,103 @@
+//! `/metrics`, `/health/live` and `/health/ready`. Nothing else is served, nothing is changed, and there is no secret in it.
+//!
+//! Live: the scheduler looks at the clock. That backups fail is no reason to start a process anew, so health does not speak of it; metrics do.
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::bridge::Service;
+use crate::metrics::{self, Figures};
+
+/// A scheduler that has not looked at the clock for so long has stalled.
+pub const STALLED: Duration = Duration::from_secs(60);
+
+/// What the scheduler shows to those who watch it.
+pub struct Shared {
+    figures: Mutex<Figures>,
+    beat: Mutex<Instant>,
+    ready: AtomicBool,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared { figures: Mutex::default(), beat: Mutex::new(Instant::now()), ready: AtomicBool::new(false) }
+    }
+}
+
+impl Shared {
+    /// The scheduler is alive.
+    pub fn beat(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub fn since_beat(&self) -> Duration {
+        self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    pub fn figures(&self) -> MutexGuard<'_, Figures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The repository has been read once.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Serves at `address` until the result is dropped; also gives the address, with its port.
+pub fn serve(address: SocketAddr, shared: Arc<Shared>) -> Result<(Service, SocketAddr)> {
+    let listener = TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
+    listener.set_nonblocking(true).context("set up the listener")?;
+    let bound = listener.local_addr().context("set up the listener")?;
+    let router = Router::new()
+        .route("/metrics", get(page))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .with_state(shared);
+    let service = Service::start("http", async move {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => {
+                if let Err(error) = axum::serve(listener, router).await {
+                    tracing::error!(%error, "the metrics are not served any more");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the metrics are not served"),
+        }
+    })?;
+    Ok((service, bound))
+}
+
+async fn page(State(shared): State<Arc<Shared>>) -> Response {
+    let figures = shared.figures().clone();
+    match metrics::page(&figures) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+    }
+}
+
+async fn live(State(shared): State<Arc<Shared>>) -> Response {
+    let silent = shared.since_beat();
+    if silent < STALLED {
+        return "the scheduler is alive\n".into_response();
+    }
+    let text = format!("the scheduler has not looked at the clock for {} s\n", silent.as_secs());
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.ready.load(Ordering::Relaxed) {
+        return "the configuration is loaded, and the repository has been read\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "the repository has not been read yet\n").into_response()
+}

@@ -1,0 +1,87 @@
+//! What the agent shows of itself: figures for the page of metrics and for node_exporter's file.
+
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Agent;
+use super::observe::Seen;
+use super::work::Ran;
+use crate::durable;
+use crate::job::{Job, Task};
+use crate::metrics::{self, DrillFigures, SourceFigures};
+use crate::repository::layout::SourceName;
+use crate::scheduler::{self, Decision, State};
+
+/// The metrics file is written this often.
+const METRICS_FILE: Duration = Duration::from_secs(15);
+
+impl Agent {
+    /// Counts a run that has ended.
+    pub(super) fn count(&mut self, ran: &Ran) {
+        let run = &ran.run;
+        let (source, task) = (run.source.to_string(), run.task.name());
+        *self.figures.runs.entry((source.clone(), task, run.result.clone())).or_default() += 1;
+        self.figures.durations.insert((source.clone(), task), run.seconds);
+        let read = if run.task == Task::Drill { "fetched" } else { "read" };
+        *self.figures.bytes.entry((source.clone(), read)).or_default() += ran.bytes_read;
+        *self.figures.bytes.entry((source, "stored")).or_default() += ran.bytes_stored;
+    }
+
+    /// Shows what is known to those who watch: the page of metrics, the file, systemd's status.
+    pub(super) fn show(&mut self, decisions: &[Decision], history: &scheduler::History, now: Timestamp) {
+        let figures = &mut self.figures;
+        figures.tick = now;
+        figures.running = self.running.len() as u64;
+        figures.repository_up = self.repository.is_ok();
+        figures.configuration_ok = self.configuration.is_ok();
+        figures.alarms = self.teller.standing();
+        figures.notices_failed = self.teller.failed.clone();
+        figures.notices_sent = self.teller.sent.clone();
+        figures.sources = self
+            .jobs
+            .iter()
+            .map(|job| (job.source.to_string(), figures_of(job, history, &self.seen, decisions)))
+            .collect();
+        *self.shared.figures() = figures.clone();
+        let Some(path) = &self.config.agent.metrics_file else { return };
+        if self.metrics_file_at.is_some_and(|at| at.elapsed() < METRICS_FILE) {
+            return;
+        }
+        self.metrics_file_at = Some(Instant::now());
+        let path = self.config.base().join(path);
+        let written =
+            metrics::textfile(figures).and_then(|page| Ok(durable::publish_over(&path, page.as_bytes(), 0o644)?));
+        if let Err(error) = written {
+            tracing::warn!(error = format!("{error:#}"), path = %path.display(), "the metrics file cannot be written");
+        }
+    }
+}
+
+fn figures_of(
+    job: &Job,
+    history: &scheduler::History,
+    seen: &BTreeMap<SourceName, Seen>,
+    decisions: &[Decision],
+) -> SourceFigures {
+    let past = history.get(&job.source).cloned().unwrap_or_default();
+    let seen = seen.get(&job.source).cloned().unwrap_or_default();
+    let done = past.tasks.iter().filter_map(|(task, p)| Some((task.name(), p.last.filter(|l| l.done)?.finished)));
+    let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
+    SourceFigures {
+        newest: past.newest,
+        verified: seen.verified,
+        head: seen.head.map(|(seq, _)| seq),
+        rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
+        rto_seconds: job.rto.map(|d| d.as_secs_f64()),
+        expected_interval_seconds: scheduler::expected_interval(job, past.usual).map(|d| d.as_secs_f64()),
+        drill: seen.drill.map(|d| DrillFigures {
+            passed: d.passed,
+            finished: d.span.finished,
+            seconds: d.seconds,
+            phases: d.phases,
+        }),
+        last_success: done.collect(),
+        next: own.map(|d| (d.task.name(), d.at)).collect(),
+    }
+}

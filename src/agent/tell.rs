@@ -1,0 +1,189 @@
+//! From what stands wrong to messages on channels: what is new is told, what must wait for the end of quiet hours is kept.
+
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::daemon::Signal;
+use super::observe::Seen;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::job::Task;
+use crate::limits::NOTICES_QUEUED_MAX;
+use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Problem, Route};
+use crate::repository::layout::SourceName;
+use std::sync::mpsc::Sender;
+
+/// The alarms that stand, and the channels.
+pub struct Teller {
+    alarms: Alarms,
+    pub deliveries: Arc<Mutex<Arc<Deliveries>>>,
+    /// Channel and notice, for the end of its quiet hours.
+    held: Vec<(String, Notice)>,
+    host: String,
+    /// Channels that do not deliver, and why.
+    pub mute: BTreeMap<String, String>,
+    pub failed: BTreeMap<String, u64>,
+    pub sent: BTreeMap<String, u64>,
+}
+
+impl Teller {
+    pub fn start(config: &Config, catalog: &Catalog, to: &Sender<Signal>) -> std::io::Result<Teller> {
+        let deliveries = Arc::new(Mutex::new(Arc::new(channels(config, to)?)));
+        let alarms = catalog.alarms().unwrap_or_default();
+        Ok(Teller {
+            alarms: Alarms::recall(alarms),
+            deliveries,
+            held: Vec::new(),
+            host: config.host_name(),
+            mute: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            sent: BTreeMap::new(),
+        })
+    }
+
+    /// Goes over to the channels of a new configuration.
+    pub fn reload(&mut self, config: &Config, to: &Sender<Signal>) -> std::io::Result<()> {
+        *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(channels(config, to)?);
+        self.mute.retain(|name, _| config.notify.iter().any(|c| c.name == *name));
+        self.held.retain(|(name, _)| config.notify.iter().any(|c| c.name == *name));
+        Ok(())
+    }
+
+    fn channels(&self) -> Arc<Deliveries> {
+        Arc::clone(&self.deliveries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells what has changed among `problems`.
+    pub fn tell(
+        &mut self,
+        problems: Vec<Problem>,
+        seen: &BTreeMap<SourceName, Seen>,
+        catalog: &mut Catalog,
+        now: Timestamp,
+    ) {
+        let deliveries = self.channels();
+        let changes = self.alarms.update(problems, now);
+        for change in &changes {
+            let problem = change.alarm.problem.clone();
+            tracing::warn!(
+                key = problem.key,
+                phase = change.phase.name(),
+                title = problem.title,
+                detail = problem.detail,
+                "notice"
+            );
+            let head = problem.source.as_ref().and_then(|s| seen.get(s)?.head.clone());
+            let notice = Notice {
+                version: 1,
+                phase: change.phase,
+                at: now,
+                since: change.alarm.since,
+                host: self.host.clone(),
+                problem,
+                head: head.map(|(seq, commit)| Head { seq, commit }),
+            };
+            for channel in deliveries.channels() {
+                self.route(&deliveries, &channel.name, channel.route(&notice, now), &notice);
+            }
+        }
+        if !changes.is_empty()
+            && let Err(error) = catalog.keep_alarms(self.alarms.all())
+        {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the alarms cannot be kept: after a restart they are told again"
+            );
+        }
+        self.release(&deliveries, now);
+    }
+
+    fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {
+        if notice.phase == Phase::Recovered {
+            // What nobody has heard of need not be taken back.
+            let waiting = self.held.len();
+            self.held.retain(|(name, held)| !(name == channel && held.problem.key == notice.problem.key));
+            if self.held.len() < waiting {
+                return;
+            }
+        }
+        match route {
+            Route::Drop => {}
+            Route::Send => self.put(deliveries, channel, Message::Notice(Box::new(notice.clone()))),
+            Route::Hold(_) if self.held.len() < NOTICES_QUEUED_MAX => self.held.push((channel.into(), notice.clone())),
+            Route::Hold(_) => *self.failed.entry(channel.into()).or_default() += 1,
+        }
+    }
+
+    /// Sends what has waited for the end of quiet hours.
+    fn release(&mut self, deliveries: &Deliveries, now: Timestamp) {
+        let quiet = |name: &str, notice: &Notice| {
+            let channel = deliveries.channels().find(|c| c.name == name);
+            channel.is_some_and(|c| matches!(c.route(notice, now), Route::Hold(_)))
+        };
+        let (held, released) =
+            std::mem::take(&mut self.held).into_iter().partition(|(name, notice)| quiet(name, notice));
+        self.held = held;
+        for (name, notice) in released {
+            self.put(deliveries, &name, Message::Notice(Box::new(notice)));
+        }
+    }
+
+    fn put(&mut self, deliveries: &Deliveries, channel: &str, message: Message) {
+        if !deliveries.put(channel, message) {
+            *self.failed.entry(channel.into()).or_default() += 1;
+            self.mute.insert(channel.into(), "its queue is full".into());
+        }
+    }
+
+    /// Pings of a run: `suffix` is `/start`, nothing for success, or `/fail`.
+    pub fn ping(&mut self, source: &SourceName, task: Task, suffix: &'static str, run: &str) {
+        let drill = task == Task::Drill;
+        if !drill && !task.is_backup() {
+            return;
+        }
+        let deliveries = self.channels();
+        let wanted =
+            deliveries.channels().filter(|c| c.ping.is_some() && (c.sources.is_empty() || c.sources.contains(source)));
+        let names: Vec<String> = wanted.map(|c| c.name.clone()).collect();
+        for name in names {
+            self.put(&deliveries, &name, Message::Ping { drill, suffix, run: run.into() });
+        }
+    }
+
+    /// Takes note of what became of a message.
+    pub fn delivered(&mut self, delivered: &Delivered, catalog: &Catalog, now: Timestamp) {
+        let channel = &delivered.channel;
+        match &delivered.error {
+            None => {
+                *self.sent.entry(channel.clone()).or_default() += 1;
+                self.mute.remove(channel);
+            }
+            Some(error) => {
+                tracing::error!(channel, tries = delivered.tries, error, "a notice did not arrive");
+                *self.failed.entry(channel.clone()).or_default() += 1;
+                self.mute.insert(channel.clone(), error.clone());
+            }
+        }
+        if let Message::Notice(notice) = &delivered.message
+            && let Err(error) =
+                catalog.told(now, channel, &notice.problem.key, notice.phase.name(), delivered.error.as_deref())
+        {
+            tracing::warn!(error = format!("{error:#}"), "the catalog cannot be written");
+        }
+    }
+
+    /// Severity and number of the alarms that stand.
+    pub fn standing(&self) -> BTreeMap<&'static str, u64> {
+        use crate::notify::Severity::{Critical, Info, Warning};
+        let count = |severity| self.alarms.all().filter(|a| a.problem.severity == severity).count() as u64;
+        BTreeMap::from([("info", count(Info)), ("warning", count(Warning)), ("critical", count(Critical))])
+    }
+}
+
+fn channels(config: &Config, to: &Sender<Signal>) -> std::io::Result<Deliveries> {
+    let to = to.clone();
+    // The agent may have ended.
+    let report = move |delivered| drop(to.send(Signal::Delivered(Box::new(delivered))));
+    Deliveries::start(&config.notify, config.base().to_owned(), report)
+}

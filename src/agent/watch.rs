@@ -1,0 +1,77 @@
+//! Who watches the scheduler: systemd by its watchdog, Prometheus by the tick, and a thread here that tells when it has stalled.
+
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::serve::{STALLED, Shared};
+use crate::job;
+use crate::notify::{Deliveries, Message, Notice, Phase, Problem, Route, Severity};
+
+/// The watcher looks this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Tells on every channel, once, when the scheduler has stalled: it cannot do so itself. Ends with the agent.
+pub fn scheduler(
+    shared: &Arc<Shared>,
+    deliveries: Arc<Mutex<Arc<Deliveries>>>,
+    host: String,
+    now: impl Fn() -> Timestamp + Send + 'static,
+) {
+    let shared: Weak<Shared> = Arc::downgrade(shared);
+    let watch = move || {
+        let mut told = false;
+        loop {
+            std::thread::sleep(LOOK);
+            let Some(shared) = shared.upgrade() else { return };
+            let stalled = shared.since_beat() > STALLED;
+            if stalled && !told {
+                tracing::error!(seconds = shared.since_beat().as_secs(), "the scheduler has stalled");
+                let deliveries = Arc::clone(&deliveries.lock().unwrap_or_else(PoisonError::into_inner));
+                tell(&deliveries, &host, now());
+            }
+            told = stalled;
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("watch".into()).spawn(watch) {
+        tracing::error!(%error, "nobody watches the scheduler");
+    }
+}
+
+fn tell(deliveries: &Deliveries, host: &str, now: Timestamp) {
+    let problem = Problem {
+        key: "scheduler".into(),
+        severity: Severity::Critical,
+        source: None,
+        title: "the scheduler has stalled".into(),
+        detail: "No backup starts any more. Restart the agent (systemd does so by itself), and report this as a bug"
+            .into(),
+    };
+    let notice =
+        Notice { version: 1, phase: Phase::Begun, at: now, since: now, host: host.into(), problem, head: None };
+    for channel in deliveries.channels() {
+        if channel.route(&notice, now) == Route::Send {
+            deliveries.put(&channel.name, Message::Notice(Box::new(notice.clone())));
+        }
+    }
+}
+
+/// What the configuration files look like from outside: another value means that one of them has changed.
+pub fn signature(file: &Path, schedules: &Path) -> Vec<(PathBuf, u64, u128)> {
+    let mut files = job::files(schedules).unwrap_or_default();
+    files.push(file.to_owned());
+    let look = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok()?;
+        let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+        Some((path, metadata.len(), changed))
+    };
+    files.into_iter().filter_map(look).collect()
+}
+
+/// Tells systemd how it goes; without systemd, nothing.
+pub fn systemd(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}

@@ -1,0 +1,239 @@
+//! One run: the same operations as the verbs call, and what came of them as data.
+
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::bridge::Store;
+use crate::catalog::Run;
+use crate::clock::Clock;
+use crate::config::{Config, SourceConfig};
+use crate::durable;
+use crate::error::{Failure, Kind, help_of, kind_of};
+use crate::job::Task;
+use crate::operations::backup;
+use crate::operations::{Host, Open, drill, locks, prune, verify};
+use crate::report::Outcome;
+use crate::repository::keys::{KeyFile, KeyPair};
+use crate::repository::layout::{Hash, SourceName};
+use crate::repository::trust::Trust;
+use crate::scheduler::Decision;
+
+/// Objects younger than this stay unless the configuration says otherwise.
+const GRACE: SignedDuration = SignedDuration::from_hours(24);
+
+/// A run that is to be carried out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Order {
+    /// A UUID, which pairs the start and the end of it wherever it is told.
+    pub run: String,
+    pub source: SourceName,
+    pub task: Task,
+    pub why: String,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    pub run: Run,
+    /// One line for people.
+    pub line: String,
+    /// What to do next, where it failed.
+    pub help: Option<String>,
+    pub data_time: Option<Timestamp>,
+    pub bytes_read: u64,
+    pub bytes_stored: u64,
+}
+
+/// Opens the repository of `config`.
+pub fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open> {
+    let store = Store::open(&config.location()?)?;
+    let trust = Trust::load(&store, config.root.as_deref())
+        .with_context(|| format!("open the repository {}", store.place()))?;
+    Ok(Open { store, trust, clock: Arc::clone(clock), state: Some(config.state()) })
+}
+
+fn host(config: &Config, clock: &Arc<dyn Clock>) -> Result<Host> {
+    let keys = KeyPair::read(&config.host_key())?;
+    Ok(Host { open: open(config, clock)?, keys, name: config.host_name() })
+}
+
+/// A random UUID.
+pub fn run_id() -> String {
+    let mut id = [0u8; 16];
+    // Without random bytes nothing can be encrypted either; the run will say so.
+    let _said_by_the_run = aws_lc_rs::rand::fill(&mut id);
+    id[6] = (id[6] & 0x0f) | 0x40;
+    id[8] = (id[8] & 0x3f) | 0x80;
+    let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// What an operation hands over.
+struct Done {
+    result: &'static str,
+    line: String,
+    report: Value,
+    data_time: Option<Timestamp>,
+    bytes: (u64, u64),
+}
+
+/// Carries out `order`. Whatever happens, a panic included, comes back as a result.
+pub fn carry_out(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Ran {
+    let (started, watch) = (clock.now(), Instant::now());
+    let result = catch_unwind(AssertUnwindSafe(|| work(config, clock, order)))
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the run panicked; this is a bug in blackstart, please report it")));
+    let finished = clock.now();
+    let seconds = watch.elapsed().as_secs_f64();
+    let help = result.as_ref().err().and_then(|e| help_of(e).map(str::to_owned));
+    let done = result.unwrap_or_else(|error| {
+        let result = match kind_of(&error) {
+            Kind::Busy => "busy",
+            Kind::Environment => "environment",
+            _ => "failed",
+        };
+        let line = format!("{} of {}: {error:#}", order.task, order.source);
+        Done { result, report: json!({"error": format!("{error:#}")}), line, data_time: None, bytes: (0, 0) }
+    });
+    let run = Run {
+        run: order.run.clone(),
+        source: order.source.clone(),
+        task: order.task,
+        started,
+        finished,
+        seconds,
+        result: done.result.into(),
+        why: order.why.clone(),
+        report: done.report.to_string(),
+    };
+    Ran { run, line: done.line, help, data_time: done.data_time, bytes_read: done.bytes.0, bytes_stored: done.bytes.1 }
+}
+
+fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> {
+    let source = config
+        .source
+        .iter()
+        .find(|s| s.name == order.source)
+        .with_context(|| format!("{} is no source any more", order.source))?;
+    match order.task {
+        Task::Full | Task::Incremental => back_up(config, clock, source, order.task == Task::Full),
+        Task::Drill => try_out(config, clock, source),
+        Task::Prune => expire(config, clock, source),
+        Task::Verify => look_over(config, clock, source),
+    }
+}
+
+fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full: bool) -> Result<Done> {
+    let host = host(config, clock)?;
+    let defaults = backup::Options::default();
+    let baseline_every = config.baseline.unwrap_or(defaults.baseline_every);
+    let grace = config.grace.unwrap_or(defaults.grace);
+    let options =
+        backup::Options { full, level: config.level, baseline_every, grace, spool: config.spool()?, ..defaults };
+    let open_source = || config.open_source(source, clock);
+    let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
+        .with_context(|| format!("back up {}", config.place_of(source)))?;
+    let partial = report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty();
+    let mut line = format!("snapshot {} of {} has the data of {}", report.seq, report.source, report.data_time);
+    if partial {
+        let skipped = report.skipped.iter().take(3).map(|skip| format!("{}: {}", skip.path, skip.why));
+        let notes: Vec<String> = report.notices.iter().cloned().chain(skipped).collect();
+        line = format!("{line}, but it is PARTIAL: {} skipped; {}", report.skipped_count, notes.join("; "));
+    }
+    let mut result = if partial { "partial" } else { "done" };
+    if !report.suspicions.is_empty() {
+        result = "check-failed";
+        line = format!("{line}, and it is SUSPECT: {}", report.suspicions.join("; "));
+    }
+    Ok(Done {
+        result,
+        line,
+        data_time: Some(report.data_time),
+        bytes: (report.stats.bytes_read, report.stats.bytes_stored),
+        report: serde_json::to_value(&report)?,
+    })
+}
+
+fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
+    let open = open(config, clock)?;
+    let keys = KeyFile::read(&config.drill_key())?;
+    let signer = drill::signer(keys.signing.as_ref())?;
+    let base = config.scratch();
+    durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
+    let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
+    let options = drill::Options {
+        rpo: source.rpo,
+        rto: source.rto,
+        point,
+        trigger: "on schedule, by the agent".into(),
+        configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
+        settings: config.settings(source),
+        ..drill::Options::new(base)
+    };
+    let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
+    let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
+    let (result, verdict) = match (report.passed, report.rpo_met, report.rto_met) {
+        (false, ..) => ("check-failed", format!("did NOT come back as it was: {}", failed.join(", "))),
+        (_, _, Some(false)) => ("missed", "came back, and took longer than the RTO allows".into()),
+        (_, Some(false), _) => ("missed", "came back, and is older than the RPO allows".into()),
+        _ => ("done", "came back".into()),
+    };
+    Ok(Done {
+        result,
+        line: format!(
+            "snapshot {} of {} {verdict}, in {:.1} s",
+            report.seq, report.source, report.achieved_rto_seconds
+        ),
+        data_time: Some(report.data_time),
+        bytes: (report.bytes_fetched, 0),
+        report: serde_json::to_value(&report)?,
+    })
+}
+
+fn expire(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
+    let policy = source.retention.as_ref().ok_or_else(|| {
+        let help = "Nothing was removed. Add [retention] to the job.";
+        Failure::new(Kind::Config, format!("{} has no retention", source.name), help)
+    })?;
+    let host = host(config, clock)?;
+    let plan = prune::plan(&host.open, &source.name, policy, config.grace.unwrap_or(GRACE))?;
+    let report = prune::sweep(&host, plan)?;
+    let tiering = config.tiering(source)?;
+    tiering.map(|tiering| locks::settle(&host.open, &source.name, tiering)).transpose()?;
+    let refused = report.refused.len();
+    Ok(Done {
+        result: if refused == 0 { "done" } else { "partial" },
+        line: format!("removed {} snapshots of {}; the store refused {refused}", report.removed.len(), report.source),
+        data_time: None,
+        bytes: (0, 0),
+        report: serde_json::to_value(&report)?,
+    })
+}
+
+fn look_over(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
+    let open = open(config, clock)?;
+    let report = verify::verify(&open, Some(&source.name), &verify::Options::default())?;
+    let first = report.sources.iter().flat_map(|s| &s.faults).next().map(|f| format!("{}: {}", f.object, f.what));
+    let result = if report.sound() { "done" } else { "check-failed" };
+    let line = first.map_or(format!("{} is whole", source.name), |f| format!("{} is DAMAGED: {f}", source.name));
+    Ok(Done { result, line, data_time: None, bytes: (0, 0), report: serde_json::to_value(&report)? })
+}
+
+/// The record of a run for which there was not even a thread.
+pub fn not_started(decision: &Decision, now: Timestamp) -> Run {
+    Run {
+        run: run_id(),
+        source: decision.source.clone(),
+        task: decision.task,
+        started: now,
+        finished: now,
+        seconds: 0.0,
+        result: "failed".into(),
+        why: decision.why.clone(),
+        report: "{}".into(),
+    }
+}

@@ -1,0 +1,35 @@
+//! The verbs of the daemon.
+
+use clap::Args;
+
+/// Run as a daemon: back up, drill, verify and prune on schedule, tell what is wrong, serve metrics
+///
+/// Reads schedules/*.toml beside the configuration; SIGHUP or a changed file makes it read them again, SIGTERM stops it.
+///
+/// Example: blackstart agent --config /etc/blackstart/blackstart.toml
+#[derive(Debug, Args)]
+pub struct Agent {}
+
+/// Is the agent on this machine alive? For the health checks of containers
+///
+/// Exit codes: 0 its scheduler looks at the clock, 1 it does not, or there is none.
+///
+/// Example: blackstart health
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Also ask whether it has read the repository
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// Show who is told what is wrong, or try it out
+///
+/// Example: blackstart notify --test oncall
+#[derive(Debug, Args)]
+pub struct Notify {
+    /// Names of [[notify]] channels; without any, all
+    pub channels: Vec<String>,
+    /// Send a test message through each
+    #[arg(long)]
+    pub test: bool,
+}

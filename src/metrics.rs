@@ -1,0 +1,236 @@
+//! Metrics in Prometheus' text format. They are made anew for each scrape from what the agent knows, so that a source that is gone leaves
+//! nothing behind; times come from the data and from the repository, so that a restart loses nothing.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+/// What is known of one source.
+#[derive(Debug, Clone, Default)]
+pub struct SourceFigures {
+    /// Time of the data of the newest complete snapshot, and of the newest that a drill has proven.
+    pub newest: Option<Timestamp>,
+    pub verified: Option<Timestamp>,
+    pub head: Option<u64>,
+    pub rpo_seconds: Option<f64>,
+    pub rto_seconds: Option<f64>,
+    pub expected_interval_seconds: Option<f64>,
+    pub drill: Option<DrillFigures>,
+    /// By task: the end of the last run that was done, and the start of the next.
+    pub last_success: BTreeMap<&'static str, Timestamp>,
+    pub next: BTreeMap<&'static str, Timestamp>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct DrillFigures {
+    pub passed: bool,
+    pub finished: Timestamp,
+    pub seconds: f64,
+    pub phases: Vec<(String, f64)>,
+}
+
+/// What the agent knows, as numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    pub sources: BTreeMap<String, SourceFigures>,
+    /// (source, task, result): runs since the start.
+    pub runs: BTreeMap<(String, &'static str, String), u64>,
+    /// (source, task): seconds of the last run.
+    pub durations: BTreeMap<(String, &'static str), f64>,
+    /// (source, task): slots that passed without a run of their own.
+    pub skipped: BTreeMap<(String, &'static str), u64>,
+    /// (source, stage): bytes since the start.
+    pub bytes: BTreeMap<(String, &'static str), u64>,
+    /// Channel: messages that were given up, and that arrived.
+    pub notices_failed: BTreeMap<String, u64>,
+    pub notices_sent: BTreeMap<String, u64>,
+    /// Severity: alarms that stand.
+    pub alarms: BTreeMap<&'static str, u64>,
+    pub running: u64,
+    pub repository_up: bool,
+    pub configuration_ok: bool,
+    pub started: Timestamp,
+    pub tick: Timestamp,
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
+type Counters = Family<Labels, Counter>;
+
+struct Page(Registry);
+
+impl Page {
+    /// A gauge for each value; a metric without values is left out.
+    fn gauges(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+        let family = Gauges::default();
+        let mut any = false;
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+            any = true;
+        }
+        if any {
+            self.0.register(name, help, family);
+        }
+    }
+
+    fn counters(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Counters::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1000.0
+}
+
+/// The page that Prometheus reads.
+pub fn page(figures: &Figures) -> Result<String> {
+    let mut page = Page(Registry::with_prefix("blackstart"));
+    of_sources(&mut page, figures);
+    let two =
+        |(source, name): &(String, &'static str), label| vec![("source", source.clone()), (label, (*name).to_owned())];
+    page.counters(
+        "runs",
+        "Runs since the start of the agent, by result",
+        figures.runs.iter().map(|((source, task, result), n)| {
+            (vec![("source", source.clone()), ("task", (*task).to_owned()), ("result", result.clone())], *n)
+        }),
+    );
+    page.gauges(
+        "run_duration_seconds",
+        "Length of the last run",
+        figures.durations.iter().map(|(key, s)| (two(key, "task"), *s)),
+    );
+    page.counters(
+        "schedule_skipped",
+        "Slots of the schedule that passed without a run of their own",
+        figures.skipped.iter().map(|(key, n)| (two(key, "task"), *n)),
+    );
+    page.counters(
+        "bytes",
+        "Bytes by stage: read from the source, stored in the repository, fetched for drills",
+        figures.bytes.iter().map(|(key, n)| (two(key, "stage"), *n)),
+    );
+    let channel = |(name, n): (&String, &u64)| (vec![("channel", name.clone())], *n);
+    page.counters(
+        "notify_failures",
+        "Messages that did not arrive, after all tries",
+        figures.notices_failed.iter().map(channel),
+    );
+    page.counters("notify_sent", "Messages that arrived", figures.notices_sent.iter().map(channel));
+    page.gauges(
+        "alarms",
+        "Problems that stand, by severity",
+        figures.alarms.iter().map(|(severity, n)| (vec![("severity", (*severity).to_owned())], *n as f64)),
+    );
+    let alone = |value: f64| [(Labels::new(), value)];
+    page.gauges("runs_running", "Runs under way", alone(figures.running as f64));
+    page.gauges(
+        "repository_up",
+        "1 if the repository could be read when last looked at",
+        alone(f64::from(u8::from(figures.repository_up))),
+    );
+    page.gauges(
+        "configuration_ok",
+        "0 if a changed configuration was refused",
+        alone(f64::from(u8::from(figures.configuration_ok))),
+    );
+    page.gauges(
+        "scheduler_tick_timestamp_seconds",
+        "When the scheduler last looked at the clock",
+        alone(seconds(figures.tick)),
+    );
+    page.gauges("start_timestamp_seconds", "When the agent started", alone(seconds(figures.started)));
+    page.gauges(
+        "build_info",
+        "The version of the agent",
+        [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+    );
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &page.0).context("write the metrics")?;
+    Ok(text)
+}
+
+/// The same for node_exporter's textfile collector, which reads the older format: there a counter is declared by its full name.
+pub fn textfile(figures: &Figures) -> Result<String> {
+    let page = page(figures)?;
+    let counters: Vec<&str> =
+        page.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut text = String::new();
+    for line in page.lines().filter(|l| *l != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match [words.next(), words.next(), words.next(), words.next()] {
+            [Some("#"), Some(what), Some(name), Some(rest)] if counters.contains(&name) => {
+                text.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn of_sources(page: &mut Page, figures: &Figures) {
+    let each = |value: &dyn Fn(&SourceFigures) -> Option<f64>| -> Vec<(Labels, f64)> {
+        let found = figures.sources.iter().filter_map(|(name, s)| Some((vec![("source", name.clone())], value(s)?)));
+        found.collect()
+    };
+    let points = figures.sources.iter().flat_map(|(name, s)| {
+        let of = |verified: &str| vec![("source", name.clone()), ("verified", verified.to_owned())];
+        [s.newest.map(|t| (of("false"), seconds(t))), s.verified.map(|t| (of("true"), seconds(t)))]
+    });
+    page.gauges(
+        "recovery_point_timestamp_seconds",
+        "Time of the data of the newest complete snapshot, and of the newest that a drill has proven",
+        points.flatten(),
+    );
+    page.gauges(
+        "head_seq",
+        "Number of the newest commit: one that falls is an alarm",
+        each(&|s| s.head.map(|h| h as f64)),
+    );
+    page.gauges("rpo_target_seconds", "Data that may be lost at most, as time", each(&|s| s.rpo_seconds));
+    page.gauges("rto_target_seconds", "Time that a restore may take", each(&|s| s.rto_seconds));
+    page.gauges(
+        "expected_interval_seconds",
+        "The longest planned time between two backups",
+        each(&|s| s.expected_interval_seconds),
+    );
+    page.gauges(
+        "drill_last_timestamp_seconds",
+        "End of the last drill",
+        each(&|s| s.drill.as_ref().map(|d| seconds(d.finished))),
+    );
+    page.gauges(
+        "drill_passed",
+        "1 if the last drill passed",
+        each(&|s| s.drill.as_ref().map(|d| f64::from(u8::from(d.passed)))),
+    );
+    page.gauges(
+        "drill_rto_achieved_seconds",
+        "What the last drill took",
+        each(&|s| s.drill.as_ref().map(|d| d.seconds)),
+    );
+    let phases = figures.sources.iter().flat_map(|(name, s)| {
+        let phases = s.drill.iter().flat_map(|d| &d.phases);
+        phases.map(move |(phase, t)| (vec![("source", name.clone()), ("phase", phase.clone())], *t))
+    });
+    page.gauges("drill_phase_seconds", "What the last drill took, by phase", phases);
+    let by_task = |of: &dyn Fn(&SourceFigures) -> Vec<(&'static str, Timestamp)>| -> Vec<(Labels, f64)> {
+        let sources = figures.sources.iter();
+        let all = sources.flat_map(|(name, s)| of(s).into_iter().map(move |(task, t)| (name, task, t)));
+        all.map(|(name, task, t)| (vec![("source", name.clone()), ("task", task.to_owned())], seconds(t))).collect()
+    };
+    let successes = by_task(&|s| s.last_success.iter().map(|(task, t)| (*task, *t)).collect());
+    page.gauges("last_success_timestamp_seconds", "End of the last run that did what it was to do", successes);
+    let next = by_task(&|s| s.next.iter().map(|(task, t)| (*task, *t)).collect());
+    page.gauges("schedule_next_timestamp_seconds", "When the next run is to start", next);
+}

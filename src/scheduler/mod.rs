@@ -1,0 +1,244 @@
+//! When what runs: a pure function of (jobs, history, now). It starts nothing and reads no clock.
+//!
+//! A slot is a time at which a task is to run. One slot follows upon the start of the last run: by the interval, or as the cron pattern says.
+//! So slots that were missed are made up for by one run, however many they were.
+
+mod slots;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use crate::job::{CatchUp, Job, Overlap, Rhythm, Task, free_at};
+use crate::repository::layout::SourceName;
+
+pub use slots::{derived_interval, expected_interval, worst_case};
+
+/// Between a failed run and the next try: the first time, and at most.
+const RETRY_FIRST: SignedDuration = SignedDuration::from_secs(30);
+const RETRY_MAX: SignedDuration = SignedDuration::from_mins(15);
+/// A run that comes no later than this is not late: other runs may have been in the way.
+const LATE: SignedDuration = SignedDuration::from_mins(5);
+/// Missed slots are counted up to this.
+const MISSED_MAX: u32 = 100;
+
+/// A run that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Last {
+    pub started: Timestamp,
+    pub finished: Timestamp,
+    /// Whether it did what it was to do; a partial backup did, a drill that found the data damaged did.
+    pub done: bool,
+}
+
+/// What is known of one task of one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// When the agent first saw this task in a job.
+    pub since: Option<Timestamp>,
+    pub last: Option<Last>,
+    /// Failed runs since the last that was done.
+    pub failures: u32,
+    /// When the run that is under way began.
+    pub running: Option<Timestamp>,
+}
+
+/// What is known of one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourcePast {
+    pub tasks: BTreeMap<Task, Past>,
+    /// Time of the data of the newest complete snapshot.
+    pub newest: Option<Timestamp>,
+    /// What a backup took lately, upload included.
+    pub usual: SignedDuration,
+}
+
+pub type History = BTreeMap<SourceName, SourcePast>;
+
+/// What holds for all jobs together.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Its hash decides the jitter.
+    pub host: String,
+    /// Runs at the same time.
+    pub runs: usize,
+    /// Drills among them.
+    pub drills: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its time has not come.
+    Waiting,
+    /// To be started now.
+    Start,
+    /// Its time has come, and something is in the way.
+    Held,
+    /// Under way.
+    Running,
+}
+
+/// What is to become of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    pub source: SourceName,
+    pub task: Task,
+    pub state: State,
+    /// When it is to start, as far as one can see.
+    pub at: Timestamp,
+    pub why: String,
+    /// Slots that have passed without a run of their own.
+    pub missed: u32,
+}
+
+/// Decides on every task of `jobs`. Those to start come first, the most urgent at the head.
+pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) -> Vec<Decision> {
+    let none = SourcePast::default();
+    let mut all: Vec<Decision> = Vec::new();
+    for job in jobs.iter().filter(|job| job.enabled) {
+        let past = history.get(&job.source).unwrap_or(&none);
+        let mut own: Vec<Decision> = job.tasks.keys().map(|task| decide(job, *task, past, limits, now)).collect();
+        one_at_a_time(&mut own);
+        all.extend(own);
+    }
+    all.sort_by_key(|d| (d.state != State::Running, d.state != State::Start, !d.task.is_backup(), d.at));
+    let mut running = 0;
+    let mut drills = 0;
+    for decision in &mut all {
+        let drill = usize::from(decision.task == Task::Drill);
+        if decision.state == State::Start && (running >= limits.runs || drills + drill > limits.drills) {
+            decision.state = State::Held;
+            decision.why = "waits until another run has ended".into();
+        }
+        if matches!(decision.state, State::Start | State::Running) {
+            running += 1;
+            drills += drill;
+        }
+    }
+    all.sort_by_key(|d| (d.state != State::Start, !d.task.is_backup(), d.at));
+    all
+}
+
+/// Of the tasks of one source one runs at a time, and a full makes an incremental superfluous.
+fn one_at_a_time(own: &mut [Decision]) {
+    let running = own.iter().find(|d| d.state == State::Running).map(|d| d.task);
+    let first = own.iter().filter(|d| d.state == State::Start).min_by_key(|d| d.task).map(|d| d.task);
+    for decision in own.iter_mut().filter(|d| d.state == State::Start) {
+        let before = running.or(first.filter(|first| *first != decision.task));
+        if let Some(before) = before {
+            decision.state = State::Held;
+            decision.why = format!("waits for the {before} of this source");
+        }
+    }
+}
+
+fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestamp) -> Decision {
+    let own = past.tasks.get(&task).cloned().unwrap_or_default();
+    let decision = |state, at, why: &str, missed| Decision {
+        source: job.source.clone(),
+        task,
+        state,
+        at,
+        why: why.to_owned(),
+        missed,
+    };
+    if let Some(started) = own.running {
+        return decision(State::Running, started, "under way", 0);
+    }
+    if task == Task::Drill && past.newest.is_none() {
+        return decision(State::Held, now, "there is no snapshot yet", 0);
+    }
+    let Some(Slot { at, missed, why }) = next(job, task, past, limits, now) else {
+        return decision(State::Held, now, "its pattern has no further time", 0);
+    };
+    match free_at(&job.blackout, at.max(now)) {
+        None => decision(State::Held, at, "a blackout without an end", missed),
+        Some(free) if free > now && at <= now => decision(State::Held, free, "a blackout", missed),
+        Some(free) if free > now => decision(State::Waiting, free, why, missed),
+        Some(_) => decision(State::Start, at, why, missed),
+    }
+}
+
+/// When a task is to run next, which may be in the past.
+struct Slot {
+    at: Timestamp,
+    missed: u32,
+    why: &'static str,
+}
+
+fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestamp) -> Option<Slot> {
+    let rhythm = job.tasks.get(&task)?;
+    let own = past.tasks.get(&task).cloned().unwrap_or_default();
+    let since = own.since.unwrap_or(now).min(now);
+    let after = |t: Timestamp| slots::after(rhythm, t, past.usual);
+    let jitter = slots::jitter(job, task, rhythm, &limits.host);
+    let Some(last) = newest_run(task, past) else {
+        let first_of_source = task.is_backup() && past.newest.is_none() && takes_the_first(job, task);
+        if first_of_source || task == Task::Drill {
+            return Some(Slot { at: since, missed: 0, why: "never done" });
+        }
+        return Some(Slot { at: after(since)?.checked_add(jitter).ok()?, missed: 0, why: "on schedule" });
+    };
+    if last.started > now || last.finished > now {
+        return Some(Slot { at: now, missed: 0, why: "the clock was set back" });
+    }
+    let slot = after(last.started)?;
+    if !last.done {
+        let again = last.finished.checked_add(retry(own.failures)).ok()?;
+        return Some(Slot { at: again.min(slot.checked_add(jitter).ok()?), missed: 0, why: "the last run failed" });
+    }
+    let overlapped = slot <= last.finished && job.overlap == Overlap::Skip;
+    let overlaps = if overlapped { 1 + slots::count(rhythm, slot, last.finished, past.usual, MISSED_MAX) } else { 0 };
+    let slot = if overlapped { slots::first_after(rhythm, slot, last.finished, past.usual)? } else { slot };
+    let at = slot.checked_add(jitter).ok()?;
+    let missed = overlaps + slots::count(rhythm, slot, now, past.usual, MISSED_MAX);
+    if job.catch_up == CatchUp::Skip && now.duration_since(at) > LATE {
+        let at = slots::first_after(rhythm, slot, now, past.usual)?.checked_add(jitter).ok()?;
+        return Some(Slot { at, missed, why: "on schedule, what was missed left out" });
+    }
+    let why = if missed > 0 && now.duration_since(at) > LATE { "makes up for missed runs" } else { "on schedule" };
+    Some(Slot { at, missed, why })
+}
+
+/// An incremental need not follow upon a full at once: the later of both counts.
+fn newest_run(task: Task, past: &SourcePast) -> Option<Last> {
+    let of = |task| past.tasks.get(&task).and_then(|p| p.last);
+    match task {
+        Task::Incremental => match (of(Task::Incremental), of(Task::Full)) {
+            (Some(incremental), Some(full)) if full.done && full.started > incremental.started => Some(full),
+            (None, Some(full)) if full.done => Some(full),
+            (incremental, _) => incremental,
+        },
+        task => of(task),
+    }
+}
+
+/// The first backup of a source is a full whatever it is called: one of the two tasks makes it at once.
+fn takes_the_first(job: &Job, task: Task) -> bool {
+    task == Task::Incremental || !job.tasks.contains_key(&Task::Incremental)
+}
+
+/// Doubles with each failure.
+fn retry(failures: u32) -> SignedDuration {
+    let doubled = 2_i32.saturating_pow(failures.saturating_sub(1).min(10));
+    RETRY_FIRST.saturating_mul(doubled).min(RETRY_MAX)
+}
+
+/// Why a job cannot keep its promise, in words; none if it can.
+pub fn warning(job: &Job, usual: SignedDuration, now: Timestamp) -> Option<String> {
+    let rpo = job.rpo?;
+    let worst = worst_case(job, usual, now)?;
+    let schedule = job.tasks.get(&Task::Incremental).or_else(|| job.tasks.get(&Task::Full))?;
+    (worst > rpo).then(|| {
+        let cure = match schedule {
+            Rhythm::Rpo(_) => "shorten the blackout, or make the RPO longer",
+            _ => "run more often, or leave the interval out: then it follows from the RPO",
+        };
+        format!(
+            "{}: the RPO of {rpo:#} cannot be kept: with backups {schedule} up to {worst:#} of data may be lost \
+             (interval, jitter, blackouts, and the {usual:#} that a backup takes); {cure}",
+            job.source
+        )
+    })
+}

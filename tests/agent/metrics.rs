@@ -1,0 +1,117 @@
+//! The page of metrics: names, escaping, nothing that lingers.
+
+use blackstart::metrics::{DrillFigures, Figures, SourceFigures, page, textfile};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+pub fn sample() -> Figures {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let source = SourceFigures {
+        newest: Some(at(1_700_000_000)),
+        verified: Some(at(1_699_990_000)),
+        head: Some(7),
+        rpo_seconds: Some(3600.0),
+        rto_seconds: Some(14400.0),
+        expected_interval_seconds: Some(1800.0),
+        drill: Some(DrillFigures {
+            passed: true,
+            finished: at(1_699_999_000),
+            seconds: 12.5,
+            phases: vec![("data".into(), 9.0)],
+        }),
+        last_success: BTreeMap::from([("incremental", at(1_700_000_010))]),
+        next: BTreeMap::from([("incremental", at(1_700_001_800))]),
+    };
+    Figures {
+        sources: BTreeMap::from([("orders".to_owned(), source)]),
+        runs: BTreeMap::from([(("orders".to_owned(), "incremental", "done".to_owned()), 3)]),
+        skipped: BTreeMap::from([(("orders".to_owned(), "incremental"), 1)]),
+        bytes: BTreeMap::from([(("orders".to_owned(), "stored"), 512)]),
+        durations: BTreeMap::from([(("orders".to_owned(), "incremental"), 2.0)]),
+        alarms: BTreeMap::from([("critical", 1)]),
+        notices_failed: BTreeMap::from([("on \"call\"\n".to_owned(), 2)]),
+        repository_up: true,
+        configuration_ok: true,
+        ..Figures::default()
+    }
+}
+
+#[test]
+fn the_page_says_what_is_known() {
+    let text = page(&sample()).unwrap();
+    for line in [
+        "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"false\"} 1700000000.0",
+        "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"true\"} 1699990000.0",
+        "blackstart_rpo_target_seconds{source=\"orders\"} 3600.0",
+        "blackstart_expected_interval_seconds{source=\"orders\"} 1800.0",
+        "blackstart_runs_total{source=\"orders\",task=\"incremental\",result=\"done\"} 3",
+        "blackstart_drill_phase_seconds{source=\"orders\",phase=\"data\"} 9.0",
+        "blackstart_notify_failures_total{channel=\"on \\\"call\\\"\\n\"} 2",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn what_is_gone_leaves_nothing_behind() {
+    let text = page(&Figures::default()).unwrap();
+    assert!(!text.contains("orders") && !text.contains("recovery_point"), "{text}");
+    assert!(text.contains("blackstart_repository_up{} 0.0"), "{text}");
+}
+
+fn packaged(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name)
+}
+
+fn promtool(arguments: &[&str], input: Option<&str>) -> String {
+    let mut command = Command::new("promtool");
+    command
+        .current_dir(packaged("prometheus"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool is missing: run scripts/test-servers");
+    child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn the_alert_rules_fire_when_they_must_and_never_else() {
+    promtool(&["check", "rules", "alerts.yaml"], None);
+    promtool(&["test", "rules", "alerts.test.yaml"], None);
+}
+
+#[test]
+fn the_file_for_node_exporter_has_no_findings() {
+    promtool(&["check", "metrics"], Some(&textfile(&sample()).unwrap()));
+}
+
+#[test]
+fn the_rules_and_the_dashboard_ask_for_metrics_that_exist() {
+    let page = page(&sample()).unwrap();
+    // All metrics that there can be: the figures of the sample, and those that are made by a count.
+    let known: BTreeSet<String> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().ok())
+        .map(|[name, kind]: [String; 2]| if kind == "counter" { format!("{name}_total") } else { name })
+        .collect();
+    for file in ["prometheus/alerts.yaml", "grafana/dashboard.json"] {
+        let text = fs::read_to_string(packaged(file)).unwrap();
+        let words =
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("blackstart_"));
+        let unknown: Vec<&str> = words.filter(|w| !known.contains(*w)).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}\n{known:?}");
+    }
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(packaged("grafana/dashboard.json")).unwrap()).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 8);
+}

@@ -1,0 +1,277 @@
+//! The scheduler's core over simulated weeks: whatever the jobs, the downtimes and the clock do.
+
+use blackstart::job::{self, Job, Task};
+use blackstart::scheduler::{Decision, History, Last, Limits, Past, SourcePast, State, plan, warning};
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn job(text: &str) -> Job {
+    job::parse(text, Path::new("job.toml")).unwrap().job
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn limits(runs: usize) -> Limits {
+    Limits { host: "db1".into(), runs, drills: 1 }
+}
+
+/// A source with the past runs of tasks: (task, start, minutes, done).
+fn past(job: &Job, runs: &[(Task, &str, i64, bool)]) -> History {
+    let mut past = SourcePast { newest: runs.first().map(|r| at(r.1)), ..SourcePast::default() };
+    for task in Task::ALL {
+        let since = Some(at("2026-01-01T00:00:00Z"));
+        past.tasks.insert(task, Past { since, ..Past::default() });
+    }
+    for (task, started, minutes, done) in runs {
+        let started = at(started);
+        let last = Last { started, finished: started + SignedDuration::from_mins(*minutes), done: *done };
+        let own = past.tasks.get_mut(task).unwrap();
+        (own.last, own.failures) = (Some(last), u32::from(!done));
+    }
+    History::from([(job.source.clone(), past)])
+}
+
+fn one(job: &Job, history: &History, now: &str, task: Task) -> Decision {
+    let decisions = plan(std::slice::from_ref(job), history, &limits(2), at(now));
+    decisions.into_iter().find(|d| d.task == task).unwrap()
+}
+
+#[test]
+fn a_source_without_a_snapshot_is_backed_up_at_once_and_drilled_then() {
+    let job = job(
+        "source = \"a\"\nfull = { cron = \"0 2 * * *\" }\nincremental = { every = \"1h\" }\ndrill = { every = \"7d\" }\n",
+    );
+    let decisions = plan(std::slice::from_ref(&job), &History::new(), &limits(4), at("2026-06-01T12:00:00Z"));
+    let starting: Vec<Task> = decisions.iter().filter(|d| d.state == State::Start).map(|d| d.task).collect();
+    assert_eq!(starting, [Task::Incremental]);
+    let history = past(&job, &[(Task::Full, "2026-06-01T12:00:00Z", 1, true)]);
+    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Drill).state, State::Start);
+    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Incremental).state, State::Waiting);
+}
+
+#[test]
+fn missed_runs_are_made_up_for_once_or_left_out() {
+    let text = "source = \"a\"\nincremental = { every = \"1h\" }\n";
+    let once = job(text);
+    let history = past(&once, &[(Task::Incremental, "2026-06-01T00:00:00Z", 1, true)]);
+    let decision = one(&once, &history, "2026-06-02T00:30:00Z", Task::Incremental);
+    assert_eq!((decision.state, decision.missed), (State::Start, 23));
+    let skip = job(&format!("catch_up = \"skip\"\n{text}"));
+    let decision = one(&skip, &history, "2026-06-02T00:30:00Z", Task::Incremental);
+    assert_eq!((decision.state, decision.at), (State::Waiting, at("2026-06-02T01:00:00Z")));
+    // A little late is not missed.
+    assert_eq!(one(&skip, &history, "2026-06-01T01:02:00Z", Task::Incremental).state, State::Start);
+}
+
+#[test]
+fn what_overlaps_is_left_out_or_queued() {
+    let text = "source = \"a\"\nincremental = { every = \"1h\" }\n";
+    let runs = [(Task::Incremental, "2026-06-01T00:00:00Z", 150, true)];
+    let skip = job(text);
+    let decision = one(&skip, &past(&skip, &runs), "2026-06-01T02:30:00Z", Task::Incremental);
+    assert_eq!((decision.state, decision.at, decision.missed), (State::Waiting, at("2026-06-01T03:00:00Z"), 2));
+    let queue = job(&format!("overlap = \"queue\"\n{text}"));
+    let decision = one(&queue, &past(&queue, &runs), "2026-06-01T02:30:00Z", Task::Incremental);
+    assert_eq!(decision.state, State::Start);
+}
+
+#[test]
+fn a_failed_run_is_tried_again_soon_and_ever_less_often() {
+    let job = job("source = \"a\"\nfull = { cron = \"0 2 * * *\" }\n");
+    let mut history = past(&job, &[(Task::Full, "2026-06-01T02:00:00Z", 1, false)]);
+    for (failures, seconds) in [(1, 30), (2, 60), (3, 120), (10, 900), (4_000_000, 900)] {
+        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::Full).unwrap().failures = failures;
+        let decision = one(&job, &history, "2026-06-01T02:01:00Z", Task::Full);
+        assert_eq!(decision.at, at("2026-06-01T02:01:00Z") + SignedDuration::from_secs(seconds), "{failures}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_by_a_year_stops_nothing() {
+    let job = job("source = \"a\"\nevery = \"1h\"\n");
+    let history = past(&job, &[(Task::Incremental, "2027-06-01T00:00:00Z", 1, true)]);
+    assert_eq!(one(&job, &history, "2026-06-01T00:00:00Z", Task::Incremental).state, State::Start);
+}
+
+#[test]
+fn a_blackout_puts_off_what_falls_into_it() {
+    let job = job("source = \"a\"\nevery = \"1h\"\nblackout = [{ from = \"09:00\", to = \"17:00\" }]\n");
+    let history = past(&job, &[(Task::Incremental, "2026-06-01T08:30:00Z", 1, true)]);
+    let decision = one(&job, &history, "2026-06-01T10:00:00Z", Task::Incremental);
+    assert_eq!((decision.state, decision.at), (State::Held, at("2026-06-01T17:00:00Z")));
+    assert_eq!(one(&job, &history, "2026-06-01T17:00:00Z", Task::Incremental).state, State::Start);
+}
+
+#[test]
+fn one_task_of_a_source_at_a_time_and_few_in_all() {
+    let names = ["a", "b", "c", "d"];
+    let jobs: Vec<Job> =
+        names.map(|n| job(&format!("source = \"{n}\"\nevery = \"1h\"\nverify = {{ every = \"1h\" }}\n"))).into();
+    let mut history = History::new();
+    for job in &jobs {
+        let runs =
+            [(Task::Incremental, "2026-06-01T00:00:00Z", 1, true), (Task::Verify, "2026-06-01T00:00:00Z", 1, true)];
+        history.extend(past(job, &runs));
+    }
+    let decisions = plan(&jobs, &history, &limits(2), at("2026-06-02T00:00:00Z"));
+    let starting: Vec<_> = decisions.iter().filter(|d| d.state == State::Start).collect();
+    assert_eq!(starting.len(), 2);
+    assert!(starting.iter().all(|d| d.task == Task::Incremental) && starting[0].source != starting[1].source);
+}
+
+#[test]
+fn hosts_differ_in_their_jitter_and_each_keeps_its_own() {
+    let job = job("source = \"a\"\njitter = \"10m\"\nfull = { cron = \"0 2 * * *\" }\n");
+    let history = past(&job, &[(Task::Full, "2026-06-01T02:00:00Z", 1, true)]);
+    let next = |host: &str, now: &str| {
+        let limits = Limits { host: host.into(), runs: 1, drills: 1 };
+        plan(std::slice::from_ref(&job), &history, &limits, at(now))[0].at
+    };
+    let times: std::collections::BTreeSet<_> =
+        (0..20).map(|n| next(&format!("host{n}"), "2026-06-01T12:00:00Z")).collect();
+    assert!(times.len() > 15, "{times:?}");
+    assert!(times.iter().all(|t| *t >= at("2026-06-02T02:00:00Z") && *t < at("2026-06-02T02:10:00Z")));
+    assert_eq!(next("host1", "2026-06-01T12:00:00Z"), next("host1", "2026-06-01T20:00:00Z"));
+}
+
+#[test]
+fn a_schedule_that_cannot_keep_its_rpo_is_called_so() {
+    let now = at("2026-06-01T00:00:00Z");
+    let minutes = SignedDuration::from_mins;
+    let says = |text: &str, usual| warning(&job(text), usual, now);
+    // An hourly run cannot promise an hour.
+    assert!(says("source = \"a\"\nevery = \"1h\"\nrpo = \"1h\"\n", minutes(1)).is_some());
+    assert!(says("source = \"a\"\nevery = \"30m\"\nrpo = \"1h\"\n", minutes(1)).is_none());
+    assert!(says("source = \"a\"\nevery = \"30m\"\nrpo = \"1h\"\n", minutes(31)).is_some());
+    assert!(says("source = \"a\"\nrpo = \"1h\"\n", minutes(20)).is_none());
+    assert!(says("source = \"a\"\nrpo = \"1h\"\n", minutes(50)).is_some());
+    let office = "source = \"a\"\nrpo = \"2h\"\nblackout = [{ from = \"09:00\", to = \"17:00\" }]\n";
+    assert!(says(office, minutes(1)).unwrap().contains("blackout"));
+    let cron = "source = \"a\"\nrpo = \"24h\"\nincremental = { cron = \"0 8-18 * * 1-5\" }\n";
+    assert!(says(cron, minutes(1)).is_some());
+}
+
+/// A job with rhythms in minutes.
+fn jobs() -> impl Strategy<Value = Vec<Job>> {
+    let rhythm = prop_oneof![
+        (5_u32..300).prop_map(|m| format!("{{ every = \"{m}m\" }}")),
+        Just("{ cron = \"0 2 * * *\", timezone = \"Europe/Berlin\" }".to_owned()),
+        Just("{ cron = \"*/20 * * * *\" }".to_owned()),
+    ];
+    let one = (rhythm.clone(), proptest::option::of(rhythm.clone()), proptest::option::of(rhythm), any::<[bool; 3]>());
+    let text = one.prop_map(|(incremental, full, drill, [skip, queue, blackout])| {
+        let mut text = format!("incremental = {incremental}\n");
+        full.iter().for_each(|r| text.push_str(&format!("full = {r}\n")));
+        drill.iter().for_each(|r| text.push_str(&format!("drill = {r}\n")));
+        text.push_str(if skip { "catch_up = \"skip\"\n" } else { "" });
+        text.push_str(if queue { "overlap = \"queue\"\n" } else { "" });
+        text.push_str(if blackout { "blackout = [{ from = \"09:00\", to = \"10:30\" }]\n" } else { "" });
+        text
+    });
+    proptest::collection::vec(text, 1..4).prop_map(|texts| {
+        texts.iter().enumerate().map(|(n, text)| job(&format!("source = \"s{n}\"\n{text}"))).collect()
+    })
+}
+
+/// A world with a clock: runs take time, fail now and then, and the agent is down now and then.
+struct World {
+    jobs: Vec<Job>,
+    history: History,
+    /// Source, task, start, end.
+    running: Vec<(Job, Task, Timestamp, Timestamp)>,
+    starts: BTreeMap<(String, Task), Vec<Timestamp>>,
+}
+
+impl World {
+    fn new(jobs: Vec<Job>, now: Timestamp) -> World {
+        let past = || {
+            let tasks = Task::ALL.map(|task| (task, Past { since: Some(now), ..Past::default() }));
+            SourcePast { tasks: tasks.into(), ..SourcePast::default() }
+        };
+        let history = jobs.iter().map(|job| (job.source.clone(), past())).collect();
+        World { jobs, history, running: Vec::new(), starts: BTreeMap::new() }
+    }
+
+    fn end(&mut self, now: Timestamp, fails: bool) {
+        let (ended, running) = self.running.drain(..).partition(|(.., end)| *end <= now);
+        self.running = running;
+        for (job, task, started, finished) in ended {
+            let past = self.history.get_mut(&job.source).unwrap();
+            let own = past.tasks.get_mut(&task).unwrap();
+            own.running = None;
+            own.last = Some(Last { started, finished, done: !fails });
+            own.failures = if fails { own.failures + 1 } else { 0 };
+            if task.is_backup() && !fails {
+                past.newest = Some(started);
+            }
+        }
+    }
+
+    fn step(&mut self, now: Timestamp, minutes: i64, most: usize) {
+        let decisions = plan(&self.jobs, &self.history, &limits(most), now);
+        for decision in &decisions {
+            match decision.state {
+                State::Waiting => assert!(decision.at > now, "{decision:?} at {now}"),
+                State::Start => assert!(decision.at <= now, "{decision:?} at {now}"),
+                State::Held | State::Running => {}
+            }
+        }
+        for decision in decisions.iter().filter(|d| d.state == State::Start) {
+            let job = self.jobs.iter().find(|j| j.source == decision.source).unwrap().clone();
+            assert!(job.blackout.iter().all(|w| w.end(now).is_none()), "{decision:?} in a blackout, at {now}");
+            assert!(!self.running.iter().any(|(j, ..)| j.source == job.source), "{decision:?} twice, at {now}");
+            let own = self.history.get_mut(&job.source).unwrap().tasks.get_mut(&decision.task).unwrap();
+            own.running = Some(now);
+            self.starts.entry((job.source.to_string(), decision.task)).or_default().push(now);
+            self.running.push((job, decision.task, now, now + SignedDuration::from_mins(minutes)));
+        }
+        assert!(self.running.len() <= most, "{} runs at {now}", self.running.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn weeks_of_any_schedule(jobs in jobs(), most in 1_usize..4, downs in proptest::collection::vec((0_i64..10_000, 1_i64..2_000), 0..4), minutes in 0_i64..40, fails in 2_i64..30) {
+        let begin = at("2026-03-24T00:00:00Z");
+        let mut world = World::new(jobs, begin);
+        let down = |minute: i64| downs.iter().any(|(from, length)| (*from..from + length).contains(&minute));
+        for minute in (0..10_000).step_by(5) {
+            let now = begin + SignedDuration::from_mins(minute);
+            world.end(now, minute % (fails * 5) == 0);
+            if !down(minute) {
+                world.step(now, minutes, most);
+            }
+        }
+        // Whatever happened, every source with room for it was backed up to the end.
+        let quiet = !downs.iter().any(|(from, length)| from + length > 8_000) && minutes * world.jobs.len() as i64 * 3 < 60;
+        for job in &world.jobs {
+            let past = &world.history[&job.source];
+            if quiet {
+                let last = past.newest.unwrap();
+                let age = (begin + SignedDuration::from_mins(10_000)).duration_since(last);
+                prop_assert!(age < SignedDuration::from_hours(36), "{} is {age:#} old", job.source);
+            }
+        }
+    }
+
+    #[test]
+    fn no_past_makes_it_panic(jobs in jobs(), starts in proptest::collection::vec((-4_000_000_000_i64..20_000_000_000, 0_i64..1_000_000, any::<bool>(), any::<u32>()), 5), now in -1_000_000_000_i64..10_000_000_000) {
+        let time = |seconds| Timestamp::from_second(seconds).unwrap();
+        let mut history = History::new();
+        for job in &jobs {
+            let mut past = SourcePast { newest: Some(time(starts[0].0)), ..SourcePast::default() };
+            for (task, (start, length, done, failures)) in Task::ALL.into_iter().zip(&starts) {
+                let last = Last { started: time(*start), finished: time(start + length), done: *done };
+                past.tasks.insert(task, Past { since: Some(time(*start)), last: Some(last), failures: *failures, running: None });
+            }
+            history.insert(job.source.clone(), past);
+        }
+        let count: usize = jobs.iter().map(|j| j.tasks.len()).sum();
+        prop_assert_eq!(plan(&jobs, &history, &limits(2), time(now)).len(), count);
+    }
+}
