@@ -76,6 +76,6 @@ fn a_restore_that_does_not_fit_is_refused_before_it_writes() {
     assert!(refused.err.contains("Nothing was written") && refused.err.contains("free"), "{}", refused.err);
     assert_eq!(fs::read_dir(at.join("disk")).unwrap().count(), 0);
     fs::write(at.join("tree/first"), noise(5, 1 << 20)).unwrap();
-    expect(at, &["backup"], 0);
+    expect(at, &["backup", "--accept-change"], 0);
     expect(at, &["restore", "tree", "--to", "disk/back"], 0);
 }

@@ -37,6 +37,8 @@ fn kind_of(operation: &str, status: u16, code: &str) -> Kind {
         (416, _) => Kind::Truncated,
         (403, "InvalidObjectState") => Kind::Archived,
         (401 | 403, _) => Kind::Denied,
+        // It knows neither the question nor that it does not: some servers answer every unknown query with a listing.
+        (200, _) if operation == "setup" => Kind::Unsupported,
         (405 | 501, _) => Kind::Unsupported,
         (507, _) => Kind::Full,
         (408 | 409 | 425 | 429 | 500.., _) => Kind::Transient,
