@@ -232,7 +232,8 @@ impl Agent {
     }
 
     fn decide(&mut self, history: &scheduler::History, now: Timestamp) -> Vec<Decision> {
-        let limits = Limits { host: self.config.host_name(), runs: self.config.agent.runs, drills: DRILLS };
+        let (host, up_since) = (self.config.host_name(), self.figures.started);
+        let limits = Limits { host, runs: self.config.agent.runs, drills: DRILLS, up_since };
         let decisions = scheduler::plan(&self.jobs, history, &limits, now);
         if self.stop.is_none() {
             for decision in decisions.iter().filter(|d| d.state == State::Start) {

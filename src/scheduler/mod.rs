@@ -64,6 +64,8 @@ pub struct Limits {
     pub runs: usize,
     /// Drills among them.
     pub drills: usize,
+    /// Since when the agent has been up. A slot before that was missed; what has only been held since was not.
+    pub up_since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -193,7 +195,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     let slot = if overlapped { slots::first_after(rhythm, slot, last.finished, past.usual)? } else { slot };
     let at = slot.checked_add(jitter).ok()?;
     let missed = overlaps + slots::count(rhythm, slot, now, past.usual, MISSED_MAX);
-    if job.catch_up == CatchUp::Skip && now.duration_since(at) > LATE {
+    if job.catch_up == CatchUp::Skip && at < limits.up_since && now.duration_since(at) > LATE {
         let at = slots::first_after(rhythm, slot, now, past.usual)?.checked_add(jitter).ok()?;
         return Some(Slot { at, missed, why: "on schedule, what was missed left out" });
     }

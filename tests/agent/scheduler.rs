@@ -15,8 +15,9 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
+/// The agent has come up only now: all that is late was missed.
 fn limits(runs: usize) -> Limits {
-    Limits { host: "db1".into(), runs, drills: 1 }
+    Limits { host: "db1".into(), runs, drills: 1, up_since: Timestamp::MAX }
 }
 
 /// A source with the past runs of tasks: (task, start, minutes, done).
@@ -63,6 +64,9 @@ fn missed_runs_are_made_up_for_once_or_left_out() {
     let skip = job(&format!("catch_up = \"skip\"\n{text}"));
     let decision = one(&skip, &history, "2026-06-02T00:30:00Z", Task::Incremental);
     assert_eq!((decision.state, decision.at), (State::Waiting, at("2026-06-02T01:00:00Z")));
+    // What another run, or a blackout, has held up was not missed: else a job whose slots are always taken would never run.
+    let up = Limits { up_since: at("2026-06-01T00:00:00Z"), ..limits(2) };
+    assert_eq!(plan(std::slice::from_ref(&skip), &history, &up, at("2026-06-01T01:30:00Z"))[0].state, State::Start);
     // A little late is not missed.
     assert_eq!(one(&skip, &history, "2026-06-01T01:02:00Z", Task::Incremental).state, State::Start);
 }
@@ -128,7 +132,7 @@ fn hosts_differ_in_their_jitter_and_each_keeps_its_own() {
     let job = job("source = \"a\"\njitter = \"10m\"\nfull = { cron = \"0 2 * * *\" }\n");
     let history = past(&job, &[(Task::Full, "2026-06-01T02:00:00Z", 1, true)]);
     let next = |host: &str, now: &str| {
-        let limits = Limits { host: host.into(), runs: 1, drills: 1 };
+        let limits = Limits { host: host.into(), runs: 1, ..limits(1) };
         plan(std::slice::from_ref(&job), &history, &limits, at(now))[0].at
     };
     let times: std::collections::BTreeSet<_> =
@@ -211,8 +215,8 @@ impl World {
         }
     }
 
-    fn step(&mut self, now: Timestamp, minutes: i64, most: usize) {
-        let decisions = plan(&self.jobs, &self.history, &limits(most), now);
+    fn step(&mut self, now: Timestamp, minutes: i64, most: usize, up_since: Timestamp) {
+        let decisions = plan(&self.jobs, &self.history, &Limits { up_since, ..limits(most) }, now);
         for decision in &decisions {
             match decision.state {
                 State::Waiting => assert!(decision.at > now, "{decision:?} at {now}"),
@@ -240,11 +244,14 @@ proptest! {
         let begin = at("2026-03-24T00:00:00Z");
         let mut world = World::new(jobs, begin);
         let down = |minute: i64| downs.iter().any(|(from, length)| (*from..from + length).contains(&minute));
+        let mut up_since = begin;
         for minute in (0..10_000).step_by(5) {
             let now = begin + SignedDuration::from_mins(minute);
             world.end(now, minute % (fails * 5) == 0);
-            if !down(minute) {
-                world.step(now, minutes, most);
+            if down(minute) {
+                up_since = now + SignedDuration::from_mins(5);
+            } else {
+                world.step(now, minutes, most, up_since);
             }
         }
         // Whatever happened, every source with room for it was backed up to the end.
