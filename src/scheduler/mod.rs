@@ -195,8 +195,9 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     let slot = if overlapped { slots::first_after(rhythm, slot, last.finished, past.usual)? } else { slot };
     let at = slot.checked_add(jitter).ok()?;
     let missed = overlaps + slots::count(rhythm, slot, now, past.usual, MISSED_MAX);
-    if job.catch_up == CatchUp::Skip && at < limits.up_since && now.duration_since(at) > LATE {
-        let at = slots::first_after(rhythm, slot, now, past.usual)?.checked_add(jitter).ok()?;
+    // Counted from when the agent came up, which stays: counted from now the slot would move on for ever.
+    if job.catch_up == CatchUp::Skip && limits.up_since.duration_since(at) > LATE {
+        let at = slots::first_after(rhythm, slot, limits.up_since, past.usual)?.checked_add(jitter).ok()?;
         return Some(Slot { at, missed, why: "on schedule, what was missed left out" });
     }
     let why = if missed > 0 && now.duration_since(at) > LATE { "makes up for missed runs" } else { "on schedule" };

@@ -15,9 +15,9 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// The agent has come up only now: all that is late was missed.
+/// The agent has always been up.
 fn limits(runs: usize) -> Limits {
-    Limits { host: "db1".into(), runs, drills: 1, up_since: Timestamp::MAX }
+    Limits { host: "db1".into(), runs, drills: 1, up_since: at("2020-01-01T00:00:00Z") }
 }
 
 /// A source with the past runs of tasks: (task, start, minutes, done).
@@ -36,8 +36,10 @@ fn past(job: &Job, runs: &[(Task, &str, i64, bool)]) -> History {
     History::from([(job.source.clone(), past)])
 }
 
+/// What becomes of a task if the agent comes up only now: all that is late was missed.
 fn one(job: &Job, history: &History, now: &str, task: Task) -> Decision {
-    let decisions = plan(std::slice::from_ref(job), history, &limits(2), at(now));
+    let limits = Limits { up_since: at(now), ..limits(2) };
+    let decisions = plan(std::slice::from_ref(job), history, &limits, at(now));
     decisions.into_iter().find(|d| d.task == task).unwrap()
 }
 
@@ -65,8 +67,14 @@ fn missed_runs_are_made_up_for_once_or_left_out() {
     let decision = one(&skip, &history, "2026-06-02T00:30:00Z", Task::Incremental);
     assert_eq!((decision.state, decision.at), (State::Waiting, at("2026-06-02T01:00:00Z")));
     // What another run, or a blackout, has held up was not missed: else a job whose slots are always taken would never run.
-    let up = Limits { up_since: at("2026-06-01T00:00:00Z"), ..limits(2) };
-    assert_eq!(plan(std::slice::from_ref(&skip), &history, &up, at("2026-06-01T01:30:00Z"))[0].state, State::Start);
+    let begun = |up_since, now| {
+        let up = Limits { up_since: at(up_since), ..limits(2) };
+        plan(std::slice::from_ref(&skip), &history, &up, at(now))[0].state
+    };
+    assert_eq!(begun("2026-06-01T00:00:00Z", "2026-06-01T01:30:00Z"), State::Start);
+    // The slot after the missed ones stands, and is taken.
+    assert_eq!(begun("2026-06-01T03:30:00Z", "2026-06-01T03:59:00Z"), State::Waiting);
+    assert_eq!(begun("2026-06-01T03:30:00Z", "2026-06-01T04:00:00Z"), State::Start);
     // A little late is not missed.
     assert_eq!(one(&skip, &history, "2026-06-01T01:02:00Z", Task::Incremental).state, State::Start);
 }
