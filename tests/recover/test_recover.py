@@ -443,7 +443,8 @@ class Refuses(Case):
         for number, code in (signal.SIGTERM, 143), (signal.SIGINT, 130):
             command = [sys.executable, RECOVER, "--repository", self.repo.path, "--root", self.repo.fingerprint("root")]
             command += ["--identity", self.repo.key("recovery"), "restore", "files", self.at("out", "restored")]
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored where the tests run in the background
             while not os.path.exists(self.at("started")):
                 self.assertIsNone(child.poll())
                 time.sleep(0.01)
