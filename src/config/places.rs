@@ -11,8 +11,10 @@ use crate::storage::location::Location;
 
 /// Job files lie in this directory beside the configuration.
 const SCHEDULES: &str = "schedules";
-/// The spool's size in bytes where the configuration says nothing. A tenth of the disk stays free in any case.
+/// The spool's size in bytes where the configuration says nothing.
 const SPOOL: u64 = 4 << 30;
+/// Bytes of its disk that stay free in any case; a tenth of it, where that is less.
+const LEFT_FREE: u64 = 4 << 30;
 
 impl Config {
     pub(super) fn directory(&self) -> &Path {
@@ -52,7 +54,7 @@ impl Config {
     pub fn spool(&self) -> Result<Option<SpoolPlace>> {
         let remote = matches!(Location::parse(&self.repository)?, Location::S3(_));
         let limit = self.spool.unwrap_or(if remote { SPOOL } else { 0 });
-        Ok((limit > 0).then(|| SpoolPlace { directory: self.state().join("spool"), limit }))
+        Ok((limit > 0).then(|| SpoolPlace { directory: self.state().join("spool"), limit, left_free: LEFT_FREE }))
     }
 
     pub fn scratch(&self) -> PathBuf {

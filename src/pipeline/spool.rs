@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::durable;
 
-/// Share of the file system, in percent, that the spool leaves free: a backup must not fill the disk of the engine that it protects.
-const LEFT_FREE: u64 = 10;
 const LOCK: &str = "lock";
 const RUN: &str = "run-";
 
@@ -23,12 +21,16 @@ pub struct SpoolPlace {
     pub directory: PathBuf,
     /// Bytes of all files of one run together.
     pub limit: u64,
+    /// Bytes of the file system that stay free, or a tenth of it where that is less: a backup must not fill the disk of the engine that
+    /// it protects.
+    pub left_free: u64,
 }
 
 /// The spool of one run. Its directory goes with it.
 pub struct Spool {
     directory: PathBuf,
     limit: u64,
+    left_free: u64,
     used: AtomicU64,
     /// Counts the files, for their names.
     next: AtomicU64,
@@ -48,7 +50,8 @@ impl Spool {
             tempfile::Builder::new().prefix(RUN).permissions(owner_only).tempdir_in(&place.directory)?.keep();
         let lock = File::open(&directory)?;
         lock.lock()?;
-        Ok(Spool { directory, limit: place.limit, used: AtomicU64::new(0), next: AtomicU64::new(0), _lock: lock })
+        let (limit, left_free) = (place.limit, place.left_free);
+        Ok(Spool { directory, limit, left_free, used: AtomicU64::new(0), next: AtomicU64::new(0), _lock: lock })
     }
 
     /// Writes `bytes` to a file; `None` where they exceed the limit or the room that must stay free.
@@ -62,7 +65,7 @@ impl Spool {
         // From here on dropping it gives the room back and removes the file.
         let kept = Kept { path: self.directory.join(name), len, spool: Arc::clone(self) };
         let disk = rustix::fs::statvfs(&self.directory)?;
-        if disk.f_bavail * disk.f_frsize < len + disk.f_blocks * disk.f_frsize / 100 * LEFT_FREE {
+        if !has_room(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, len, self.left_free) {
             return Ok(None);
         }
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&kept.path)?.write_all(bytes)?;
@@ -101,6 +104,11 @@ impl Drop for Kept {
     }
 }
 
+/// Whether `len` more bytes leave enough of a file system of `total` bytes.
+fn has_room(available: u64, total: u64, len: u64, left_free: u64) -> bool {
+    available.checked_sub(len).is_some_and(|left| left >= left_free.min(total / 10))
+}
+
 fn remove_dead(place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(place)? {
         let path = entry?.path();
@@ -126,7 +134,7 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_and_goes_with_its_run() {
         let place = tempfile::tempdir().unwrap();
-        let place = SpoolPlace { directory: place.path().join("spool"), limit: 100 };
+        let place = SpoolPlace { directory: place.path().join("spool"), limit: 100, left_free: 0 };
         let spool = Arc::new(Spool::open(&place).unwrap());
         let kept = spool.keep(&[7; 60]).unwrap().unwrap();
         assert_eq!(fs::metadata(&kept.path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -152,15 +160,26 @@ mod tests {
         fs::create_dir(&dead).unwrap();
         File::create(dead.join("0")).unwrap();
         File::create(root.path().join("somebody's")).unwrap();
-        let place = SpoolPlace { directory: root.path().to_owned(), limit: 1 };
+        let place = SpoolPlace { directory: root.path().to_owned(), limit: 1, left_free: 0 };
         drop(Spool::open(&place).unwrap());
         assert_eq!(names(root.path()), [LOCK, "somebody's"]);
     }
 
     #[test]
+    fn what_must_stay_free_is_at_most_a_tenth() {
+        const GIB: u64 = 1 << 30;
+        assert!(has_room(9 * GIB, 252 * GIB, GIB, 4 * GIB), "a nearly full large disk");
+        assert!(!has_room(4 * GIB, 252 * GIB, 1, 4 * GIB));
+        assert!(has_room(3 * GIB, 20 * GIB, GIB, 4 * GIB), "a small disk");
+        assert!(!has_room(3 * GIB, 20 * GIB, GIB + 1, 4 * GIB));
+        assert!(!has_room(GIB, 20 * GIB, 2 * GIB, 0));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_written_gives_its_room_back() {
         let root = tempfile::tempdir().unwrap();
-        let spool = Arc::new(Spool::open(&SpoolPlace { directory: root.path().to_owned(), limit: 10 }).unwrap());
+        let place = SpoolPlace { directory: root.path().to_owned(), limit: 10, left_free: 0 };
+        let spool = Arc::new(Spool::open(&place).unwrap());
         fs::remove_dir_all(&spool.directory).unwrap();
         for _ in 0..3 {
             assert!(spool.keep(&[0; 10]).is_err());

@@ -67,6 +67,15 @@ impl Gate {
     }
 }
 
+/// Opens a gate when a test ends, however it ends: the run behind it would wait for ever, and the test for the run.
+pub struct OpensAtEnd<'a>(pub &'a Gate);
+
+impl Drop for OpensAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 impl fmt::Debug for Faulty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Faulty")

@@ -1,6 +1,6 @@
 //! A store that is slower than the source: the source is read at local speed all the same, and lets go of its locks.
 
-use super::faults::{Fault, Faulty, Gate, gated};
+use super::faults::{Fault, Faulty, Gate, OpensAtEnd, gated};
 use super::world::{World, assert_same_tree, name};
 use blackstart::bridge::Store;
 use blackstart::operations::backup::{self, BackupReport, Options};
@@ -25,7 +25,7 @@ fn world(memory: &Memory) -> World {
 }
 
 fn options(world: &World, limit: u64) -> Options {
-    let spool = Some(SpoolPlace { directory: world.path("spool"), limit });
+    let spool = Some(SpoolPlace { directory: world.path("spool"), limit, left_free: 0 });
     Options { workers: 2, level: 1, spool, ..Options::default() }
 }
 
@@ -71,6 +71,7 @@ fn a_database_is_free_again_while_the_store_has_taken_nothing() {
         let gate = Gate::new();
         let report = thread::scope(|scope| {
             world.host.open.store = gated(&memory, area, &gate);
+            let _opens = OpensAtEnd(&gate);
             let world = &world;
             let options = Options { baseline: true, ..options(world, 1 << 30) };
             let run = scope.spawn(|| world.backup_sqlite(&path, options).unwrap());
@@ -108,6 +109,7 @@ fn a_full_spool_makes_the_source_wait_and_nothing_is_lost() {
     let progress = Progress::default();
     let options = Options { progress: progress.clone(), ..options(&world, 40 * MIB) };
     let report = thread::scope(|scope| {
+        let _opens = OpensAtEnd(&gate);
         let run = scope.spawn(|| world.backup_sqlite(&path, options).unwrap());
         wait_until("the spool is full", || files_in_spool(&world) == 2);
         // Until it stands still: two packs in the spool, at most six in memory, some batches.
