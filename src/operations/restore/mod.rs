@@ -50,9 +50,16 @@ pub enum Pick {
     Latest,
     /// The newest that a drill has proven; the numbers are those that are.
     LatestVerified(Vec<u64>),
-    /// The newest complete one whose data is not younger.
+    /// As `Latest`, among those whose data is not younger.
     At(Timestamp),
     Seq(u64),
+}
+
+impl Pick {
+    /// Whether the time of the snapshot's data is not beyond what is asked for.
+    fn reaches(&self, snapshot: &Snapshot) -> bool {
+        !matches!(self, Pick::At(time) if snapshot.data_time > *time)
+    }
 }
 
 #[derive(Clone)]
@@ -143,28 +150,29 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
     let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
     let suspects = suspects(&whole);
     let found = match pick {
-        Pick::Latest => {
-            let mut newest = all.iter().rev().filter(|(_, s)| complete(s));
-            let good = newest.clone().find(|(_, s)| !suspects.contains(&s.seq));
-            good.or(newest.next()).or(all.last())
+        Pick::Latest | Pick::At(_) => {
+            let mut newest = all.iter().rev().filter(|(_, s)| pick.reaches(s));
+            let mut whole = newest.clone().filter(|(_, s)| complete(s));
+            let good = whole.clone().find(|(_, s)| !suspects.contains(&s.seq));
+            good.or(whole.next()).or(newest.next())
         }
         Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
-        Pick::At(time) => {
-            let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
-            until.clone().find(|(_, s)| complete(s)).or(until.next())
-        }
         Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
     };
     let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
-    if *pick == Pick::Latest {
-        nothing_newer_is_broken(&whole, snapshot)?;
+    if matches!(pick, Pick::Latest | Pick::At(_)) {
+        nothing_newer_is_broken(&whole, snapshot, pick)?;
     }
     Ok(((*commit).clone(), (*snapshot).clone()))
 }
 
-/// An unsound head is never passed over in silence.
-pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()> {
-    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq) else { return Ok(()) };
+/// An unsound commit that `pick` may mean is never passed over in silence.
+pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    // What comes after a snapshot from beyond the time is beyond it too.
+    let beyond =
+        whole.snapshots().find(|(_, s)| s.seq > snapshot.seq && !pick.reaches(s)).map_or(u64::MAX, |(_, s)| s.seq);
+    let doubtful = |seq: u64| seq > snapshot.seq && seq < beyond;
+    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| doubtful(*seq)) else { return Ok(()) };
     Err(Failure::new(
         Kind::CheckFailed,
         format!(
@@ -198,10 +206,12 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
 }
 
-/// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
-pub fn passed_over(open: &Open, source: &SourceName, seq: u64) -> Result<Vec<u64>> {
+/// Newer snapshots of `source` than `seq` that `pick` passed over because they are suspect.
+pub fn passed_over(open: &Open, source: &SourceName, seq: u64, pick: &Pick) -> Result<Vec<u64>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    Ok(suspects(&whole).into_iter().filter(|suspect| *suspect > seq).collect())
+    let suspects = suspects(&whole);
+    let over = |s: &Snapshot| s.seq > seq && suspects.contains(&s.seq) && pick.reaches(s);
+    Ok(whole.snapshots().filter(|(_, s)| over(s)).map(|(_, s)| s.seq).collect())
 }
 
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.
