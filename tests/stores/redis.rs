@@ -224,8 +224,16 @@ fn valkey_9_with_fields_that_expire() {
 /// A chunk holds some dozen keys, so that one key in a hundred does not touch nearly all of them.
 #[test]
 fn scattered_changes_of_small_keys_store_little_again() {
-    let server = Server::start("redis-server", "--rdbcompression no --enable-debug-command local");
-    assert_eq!(server.run("DEBUG POPULATE 20000 key 300"), Reply::Text("OK".into()));
+    let server = Server::start("redis-server", "--rdbcompression no");
+    let (mut connection, mut seed) = (server.connect(), 1u64);
+    for n in 0..20_000 {
+        let mut word = || {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            format!("{:08x}", seed >> 32)
+        };
+        let value: String = (0..38).map(|_| word()).collect();
+        connection.command(&["SET", &format!("key:{n}"), &value]).unwrap();
+    }
     let home = tempfile::tempdir().unwrap();
     protect(home.path(), &format!("kind = \"redis\"\nurl = \"{}\"", server.url()));
     let share = |report: serde_json::Value| {
@@ -233,7 +241,6 @@ fn scattered_changes_of_small_keys_store_little_again() {
     };
     report(home.path(), &["backup"], 0);
     let unchanged = share(report(home.path(), &["backup"], 0));
-    let mut connection = server.connect();
     for n in (0..20_000).step_by(100) {
         connection.command(&["SETRANGE", &format!("key:{n}"), "20", "changed"]).unwrap();
     }
