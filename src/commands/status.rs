@@ -11,6 +11,7 @@ use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
 use crate::operations::measures::{self, Measures, Prediction};
+use crate::operations::reach::{self, LogEnd};
 use crate::operations::suspect::suspects;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
@@ -27,6 +28,10 @@ struct Row {
     seq: Option<u64>,
     commit: Option<Hash>,
     newest: Option<Timestamp>,
+    /// Of a source whose log is stored: where it ends that goes on from there.
+    log: Option<LogEnd>,
+    /// Up to when data can be brought back: the newest snapshot, or the end of its log.
+    recovery_point: Option<Timestamp>,
     verified: Option<Timestamp>,
     rpo_exposure_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
@@ -91,7 +96,10 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let drills = drill::reports(open, &source)?;
     let proofs = drill::proofs(open, &source, &drills)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
-    let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());
+    let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
+    let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
+    // An engine's clock that is a little ahead of ours makes nothing better than now.
+    let exposure = point.map(|point| open.now().duration_since(point).as_secs_f64().max(0.0));
     let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
     let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
     let identities = host_identity(config);
@@ -128,7 +136,12 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         Severity::Unproven,
         "no drill has proven a snapshot: run `blackstart drill`",
     );
-    note(late(exposure, rpo), Severity::Missed, "the newest snapshot is older than the RPO allows");
+    let older = if log.is_some() {
+        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+    } else {
+        "the newest snapshot is older than the RPO allows"
+    };
+    note(late(exposure, rpo), Severity::Missed, older);
     note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
     if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
         attention
@@ -143,6 +156,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         seq: newest.map(|(_, s)| s.seq),
         commit: newest.map(|(c, _)| c.hash),
         newest: newest.map(|(_, s)| s.data_time),
+        log,
+        recovery_point: point,
         verified: proven.map(|(_, s)| s.data_time),
         rpo_exposure_seconds: exposure,
         rpo_seconds: rpo,
@@ -203,7 +218,7 @@ fn cells(row: &Row, now: Timestamp) -> [String; 7] {
     [
         row.source.to_string(),
         row.host.clone().unwrap_or_else(|| "?".into()),
-        point(row.newest),
+        point(row.recovery_point),
         point(row.verified),
         against(row.rpo_exposure_seconds, row.rpo_seconds),
         rto(row),
