@@ -83,6 +83,13 @@ impl Seen {
     }
 }
 
+#[cfg(test)]
+impl Seen {
+    pub fn of_test(newest: Option<Newest>, log: Option<LogEnd>, looked: Timestamp) -> Seen {
+        Seen { newest, log, looked: Some(looked), ..Seen::default() }
+    }
+}
+
 /// Looks at `sources`; what has not changed since `before` is not read again.
 pub fn observe(
     open: &Open,

@@ -77,6 +77,7 @@ pub fn needs_snapshot(standing: &Standing, seen: Option<&Seen>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::observe::Newest;
     use super::*;
     use crate::operations::reach::LogEnd;
     use crate::repository::log::Position;
@@ -134,18 +135,13 @@ mod tests {
         let mut standing = Standing::default();
         take(&mut standing, 10, &[Event::Streaming { stretch: 2, timeline: 1, position: "0/1".into() }]);
         let log = |stretch| Some(LogEnd { stretch, timeline: 1, position: Position(1), until: at(0) });
-        let newest = Some(super::super::super::observe::Newest::of_test(at(5)));
-        let seen = |looked, stretch| Seen {
-            looked: Some(at(looked)),
-            newest: newest.clone(),
-            log: log(stretch),
-            ..Seen::default()
-        };
+        let newest = Some(Newest::of_test(at(5)));
+        let seen = |looked, stretch| Seen::of_test(newest.clone(), log(stretch), at(looked));
         assert!(!needs_snapshot(&standing, None));
         assert!(!needs_snapshot(&standing, Some(&seen(10, 1))), "it was looked at before the stretch began");
         assert!(needs_snapshot(&standing, Some(&seen(11, 1))));
         assert!(!needs_snapshot(&standing, Some(&seen(11, 2))));
         // The first backup comes by itself.
-        assert!(!needs_snapshot(&standing, Some(&Seen { newest: None, ..seen(11, 1) })));
+        assert!(!needs_snapshot(&standing, Some(&Seen::of_test(None, log(1), at(11)))));
     }
 }
