@@ -10,6 +10,7 @@ use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
+use crate::operations::drill::DrillReport;
 use crate::operations::measures::{self, Measures, Prediction};
 use crate::operations::reach::{self, LogEnd};
 use crate::operations::suspect::suspects;
@@ -127,15 +128,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         numbers(&suspect)
     );
     note(!suspect.is_empty(), Severity::Unproven, &suspected);
-    let failed = drills.iter().rfind(|r| r.r#type == "drill").filter(|last| !last.passed).map(|last| {
-        format!("the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`", last.seq)
-    });
-    note(failed.is_some(), Severity::Unproven, failed.as_deref().unwrap_or_default());
-    note(
-        newest.is_some() && proven.is_none() && failed.is_none(),
-        Severity::Unproven,
-        "no drill has proven a snapshot: run `blackstart drill`",
-    );
+    let unproven = newest.and_then(|_| unproven(&drills, proven.is_some(), &source));
+    note(unproven.is_some(), Severity::Unproven, unproven.as_deref().unwrap_or_default());
     let older = if log.is_some() {
         "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
     } else {
@@ -166,6 +160,18 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+/// What stands wrong with the proof of a source that has a snapshot.
+fn unproven(drills: &[DrillReport], proven: bool, source: &SourceName) -> Option<String> {
+    match drills.iter().rfind(|report| report.r#type == "drill") {
+        Some(last) if !last.passed => Some(format!(
+            "the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
+            last.seq
+        )),
+        _ if !proven => Some("no drill has proven a snapshot: run `blackstart drill`".into()),
+        _ => None,
+    }
 }
 
 fn restore_command(source: &SourceName, place: &Place, open: &Open) -> String {
