@@ -103,7 +103,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let exposure = point.map(|point| open.now().duration_since(point).as_secs_f64().max(0.0));
     let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
     let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
-    let bytes = newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
+    let bytes =
+        newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
     let measures = measures::measure(&drills, bytes, rto);
     let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
