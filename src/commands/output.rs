@@ -2,8 +2,6 @@
 
 use anyhow::Error;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -17,6 +15,7 @@ use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
 use crate::progress::Progress;
+pub use crate::time::local as time;
 
 /// Between two looks at how far an operation has come.
 const TICK: Duration = Duration::from_millis(120);
@@ -245,11 +244,6 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     let mut lines = vec![line(heading)];
     lines.extend(rows.iter().map(|row| line(std::array::from_fn(|i| row[i].as_str()))));
     lines.join("\n")
-}
-
-/// RFC 3339 in local time, without sub-seconds.
-pub fn time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// Bytes for people, in powers of 1000.

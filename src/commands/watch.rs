@@ -61,7 +61,9 @@ fn round(shell: &Shell, args: &Watch, bounds: &Bounds, seen: &mut Seen) -> Resul
     let open: &Open = &reader.open;
     // What this host itself has seen counts as seen before.
     let mut before = seen.clone();
-    open.remembered().into_iter().for_each(|(source, head)| drop(before.0.entry(source).or_insert(head)));
+    for (source, head) in open.remembered() {
+        before.0.entry(source).or_insert(head);
+    }
     let sights = watch::look(open, &before, bounds, &reader.expected())?;
     if sights.is_empty() {
         let help =

@@ -5,6 +5,7 @@
 
 mod fetch;
 mod plan;
+mod words;
 mod work;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,7 @@ use super::Open;
 use super::basis::index_store;
 use super::suspect::suspects;
 use crate::entry::Name;
-use crate::error::{Failure, Kind, help_of};
+use crate::error::{Failure, Kind};
 use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
@@ -26,11 +27,12 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
-use crate::storage;
 use crate::target::StagingTree;
+use crate::time;
 pub use fetch::OpenPack;
 pub use plan::PackWork;
 use plan::Plan;
+use words::{nothing_found, unfinished};
 
 /// What the kind of `snapshot` adds to a whole copy that is to be `to`.
 pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
@@ -172,30 +174,12 @@ pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()>
             snapshot.source
         ),
         format!(
-            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
-            snapshot.seq, snapshot.data_time, snapshot.seq
+            "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
+            snapshot.seq,
+            time::local(snapshot.data_time),
+            snapshot.seq
         ),
     ))
-}
-
-fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
-    let place = open.store.place();
-    let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
-        None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
-        Some(oldest) => format!(
-            "Nothing was changed. The oldest snapshot of {source} has data of {oldest:.0}; `snapshots {source}` lists all."
-        ),
-    };
-    if !whole.faults.is_empty() {
-        help.push_str(&format!(" {} commits do not verify; `verify` says why.", whole.faults.len()));
-    }
-    let what = match pick {
-        Pick::Latest => "no snapshot".to_owned(),
-        Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
-        Pick::At(time) => format!("no snapshot with data of {time:.0} or before"),
-        Pick::Seq(seq) => format!("no snapshot {seq}"),
-    };
-    Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
 }
 
 /// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
@@ -320,19 +304,6 @@ fn shares(times: &Stopwatch, wall: Duration) -> [f64; 4] {
         let seconds: f64 = phases.iter().filter(|p| p.name == name).map(|p| p.seconds).sum();
         if sum > 0.0 { wall.as_secs_f64() * seconds / sum } else { 0.0 }
     })
-}
-
-fn unfinished(error: anyhow::Error, snapshot: &Snapshot, request: &Request) -> anyhow::Error {
-    let what = format!("the restore is not finished, and nothing is at {} yet", request.to.display());
-    if help_of(&error).is_some() || error.chain().any(|cause| cause.is::<storage::Error>()) {
-        return error.context(format!("{what}; the same command again resumes it"));
-    }
-    let help = format!(
-        "What is written already waits beside it, and the same command again goes on from there. Where stored bytes are damaged that does not help: \
-         `blackstart verify {} --hashes` names the snapshots that are hurt; --snapshot N restores another, --path P what is whole in this one.",
-        snapshot.source
-    );
-    Failure::new(Kind::Failed, format!("{what}: {error:#}"), help)
 }
 
 /// What is to be written, once it is certain that it is there and has room.
