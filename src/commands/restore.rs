@@ -54,23 +54,11 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         Some(point) => (point.commit.clone(), point.snapshot.clone()),
         None => restore::find(open, &args.source, &wanted)?,
     };
-    if wanted == Pick::Latest {
-        say_suspects(shell, open, &snapshot)?;
+    if point.is_none() && matches!(wanted, Pick::Latest | Pick::At(_)) {
+        say_suspects(shell, open, &snapshot, &wanted)?;
     }
     if args.in_place && snapshot.kind != "files" {
-        let help = match snapshot.kind.as_str() {
-            "sqlite" => {
-                "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first."
-            }
-            "command" => {
-                "Nothing was changed. Restore beside it, and load it: --into does it where the source has `restore` programs."
-            }
-            postgres::LOGICAL => "Nothing was changed. Load it into a new database: --into postgres://user@host/NAME.",
-            _ => {
-                "Nothing was changed. Restore beside it, stop the server, and swap the directories; keep the old one until the new one has proven itself."
-            }
-        };
-        return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
+        return Err(not_in_place(&snapshot.kind));
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
@@ -107,6 +95,23 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
+}
+
+/// Databases have more to them than a rename.
+fn not_in_place(kind: &str) -> anyhow::Error {
+    let help = match kind {
+        "sqlite" => {
+            "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first."
+        }
+        "command" => {
+            "Nothing was changed. Restore beside it, and load it: --into does it where the source has `restore` programs."
+        }
+        postgres::LOGICAL => "Nothing was changed. Load it into a new database: --into postgres://user@host/NAME.",
+        _ => {
+            "Nothing was changed. Restore beside it, stop the server, and swap the directories; keep the old one until the new one has proven itself."
+        }
+    };
+    Failure::new(Kind::Usage, "a database is not replaced in place", help)
 }
 
 /// What a restore would do.
@@ -146,8 +151,8 @@ fn foretell(
 }
 
 /// The default passes over suspect snapshots, and never in silence.
-pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot) -> Result<()> {
-    let newer = restore::passed_over(open, &snapshot.source, snapshot.seq)?;
+pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    let newer = restore::passed_over(open, &snapshot.source, snapshot.seq, pick)?;
     if let Some(newest) = newer.last() {
         let what = if newer.len() == 1 { "the newer snapshot" } else { "the newer snapshots" };
         shell.warn(format!(

@@ -124,6 +124,7 @@ fn verify_source(
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
     let foreign = drill_faults(open, source, &mut faults, &mut covers)?;
     let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
+    covers.extend(log.covers);
     faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
     if !due && whole.commits.is_empty() && whole.faults.is_empty() && log.objects == 0 {
         return Err(series::unknown(&open.store, source));

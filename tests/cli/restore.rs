@@ -1,6 +1,6 @@
 //! Every way to say what to restore, and where.
 
-use crate::support::binary::{configure, expect, home};
+use crate::support::binary::{command, configure, expect, finish, home};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +43,10 @@ fn by_number_by_time_by_proof() {
     assert_eq!(port(&at.join("two")), "port = 2\n");
     let early = expect(at, &["restore", "app", "--at", "1999-12-31 23:59", "--to", "x"], 64);
     assert!(early.err.contains("The oldest snapshot of app has data of"), "{}", early.err);
+    // Times are told as `snapshots` tells them: in local time.
+    let mut there = command(at, &["restore", "app", "--at", "1999-12-31 23:59", "--to", "x"]);
+    let there = finish(&there.env("TZ", "Asia/Tokyo").output().unwrap());
+    assert!(there.err.contains("1999-12-31T23:59:00+09:00 or before"), "{}", there.err);
     expect(at, &["restore", "app", "--at", "yesterday", "--to", "x"], 64);
     expect(at, &["restore", "app", "--snapshot", "7", "--to", "x"], 64);
     expect(at, &["restore", "app", "--snapshot", "1", "--at", &times[1], "--to", "x"], 64);
@@ -54,6 +58,27 @@ fn by_number_by_time_by_proof() {
     expect(at, &["restore", "app", "--to", "newest"], 0);
     assert_eq!(port(&at.join("newest")), "port = 4\n");
     assert!(!at.join("x").exists() && !at.join("v").exists());
+}
+
+#[test]
+fn a_time_does_not_mean_a_snapshot_that_looks_wrong() {
+    let home = home();
+    let at = home.path();
+    for n in 0..200 {
+        fs::write(at.join(format!("app/{n}")), format!("file {n}")).unwrap();
+    }
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, "[[source]]\nname = \"app\"\nkind = \"files\"\npath = \"app\"\n");
+    expect(at, &["backup"], 0);
+    (1..200).for_each(|n| fs::remove_file(at.join(format!("app/{n}"))).unwrap());
+    expect(at, &["backup", "app"], 4);
+    for pick in
+        [&["restore", "app", "--to", "newest"][..], &["restore", "app", "--at", "2099-01-01 00:00", "--to", "timed"]]
+    {
+        let restored = expect(at, pick, 0);
+        assert!(restored.err.contains("LOOK WRONG"), "{}", restored.all());
+    }
+    assert!(at.join("newest/199").exists() && at.join("timed/199").exists());
 }
 
 #[test]

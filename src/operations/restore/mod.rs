@@ -4,8 +4,8 @@
 //! is visible under the final name before everything is.
 
 mod fetch;
+mod pick;
 mod plan;
-mod words;
 mod work;
 
 use anyhow::{Context, Result, ensure};
@@ -17,22 +17,20 @@ use std::time::{Duration, Instant};
 
 use super::Open;
 use super::basis::index_store;
-use super::suspect::suspects;
 use crate::entry::Name;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
-use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
+use crate::storage;
 use crate::target::StagingTree;
-use crate::time;
 pub use fetch::OpenPack;
+pub use pick::{Pick, find, nothing_newer_is_broken, passed_over};
 pub use plan::PackWork;
 use plan::Plan;
-use words::{nothing_found, unfinished};
 
 /// What the kind of `snapshot` adds to a whole copy that is to be `to`.
 pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
@@ -43,18 +41,6 @@ pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
             postgres::restored::recover(staged)
         }) as Finish
     })
-}
-
-/// Which snapshot to restore.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pick {
-    /// The newest complete one that is not suspect; if all are, the newest complete one.
-    Latest,
-    /// The newest that a drill has proven; the numbers are those that are.
-    LatestVerified(Vec<u64>),
-    /// The newest complete one whose data is not younger.
-    At(Timestamp),
-    Seq(u64),
 }
 
 #[derive(Clone)]
@@ -136,56 +122,6 @@ pub struct Forecast {
     pub bytes_to_fetch: u64,
     /// From measured drills of this source; absent where there is none.
     pub seconds: Option<f64>,
-}
-
-/// Finds the snapshot that `pick` means among those that verify.
-pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
-    let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
-    let suspects = suspects(&whole);
-    let found = match pick {
-        Pick::Latest => {
-            let mut newest = all.iter().rev().filter(|(_, s)| complete(s));
-            let good = newest.clone().find(|(_, s)| !suspects.contains(&s.seq));
-            good.or(newest.next()).or(all.last())
-        }
-        Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
-        Pick::At(time) => {
-            let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
-            until.clone().find(|(_, s)| complete(s)).or(until.next())
-        }
-        Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
-    };
-    let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
-    if *pick == Pick::Latest {
-        nothing_newer_is_broken(&whole, snapshot)?;
-    }
-    Ok(((*commit).clone(), (*snapshot).clone()))
-}
-
-/// An unsound head is never passed over in silence.
-pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()> {
-    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq) else { return Ok(()) };
-    Err(Failure::new(
-        Kind::CheckFailed,
-        format!(
-            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
-            snapshot.source
-        ),
-        format!(
-            "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
-            snapshot.seq,
-            time::local(snapshot.data_time),
-            snapshot.seq
-        ),
-    ))
-}
-
-/// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
-pub fn passed_over(open: &Open, source: &SourceName, seq: u64) -> Result<Vec<u64>> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    Ok(suspects(&whole).into_iter().filter(|suspect| *suspect > seq).collect())
 }
 
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.
@@ -304,6 +240,25 @@ fn shares(times: &Stopwatch, wall: Duration) -> [f64; 4] {
         let seconds: f64 = phases.iter().filter(|p| p.name == name).map(|p| p.seconds).sum();
         if sum > 0.0 { wall.as_secs_f64() * seconds / sum } else { 0.0 }
     })
+}
+
+fn unfinished(error: anyhow::Error, snapshot: &Snapshot, request: &Request) -> anyhow::Error {
+    let what = format!("the restore is not finished, and nothing is at {} yet", request.to.display());
+    if kind_of(&error) == Kind::WrongKey {
+        return error.context(what);
+    }
+    // What is missing in the store is missing the next time, too.
+    let passing = |e: &storage::Error| e.kind != storage::Kind::NotFound;
+    let of_store = error.chain().any(|cause| cause.downcast_ref().is_some_and(passing));
+    if help_of(&error).is_some() || of_store {
+        return error.context(format!("{what}; the same command again resumes it"));
+    }
+    let help = format!(
+        "What is written already waits beside it, and the same command again goes on from there. Where stored bytes are damaged that does not help: \
+         `blackstart verify {} --hashes` names the snapshots that are hurt; --snapshot N restores another, --path P what is whole in this one.",
+        snapshot.source
+    );
+    Failure::new(Kind::Failed, format!("{what}: {error:#}"), help)
 }
 
 /// What is to be written, once it is certain that it is there and has room.
