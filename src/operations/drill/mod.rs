@@ -4,6 +4,7 @@
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
 mod cold;
+mod key;
 mod levels;
 mod point;
 mod proofs;
@@ -23,13 +24,13 @@ use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
-use crate::repository::keys::KeyFile;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::Settings;
 use crate::storage;
 pub use evidence::{DrillReport, Level};
+pub use key::signer;
 pub use point::{Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
@@ -208,7 +209,7 @@ impl Drilled {
                 self.checks.push(Check::compare("restore", "done", "done"));
                 Ok(())
             }
-            Err(e) if of_the_environment(&e) || of_another_key(open, snapshot, &e) => Err(e),
+            Err(e) if of_the_environment(&e) || key::is_another(open, snapshot, &e) => Err(e),
             Err(e) => {
                 self.checks.push(Check::compare("restore", "done", format!("{e:#}")));
                 Ok(())
@@ -383,22 +384,4 @@ pub fn of_the_environment(error: &anyhow::Error) -> bool {
                     matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
                 })
         })
-}
-
-/// Whether the key, which opens what is stored now, does not open a snapshot of other recipients. In one of its own epoch that is damage.
-fn of_another_key(open: &Open, snapshot: &Snapshot, error: &anyhow::Error) -> bool {
-    kind_of(error) == Kind::WrongKey && snapshot.epoch != open.trust.epoch
-}
-
-/// That the key file can drill `sources`: it opens what is stored now, and signs reports that readers will count. A drill with another key
-/// would find every backup bad.
-pub fn signer<'a>(open: &Open, keys: &'a KeyFile, sources: &[SourceName]) -> Result<&'a SigningKey> {
-    let signing = keys.signing.as_ref().ok_or_else(|| {
-        let help =
-            "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
-        Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
-    })?;
-    open.trust.require_reader(&keys.identities)?;
-    evidence::require_trusted(open, &signing.public(), sources, open.now())?;
-    Ok(signing)
 }
