@@ -15,6 +15,7 @@ use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
 use crate::progress::Progress;
+pub use crate::size::in_words as size;
 pub use crate::time::local as time;
 
 /// Between two looks at how far an operation has come.
@@ -244,20 +245,6 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     let mut lines = vec![line(heading)];
     lines.extend(rows.iter().map(|row| line(std::array::from_fn(|i| row[i].as_str()))));
     lines.join("\n")
-}
-
-/// Bytes for people, in powers of 1000.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    while value >= 999.5
-        && let Some(larger) = units.next()
-    {
-        value /= 1000.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }
 
 /// `1 snapshot`, `2 snapshots`.
