@@ -260,10 +260,8 @@ impl Agent {
             Signal::Observed(result) => {
                 self.observing = false;
                 self.observed.get_or_insert_with(Instant::now);
-                self.repository = result.map(|seen| {
-                    self.shared.set_ready();
-                    self.seen.extend(seen);
-                });
+                self.shared.set_ready(result.is_ok());
+                self.repository = result.map(|seen| self.seen.extend(seen));
                 if let Err(error) = &self.repository {
                     tracing::error!(error, "the repository cannot be read");
                 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::observe::Seen;
 use super::receivers::Standing;
 use crate::job::{Job, Task};
-use crate::notify::{Problem, Severity};
+use crate::notify::{Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
@@ -76,7 +76,7 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(why) = view.repository {
         let detail = format!("No backup can be made and none be read from here until it is back: {why}");
-        found.push(problem("repository", Severity::Critical, None, "the repository cannot be reached".into(), detail));
+        found.push(problem(REPOSITORY, Severity::Critical, None, "the repository cannot be reached".into(), detail));
     }
     if let Some(why) = view.configuration {
         let detail = format!("The agent goes on with the configuration it has. Correct the file: {why}");

@@ -55,7 +55,7 @@ pub struct Report {
     /// 2026, 2026-Q4 or 2026-11
     #[arg(long, value_name = "PERIOD")]
     pub period: Option<Period>,
-    /// With --period: md or json
+    /// With --period
     #[arg(long, value_enum, default_value = "md")]
     pub form: Form,
     #[command(flatten)]

@@ -73,6 +73,10 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
         });
         Ok(answer.passed)
     })?;
+    if args.check.is_some() && !asked.is_empty() && asked.iter().all(|one| one.answer.starts_with("error: ")) {
+        let help = "Nothing is said of the snapshots: the SQL failed on the newest and on the oldest. Correct it, and ask again.";
+        return Err(Failure::new(Kind::Usage, format!("the check could not be asked: {}", asked[0].answer), help));
+    }
     let good = found.map(|n| points[n].1);
     let bad = points.get(found.map_or(0, |n| n + 1)).map(|(_, s)| *s);
     let place = |s: Option<&Snapshot>| s.map(|s| json!({"seq": s.seq, "data_time": s.data_time}));

@@ -62,6 +62,9 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
         shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED", "KEPT AS"], &cells));
     }
+    if rows.iter().any(|row| row.bytes.is_none()) {
+        shell.say("note: a size of ? is sealed to another host key than the one here; the snapshots are as good as the others.");
+    }
     let mut windows = Vec::new();
     for source in &sources {
         let found = recoverable(&reader.open, source)?;

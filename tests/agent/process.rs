@@ -112,6 +112,9 @@ fn a_repository_that_goes_away_is_told_once_and_again_when_it_is_back() {
     server.wait("a failure ping", |g| g.path.starts_with("/ping/fail?rid="));
     assert_eq!(daemon.metric("blackstart_repository_up{}"), 0.0);
     assert_eq!(daemon.get("/health/live").0, 200, "a bucket that is gone is no reason to restart");
+    assert_eq!(daemon.get("/health/ready").0, 503, "it can do no work");
+    let well = |g: &super::listener::Got| g.body["phase"] == "recovered";
+    assert!(!server.got().iter().any(well), "nothing is well while the repository is gone");
     fs::rename(at.join("gone"), at.join("repo")).unwrap();
     server.wait("the recovery", gone("recovered"));
     server.wait("the RPO again", |g| g.body["key"] == "etc/rpo" && g.body["phase"] == "recovered");

@@ -137,6 +137,16 @@ fn a_round_trip_stores_changed_vectors_only() {
     let drill = report(home.path(), &["drill"], 0);
     let names: Vec<&str> = drill["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
     assert!(names.iter().any(|n| n.contains("alpha opened again 1.5.9: by id")), "{names:?}");
+    // Without the engine the drill does not claim it.
+    let path = home.path().join("blackstart.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace("/bin/python\"", "/bin/no-python\"")).unwrap();
+    let without = expect(home.path(), &["drill"], 0).out;
+    assert!(
+        without.contains("(not run: chromadb itself)") && without.contains("  not run chromadb itself: "),
+        "{without}"
+    );
+    assert!(!without.contains("ok      chromadb itself"), "{without}");
     expect(home.path(), &["restore", "store", "--to", "back"], 0);
     let by_hand = recover(home.path(), "by-hand");
     for path in [home.path().join("back"), by_hand] {
