@@ -272,6 +272,7 @@ impl Run<'_> {
         reader.shortcuts = basis.shortcuts;
         if reader.shortcuts.is_some() {
             reader.reread = layers::to_read_again(basis, target)?;
+            reader.may_refer_to = Some(Box::new(|pack| basis.usable(pack)));
         }
         reader.load_chunks = Box::new(|| layers::load_chunks(self.shared.chunks, basis, target));
         reader.on_batch = Box::new(|| table.note(done));
