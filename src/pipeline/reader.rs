@@ -41,8 +41,10 @@ pub struct Reader<'a> {
     pub shortcuts: Option<Timestamp>,
     /// Files to read in any case: their extents lie in packs that must not be referred to.
     pub reread: HashSet<Name>,
-    /// Whether pages of the basis that lie in this pack may be taken over unread.
-    pub may_refer_to: Option<Box<dyn Fn(u64) -> bool + 'a>>,
+    /// … and of these, those of which it will not do to read changes only.
+    pub read_whole: HashSet<Name>,
+    /// Whether pages of the basis that nobody reads again may stay in this pack.
+    pub may_stay: Option<Box<dyn Fn(u64) -> bool + 'a>>,
     pub cutter: Cutter,
     /// Called before the first streamed file is read.
     pub load_chunks: Box<dyn FnMut() -> Result<()> + 'a>,
@@ -67,7 +69,8 @@ impl<'a> Reader<'a> {
             basis,
             shortcuts: None,
             reread: HashSet::new(),
-            may_refer_to: None,
+            read_whole: HashSet::new(),
+            may_stay: None,
             cutter,
             load_chunks: Box::new(|| Ok(())),
             on_batch: Box::new(|| Ok(())),
@@ -115,10 +118,10 @@ impl<'a> Reader<'a> {
     fn run_as_they_come(&mut self, source: &mut dyn Source) -> Result<Finished> {
         self.table = self.basis.take().map(BasisTable::load).transpose()?;
         if let (Some(table), Some(_)) = (&self.table, self.shortcuts) {
-            let reread = &self.reread;
+            let whole = &self.read_whole;
             source.lean_on(&|each| {
                 table.each_entry(&mut |entry| {
-                    let is_there = entry.kind == EntryKind::File && !reread.contains(&entry.path);
+                    let is_there = entry.kind == EntryKind::File && !whole.contains(&entry.path);
                     if is_there { each(entry) } else { Ok(()) }
                 })
             })?;
@@ -279,7 +282,7 @@ impl<'a> Reader<'a> {
         let nth = |position: u64| ((position - basis.at) / page) as usize;
         for known in &basis.pages[nth(at.start)..nth(at.end)] {
             let (extent, _) = known.as_ref().with_context(bug)?;
-            let may = self.may_refer_to.as_ref().is_some_and(|may| may(extent.pack));
+            let may = self.may_stay.as_ref().is_some_and(|may| may(extent.pack));
             anyhow::ensure!(may, "the source passes over pages of {path} that must be stored again (this is a bug)");
             *self.tally.live.entry(extent.pack).or_default() += page;
         }

@@ -214,7 +214,7 @@ fn a_path_that_comes_twice_ends_the_run() {
 fn pages_that_are_passed_over_are_those_of_the_basis() {
     let world = World::local();
     let mut files: BTreeMap<String, Vec<u8>> =
-        [("", 0), ("a", 9000), ("b", 300), ("c", 200), ("d", 4100), ("e.log", 20)]
+        [("", 0), ("a", 4500), ("b", 300), ("c", 200), ("d", 150), ("e.log", 20)]
             .map(|(path, pages)| (path.to_owned(), noise(pages + 1, pages as usize * PAGE)))
             .into();
     let run = |files: &BTreeMap<String, Vec<u8>>, before: &BTreeMap<String, Vec<u8>>, is_careless| {
@@ -232,7 +232,7 @@ fn pages_that_are_passed_over_are_those_of_the_basis() {
     for round in 0..4 {
         let before = files.clone();
         let file = |files: &mut BTreeMap<String, Vec<u8>>, path: &str| std::mem::take(files.get_mut(path).unwrap());
-        for (path, pages) in [("a", [0, 4095, 4096, 8999]), ("d", [round, 7, 8, 9])] {
+        for (path, pages) in [("a", [0, 4095, 4096, 4499]), ("d", [round, 7, 8, 9])] {
             let mut bytes = file(&mut files, path);
             pages.iter().for_each(|n| bytes[n * PAGE + 5] ^= 0x5a);
             files.insert(path.to_owned(), bytes);
