@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
         let span = (SEGMENT_PAGES * page) as u64;
         let mut at = 0u64;
         loop {
-            if at % span == 0 {
+            if at.is_multiple_of(span) {
                 basis.pass_to(at, || self.basis_segment())?;
             }
             self.room(page.max(BATCH_BYTES / 8))?;
@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
                     );
                     self.progress.add(len);
                     while at < end {
-                        if at % span == 0 {
+                        if at.is_multiple_of(span) {
                             basis.pass_to(at, || self.basis_segment())?;
                         }
                         let to = end.min(at - at % span + span);

@@ -120,8 +120,10 @@ mod tests {
         bytes
     }
 
+    type Pieces = Vec<(Piece, Vec<u8>)>;
+
     /// The whole of a file that has 8 blocks in the basis.
-    fn read(file: &[u8]) -> Result<(u64, Vec<(Piece, Vec<u8>)>)> {
+    fn read(file: &[u8]) -> Result<(u64, Pieces)> {
         let mut left = file;
         let mut fill = |buffer: &mut [u8]| {
             ensure!(buffer.len() <= left.len(), "cut short");
