@@ -45,7 +45,7 @@ fn copy_all(source: &mut dyn Source, to: &Path) -> anyhow::Result<Finished> {
                         Piece::Hole(n) => drop(file.seek(SeekFrom::Current(n.cast_signed())).unwrap()),
                         Piece::End => break false,
                         Piece::StreamEnd => break true,
-                        Piece::Lost => panic!("lost {:?}", entry.path),
+                        Piece::Lost | Piece::Same(_) => panic!("lost {:?}", entry.path),
                     }
                 };
                 assert!(stream || file.metadata().unwrap().len() == entry.size, "{:?}", entry.path);

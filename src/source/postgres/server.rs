@@ -41,6 +41,12 @@ pub struct Facts {
     pub config_missing: Option<String>,
     /// How the files were read: `stream` or `files`.
     pub transport: String,
+    /// When the server was started, in seconds since 1970.
+    pub server_started: Option<String>,
+    /// Of relations that the basis has, only what changed from this LSN on was read; absent if all was.
+    pub changes_since: Option<String>,
+    /// Why all was read, where changes would have done.
+    pub read_whole: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +97,7 @@ impl Facts {
 
     fn ask_sql(&mut self, sql: &mut Client) -> Result<()> {
         self.is_standby = sql.value("select pg_is_in_recovery()")?.as_deref() == Some("t");
+        self.server_started = sql.value("select extract(epoch from pg_postmaster_start_time())")?;
         self.superuser = sql.value(
             "select rolname from pg_roles where rolsuper and rolcanlogin order by rolname <> 'postgres', oid limit 1",
         )?;

@@ -226,7 +226,7 @@ impl Logical {
 }
 
 /// The programs that dump a server of this version: never older than it.
-fn programs_for(bin: Option<&Path>, server: u32) -> Result<Programs> {
+pub(super) fn programs_for(bin: Option<&Path>, server: u32) -> Result<Programs> {
     let needed = ["pg_dump", "pg_dumpall"];
     if let Some(programs) = Programs::find(bin, &needed, server) {
         return Ok(programs);
