@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::get::Files;
-use super::has_timeline;
+use super::goes_on_from;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::restore::Finish;
@@ -26,6 +26,7 @@ use crate::repository::snapshot::{Commit, LogRange, Snapshot};
 use crate::source::postgres::wal::events::{Follower, Happened, What};
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::{self, wal::Lsn};
+use crate::source::redis;
 
 /// Where to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,22 +115,26 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
             from: first.finished,
             until: window.until,
             timeline: window.to.0,
-            position: Lsn(window.to.1.0).to_string(),
+            position: shown(&first.kind, window.to.1.0),
         });
     }
     Ok(found)
 }
 
+/// A position as the engine of this kind writes it.
+pub fn shown(kind: &str, position: u64) -> String {
+    if kind == redis::KIND { position.to_string() } else { Lsn(position).to_string() }
+}
+
 /// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
 /// so a snapshot belongs to the window that was the newest when it was taken.
-fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+pub(super) fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+    if range.id.is_some() {
+        return goes_on_from(log, window, range);
+    }
     let before = window.first > 0 && started < log.stretches[window.first].line.started;
     let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
-    !before
-        && !after
-        && has_timeline(log, window, range.timeline)
-        && window.from.1 <= range.end
-        && (range.end <= window.to.1 || range.timeline < window.to.0)
+    !before && !after && goes_on_from(log, window, range)
 }
 
 /// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.

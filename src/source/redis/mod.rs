@@ -26,6 +26,7 @@ pub mod engine;
 pub mod proof;
 pub mod rdb;
 mod refusal;
+pub mod replication;
 mod saved;
 pub mod server;
 mod stream;
@@ -38,6 +39,8 @@ use connection::Connection;
 use server::{Facts, Flavour, Info};
 use stream::RdbStream;
 
+/// What `kind` is in the configuration and in commits.
+pub const KIND: &str = "redis";
 /// The file that every snapshot has.
 pub const DUMP: &str = "dump.rdb";
 
@@ -214,7 +217,7 @@ impl Redis {
 
 impl Source for Redis {
     fn kind(&self) -> &'static str {
-        "redis"
+        KIND
     }
 
     fn root(&self) -> String {
@@ -303,7 +306,13 @@ impl Source for Redis {
             by: begun.by.to_owned(),
             rdb,
         };
-        Ok(Finished { data_time, skipped: Vec::new(), facts: serde_json::to_value(facts)? })
+        let place = facts.rdb.place().map(|(id, offset)| (id.to_owned(), offset));
+        let mut facts = serde_json::to_value(facts)?;
+        if let Some((id, offset)) = place {
+            let at = format!("{offset:016x}");
+            facts["log"] = serde_json::json!({"timeline": 1, "id": id, "start": at, "end": at});
+        }
+        Ok(Finished { data_time, skipped: Vec::new(), facts })
     }
 }
 
