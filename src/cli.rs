@@ -57,7 +57,8 @@ pub enum Verb {
     Notify(Notify),
     Health(Health),
     Timeline(wal::Timeline),
-    WalReceive(wal::WalReceive),
+    #[command(alias = "wal-receive")]
+    Receive(wal::Receive),
     WalPush(wal::WalPush),
     WalGet(wal::WalGet),
     Report(Report),
@@ -85,7 +86,7 @@ impl Verb {
             Verb::Notify(_) => "notify",
             Verb::Health(_) => "health",
             Verb::Timeline(_) => "timeline",
-            Verb::WalReceive(_) => "wal-receive",
+            Verb::Receive(_) => "receive",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
             Verb::Report(_) => "report",

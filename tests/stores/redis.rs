@@ -66,6 +66,13 @@ impl Server {
         server
     }
 
+    /// Kills it; what it had on disk stays.
+    pub fn kill(self) -> tempfile::TempDir {
+        let Server { directory, _process } = self;
+        drop(_process);
+        directory
+    }
+
     pub fn url(&self) -> String {
         format!("unix://{}/s", self.directory.path().display())
     }
@@ -85,7 +92,7 @@ impl Server {
 }
 
 /// Every type in several shapes, in several databases.
-fn fill(server: &Server) {
+pub fn fill(server: &Server) {
     let mut c = server.connect();
     let mut run = |words: &[&str]| drop(c.command(words).unwrap());
     let long = "compressible ".repeat(2000);

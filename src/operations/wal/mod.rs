@@ -12,8 +12,8 @@ pub mod timeline;
 
 use anyhow::{Context, Result};
 
-use crate::repository::agefile::Identity;
 use crate::report::Outcome;
+use crate::repository::agefile::Identity;
 use crate::repository::log::{Log, SealedStretch, Stretch, Window};
 use crate::repository::series::Whole;
 use crate::repository::snapshot::LogRange;
@@ -51,7 +51,8 @@ pub fn base(log: &Log, whole: &Whole) -> Option<u64> {
     let complete = whole.snapshots().map(|(_, s)| s).filter(|s| s.outcome == Outcome::Complete);
     let ranges = complete.filter_map(|s| s.log.as_ref());
     let within = |range: &&LogRange| {
-        let holds = |(s, end): &(&Stretch, u64)| s.line.id == range.id && (s.line.start.0..=*end).contains(&range.end.0);
+        let holds =
+            |(s, end): &(&Stretch, u64)| s.line.id == range.id && (s.line.start.0..=*end).contains(&range.end.0);
         spans.iter().any(holds)
     };
     ranges.filter(within).map(|range| range.end.0).min()

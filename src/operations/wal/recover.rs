@@ -89,6 +89,7 @@ pub struct Prepared {
 #[derive(Debug, Clone, Serialize)]
 pub struct Recoverable {
     pub source: SourceName,
+    pub kind: String,
     /// The first snapshot, and when it was complete.
     pub snapshot: u64,
     pub from: Timestamp,
@@ -96,6 +97,16 @@ pub struct Recoverable {
     pub until: Timestamp,
     pub timeline: u32,
     pub position: String,
+}
+
+impl Recoverable {
+    /// Where the log ends, for people.
+    pub fn place(&self) -> String {
+        match self.kind.as_str() {
+            redis::KIND => format!("offset {}", self.position),
+            _ => format!("{}, timeline {}", self.position, self.timeline),
+        }
+    }
 }
 
 /// The windows of time that snapshots and log give together, the oldest first.
@@ -111,6 +122,7 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
         let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
         found.push(Recoverable {
             source: source.clone(),
+            kind: first.kind.clone(),
             snapshot: first.seq,
             from: first.finished,
             until: window.until,
@@ -189,11 +201,18 @@ pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
     Ok(newest_end(open, source)?.is_some())
 }
 
-/// Where the newest complete snapshot ends in the log: timeline and position.
-pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<(u32, u64)>> {
+/// Of what kind the newest complete snapshot is.
+pub fn kind(open: &Open, source: &SourceName) -> Result<Option<String>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let mut kinds = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).map(|(_, s)| s.kind.clone());
+    Ok(kinds.next_back())
+}
+
+/// Where the newest complete snapshot that has a place in the log ends in it.
+pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<LogRange>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let mut ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
-    Ok(ends.next_back().map(|range| (range.timeline, range.end.0)))
+    Ok(ends.next_back())
 }
 
 /// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
@@ -244,7 +263,7 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&C
     if windows.is_empty() {
         let points: Vec<String> = all.iter().rev().take(5).map(|(_, s)| format!("{:.0}", s.data_time)).collect();
         help.push_str(&format!(
-            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `wal-receive` stores the log.",
+            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `receive` stores the log.",
             if points.is_empty() { "there is none".to_owned() } else { points.join(", ") }
         ));
     }

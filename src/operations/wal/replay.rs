@@ -64,16 +64,23 @@ pub struct Replayed {
 }
 
 /// Finds the newest snapshot from which the target can be reached, and the way.
-pub fn route(open: &Open, identities: &[Identity], source: &SourceName, aim: &Aim) -> Result<(Commit, Snapshot, Route)> {
+pub fn route(
+    open: &Open,
+    identities: &[Identity],
+    source: &SourceName,
+    aim: &Aim,
+) -> Result<(Commit, Snapshot, Route)> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let log = Log::list(&open.store, &open.trust, source)?;
     let windows = log.windows(&open.store, &open.trust)?;
     let mut found: Option<(Timestamp, &Commit, &Snapshot)> = None;
     let complete = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete && s.log.is_some());
     for (commit, snapshot) in complete {
-        let window = windows.iter().find(|w| snapshot.log.as_ref().is_some_and(|r| holds(&log, w, r, snapshot.started)));
+        let window =
+            windows.iter().find(|w| snapshot.log.as_ref().is_some_and(|r| holds(&log, w, r, snapshot.started)));
         let until = window.map_or(snapshot.data_time, |w| w.until);
-        if leads_there(open, identities, &log, (snapshot, window), aim)? && found.as_ref().is_none_or(|f| until >= f.0) {
+        if leads_there(open, identities, &log, (snapshot, window), aim)? && found.as_ref().is_none_or(|f| until >= f.0)
+        {
             found = Some((until, commit, snapshot));
         }
     }

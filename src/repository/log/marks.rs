@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn marks_come_back_and_stock_zstd_passes_over_them() {
-        let marks = [mark(1000, 1_763_000_000_000), mark(1000, 1_763_000_000_100), mark(5_000_000_000, 1_763_000_009_000)];
+        let marks =
+            [mark(1000, 1_763_000_000_000), mark(1000, 1_763_000_000_100), mark(5_000_000_000, 1_763_000_009_000)];
         let behind = frame(990, &marks).unwrap();
         assert_eq!(parse(990, &behind).unwrap(), marks);
         assert_eq!(behind.len(), 8 + (1 + 6) + (1 + 1) + (5 + 2));

@@ -207,7 +207,8 @@ impl<'a> Writer<'a> {
         let check = self.sealed.check(bytes)?;
         let line = self.line(self.head.end, end, self.head.hash, &check, time);
         let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, self.head.end, None);
-        let hash = self.put(key, line, (bytes, marks))?.ok_or_else(|| taken(&self.source, "wrote the next piece of"))?;
+        let hash =
+            self.put(key, line, (bytes, marks))?.ok_or_else(|| taken(&self.source, "wrote the next piece of"))?;
         let (start, previous, marks) = (self.head.end, self.head.hash, marks.to_vec());
         let part = Part { start, end, level: 0, previous, last: hash, pieces: 1, check, time, marks };
         // What is in hand must reach back without a gap.

@@ -36,6 +36,7 @@ pub use refusal::RIGHTS;
 
 use address::Address;
 use connection::Connection;
+use replication::Place;
 use server::{Facts, Flavour, Info};
 use stream::RdbStream;
 
@@ -57,6 +58,9 @@ pub struct Options {
     pub file: Option<PathBuf>,
     /// The server program that drills start; otherwise one of the right kind is looked for.
     pub server: Option<PathBuf>,
+    /// What `receive` has received is stored after this long at the latest; a second unless given.
+    #[serde(default, deserialize_with = "crate::time::optional_length")]
+    pub seal_every: Option<SignedDuration>,
 }
 
 impl Options {
@@ -128,6 +132,12 @@ impl Redis {
             file: None,
             begun: None,
         })
+    }
+
+    /// Where the server is, for following its replication stream.
+    pub fn place(&self) -> Place {
+        let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
+        Place { address: self.address.clone(), roots, from_replica: self.options.from_replica }
     }
 
     /// Connects, once, and refuses a server that is not fit.

@@ -18,6 +18,7 @@ use super::address::{Address, Endpoint};
 use super::connection::{Connection, Reply};
 use super::engine::{self, Program};
 use super::rdb::{self, Key, Summary, Tap};
+use super::replication::aof::Written;
 use super::server::{Facts, Info};
 use super::{DUMP, Options};
 use crate::child::{Child, Spec};
@@ -115,6 +116,37 @@ pub fn advice(facts: &serde_json::Value) -> Vec<String> {
         lines.push(format!("The server needs `databases {}` or more.", most + 1));
     }
     lines
+}
+
+/// What to do with a data set that was restored with the log after it.
+pub fn advice_with_log(facts: &serde_json::Value) -> Vec<String> {
+    let Ok(facts) = Facts::deserialize(facts) else { return Vec::new() };
+    vec![format!(
+        "Give the files to the server's user and start {} {} or newer with `dir` set to the directory, `appendonly yes` and `aof-load-truncated no`:          it replays them by itself. With `appendonly no` it would start empty.",
+        facts.flavour, facts.version
+    )]
+}
+
+/// Starts a server on a copy whose append-only file has the stored log, and holds it against that. `Kind::Environment`: no server here can load it.
+pub fn replayed(copy: &Path, facts: &serde_json::Value, options: &Options, written: &Written) -> Result<Vec<Check>> {
+    let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;
+    let program = engine::find(options.server.as_deref(), facts.flavour, &facts.rdb)?;
+    let mut summary = facts.rdb.clone();
+    summary.size += written.bytes;
+    summary.databases.entry(written.databases_max).or_default();
+    let manifest = manifest(copy).context("the copy has no append-only file")?;
+    let server = match Running::start(&program, copy, &summary, Some(&manifest)) {
+        Ok(server) => server,
+        Err(e) => return Ok(vec![Check::compare("server with the log", "replays it", format!("{e:#}"))]),
+    };
+    let info = Info::ask(&mut server.connect()?)?;
+    server.stop()?;
+    // A command that a server refuses while it replays shows nowhere but here: its data is not what it was then.
+    let refused = info.number("total_error_replies").context("the server does not tell its errors")?;
+    Ok(vec![
+        Check::compare("server with the log", "replays it", "replays it"),
+        Check::compare(format!("of {} commands in the log, refused", written.commands), 0, refused),
+    ])
 }
 
 fn checksum(found: &Result<Summary>) -> Check {
@@ -350,6 +382,8 @@ impl Running {
         if let Some((directory, file)) = manifest.and_then(|m| Some((m.parent()?, m.file_stem()?))) {
             set("appenddirname", &directory);
             set("appendfilename", &file);
+            // What was written here is whole: a server that has to cut it says so.
+            set("aof-load-truncated", &"no");
         }
         let log = directory.path().join("log");
         set("logfile", &log);

@@ -68,12 +68,7 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
 
 /// Follows the stream from the writer's head on, having compared what the server still has of what is stored before it. Gives the ID that the
 /// history has now, and what has come after the head. `None`: the server refuses.
-fn take_up(
-    task: &Task,
-    server: &Stream,
-    writer: &mut Writer,
-    id: &str,
-) -> Result<Option<(String, Replica, Vec<u8>)>> {
+fn take_up(task: &Task, server: &Stream, writer: &mut Writer, id: &str) -> Result<Option<(String, Replica, Vec<u8>)>> {
     let head = writer.head().end;
     let (mut now, mut from) = (id.to_owned(), writer.show_from_at_least(server.backlog.unwrap_or(head)));
     for _ in 0..TRIES {

@@ -178,7 +178,10 @@ mod tests {
         assert!(pending.oldest_data.is_some() && pending.unsafe_since.is_some());
         let second = Duration::from_secs(1);
         assert!(pending.due_in(Duration::ZERO, second, 1000).unwrap().is_zero());
-        assert!(pending.due_in(second, second, 10).unwrap().is_zero() && !pending.due_in(second, second, 1000).unwrap().is_zero());
+        assert!(
+            pending.due_in(second, second, 10).unwrap().is_zero()
+                && !pending.due_in(second, second, 1000).unwrap().is_zero()
+        );
         pending.send(1000, at(1));
         assert!(pending.due_in(second, second, 10).is_none() && pending.unsafe_since.is_some());
         pending.come_back();

@@ -217,14 +217,20 @@ mod tests {
         let directory = copy.path().join("appendonlydir");
         assert_eq!(fs::read(directory.join("appendonly.aof.1.base.rdb")).unwrap(), b"the base");
         let manifest = fs::read_to_string(directory.join("appendonly.aof.manifest")).unwrap();
-        assert_eq!(manifest, "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n");
+        assert_eq!(
+            manifest,
+            "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n"
+        );
         (fs::read_to_string(directory.join("appendonly.aof.1.incr.aof")).unwrap(), written)
     }
 
     #[test]
     fn the_file_ends_after_a_whole_transaction_and_has_no_talk() {
-        let (select, ping, set) =
-            ("*2\r\n$6\r\nSELECT\r\n$2\r\n11\r\n", "*1\r\n$4\r\nPING\r\n", "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$4\r\nPING\r\n");
+        let (select, ping, set) = (
+            "*2\r\n$6\r\nSELECT\r\n$2\r\n11\r\n",
+            "*1\r\n$4\r\nPING\r\n",
+            "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$4\r\nPING\r\n",
+        );
         let (multi, exec) = ("*1\r\n$5\r\nMULTI\r\n", "*1\r\n$4\r\nEXEC\r\n");
         let ask = "*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
         let stream = [ping, select, set, ask, "\n", multi, set, set, exec, ping].concat();

@@ -268,7 +268,9 @@ mod tests {
 
     #[test]
     fn what_is_no_stream_is_refused() {
-        for bad in [&b"+OK\r\n"[..], b"SET a b\r\n", b"*1\r\n+PING\r\n", b"*1\r\n$4\r\nPINGS\r\n", b"*0\r\n", b"*-1\r\n"] {
+        for bad in
+            [&b"+OK\r\n"[..], b"SET a b\r\n", b"*1\r\n+PING\r\n", b"*1\r\n$4\r\nPINGS\r\n", b"*0\r\n", b"*-1\r\n"]
+        {
             assert!(ends(&[bad]).is_err(), "{}", String::from_utf8_lossy(bad));
         }
         assert!(ends(&[&[b'*'; 100]]).is_err());

@@ -83,7 +83,9 @@ impl Stream {
             _ => return Some(format!("its replication ID is {}, which does not follow {id}", self.id)),
         };
         if position > reaches {
-            return Some(format!("it has that history up to offset {reaches} only, and {position} is stored: it lost what came after"));
+            return Some(format!(
+                "it has that history up to offset {reaches} only, and {position} is stored: it lost what came after"
+            ));
         }
         match self.backlog {
             None => Some("it has kept no backlog: it had no replica for a while, or was restarted".into()),
@@ -221,7 +223,9 @@ mod tests {
         let lacks = |id: &str, at| stream.lacks(id, at).unwrap_or_default();
         assert_eq!((lacks("aaa", 100), lacks("aaa", 500), lacks("bbb", 300)), Default::default());
         assert!(lacks("aaa", 99).contains("backlog begins") && lacks("aaa", 501).contains("lost what came after"));
-        assert!(lacks("bbb", 301).contains("lost what came after") && lacks("ccc", 200).contains("does not follow ccc"));
+        assert!(
+            lacks("bbb", 301).contains("lost what came after") && lacks("ccc", 200).contains("does not follow ccc")
+        );
         let fresh = Stream::parse(&Info::parse(
             "valkey_version:8.1.0\r\nmaster_replid:aaa\r\nmaster_replid2:000\r\nmaster_repl_offset:0\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n",
         ))
