@@ -260,6 +260,11 @@ fn tls_and_a_user_with_no_right_but_to_replicate() {
     protect(home.path(), &config("backup", "password", "ca.pem"));
     let done = report(home.path(), &["backup"], 0);
     assert_eq!(done["facts"]["rdb"]["databases"]["0"]["keys"], 1, "{done}");
+    // The same rights are enough for following its stream.
+    let follow = || crate::support::binary::expect(home.path(), &["receive", "store", "--once"], 0);
+    follow();
+    server.run("SET key value");
+    assert!(follow().out.contains("the log is stored up to"));
     let try_it = |config: &str| {
         let home = tempfile::tempdir().unwrap();
         protect(home.path(), config);

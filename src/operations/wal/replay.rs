@@ -5,7 +5,7 @@
 //! point in time is the state after the last whole command that had come by then, by the receiver's clock.
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use crate::source::redis::replication::aof::{Append, Written};
 
 /// The only timeline there is.
 const TIMELINE: u32 = 1;
+
+/// A snapshot's time is that of the second in which the server forked; of two ways that reach as far, the newer snapshot's is meant.
+const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Where to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub fn route(
     for (commit, snapshot) in complete {
         let window =
             windows.iter().find(|w| snapshot.log.as_ref().is_some_and(|r| holds(&log, w, r, snapshot.started)));
-        let until = window.map_or(snapshot.data_time, |w| w.until);
+        let until = window.map_or(snapshot.data_time + ROUGHLY, |w| w.until);
         if leads_there(open, identities, &log, (snapshot, window), aim)? && found.as_ref().is_none_or(|f| until >= f.0)
         {
             found = Some((until, commit, snapshot));

@@ -122,7 +122,7 @@ pub fn advice(facts: &serde_json::Value) -> Vec<String> {
 pub fn advice_with_log(facts: &serde_json::Value) -> Vec<String> {
     let Ok(facts) = Facts::deserialize(facts) else { return Vec::new() };
     vec![format!(
-        "Give the files to the server's user and start {} {} or newer with `dir` set to the directory, `appendonly yes` and `aof-load-truncated no`:          it replays them by itself. With `appendonly no` it would start empty.",
+        "Give the files to the server's user and start {} {} or newer with `dir` set to the directory, `appendonly yes` and `aof-load-truncated no`: it replays them by itself. With `appendonly no` it would start empty.",
         facts.flavour, facts.version
     )]
 }
