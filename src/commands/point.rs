@@ -96,7 +96,7 @@ fn elsewhere(flag: &str, engine: &str, instead: &str) -> anyhow::Error {
 /// Whether a restore without a point would pass over snapshots that look wrong.
 fn holds_suspects(open: &Open, source: &SourceName) -> Result<bool> {
     let Ok((_, newest)) = restore::find(open, source, &Pick::Latest) else { return Ok(false) };
-    Ok(!restore::passed_over(open, source, newest.seq)?.is_empty())
+    Ok(!restore::passed_over(open, source, newest.seq, &Pick::Latest)?.is_empty())
 }
 
 fn keep<T: Send + 'static>(slot: &Arc<Mutex<Option<T>>>) -> Box<dyn Fn(T) + Send + Sync> {

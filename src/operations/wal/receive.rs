@@ -130,7 +130,7 @@ pub fn receive(
 ) -> Result<ReceiveReport> {
     let mut report = ReceiveReport::new(source);
     let mut options = options.clone();
-    persist((options.once, stop, tell), &mut report, &mut |report| {
+    persist(options.once, (stop, tell), &mut report, &mut |report| {
         let task = session::Task { host, source, address, options: &options, stop, tell };
         let ended = session::run(&task, report);
         // Its purpose is fulfilled once a stretch has begun.
@@ -150,7 +150,8 @@ pub enum End {
 
 /// Runs sessions until one is done, `stop`, or something does not pass by itself; pauses between them.
 pub(super) fn persist(
-    (once, stop, tell): (bool, &AtomicBool, &dyn Fn(&Event)),
+    once: bool,
+    (stop, tell): (&AtomicBool, &dyn Fn(&Event)),
     report: &mut ReceiveReport,
     session: &mut dyn FnMut(&mut ReceiveReport) -> Result<End>,
 ) -> Result<()> {

@@ -83,7 +83,7 @@ impl<'a> Task<'a> {
 pub fn replicate(task: &Task) -> Result<ReceiveReport> {
     let mut report = ReceiveReport::new(task.source);
     let mut options = task.options.clone();
-    persist((options.once, task.stop, task.tell), &mut report, &mut |report| {
+    persist(options.once, (task.stop, task.tell), &mut report, &mut |report| {
         let task = Task { options: &options, ..*task };
         let ended = session(&task, report);
         // Its purpose is fulfilled once a stretch has begun.

@@ -96,14 +96,13 @@ impl Append {
         let directory = copy.join(&names.directory);
         let (dump, base) = (copy.join(DUMP), directory.join(names.base()));
         let like = fs::metadata(&dump).with_context(|| format!("look at {}", dump.display()))?;
-        if base.exists() {
-            fs::remove_file(&dump).with_context(|| format!("remove {}", dump.display()))?;
-        } else {
+        if !base.exists() {
             fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-            fs::rename(&dump, &base).with_context(|| format!("move {}", dump.display()))?;
+            fs::hard_link(&dump, &base).with_context(|| format!("link {}", dump.display()))?;
             own(&directory, &like)?;
             fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         }
+        fs::remove_file(&dump).with_context(|| format!("remove {}", dump.display()))?;
         let mut manifest = create(&directory.join(names.manifest()), &like)?;
         let text = format!("file {} seq 1 type b\nfile {} seq 1 type i\n", names.base(), names.increment());
         manifest.write_all(text.as_bytes()).and_then(|()| manifest.sync_all()).context("write the manifest")?;
@@ -209,7 +208,7 @@ mod tests {
 
     fn write(stream: &[u8], chunk: usize) -> (String, Written) {
         let copy = tempfile::tempdir().unwrap();
-        fs::write(copy.path().join(DUMP), "the base").unwrap();
+        crate::durable::publish_new(&copy.path().join(DUMP), b"the base", 0o600).unwrap();
         let mut append = Append::beside(copy.path(), 1000, 3).unwrap();
         stream.chunks(chunk).for_each(|bytes| append.take(bytes).unwrap());
         let written = append.finish().unwrap();
