@@ -57,8 +57,7 @@ pub enum Verb {
     Notify(Notify),
     Health(Health),
     Timeline(wal::Timeline),
-    #[command(alias = "wal-receive")]
-    Receive(wal::Receive),
+    WalReceive(wal::WalReceive),
     WalPush(wal::WalPush),
     WalGet(wal::WalGet),
     Report(Report),
@@ -86,7 +85,7 @@ impl Verb {
             Verb::Notify(_) => "notify",
             Verb::Health(_) => "health",
             Verb::Timeline(_) => "timeline",
-            Verb::Receive(_) => "receive",
+            Verb::WalReceive(_) => "wal-receive",
             Verb::WalPush(_) => "wal-push",
             Verb::WalGet(_) => "wal-get",
             Verb::Report(_) => "report",

@@ -43,9 +43,9 @@ pub struct Aim {
 /// lies in the repository. Redis and Valkey keep what their backlog holds; `WAIT 1` returns once the write lies in the repository, and a first
 /// snapshot is made where the log has none to go on from. The receiver may be killed at any time, and goes on where the repository ends.
 ///
-/// Example: blackstart receive orders
+/// Example: blackstart wal-receive orders
 #[derive(Debug, Args)]
-pub struct Receive {
+pub struct WalReceive {
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// Stop once everything is stored that the server has now

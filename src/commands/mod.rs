@@ -84,7 +84,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Notify(args) => notify::run(shell, args),
         Verb::Health(args) => health::run(shell, args),
         Verb::Timeline(args) => timeline::run(shell, args),
-        Verb::Receive(args) => receive::run(shell, args),
+        Verb::WalReceive(args) => receive::run(shell, args),
         Verb::WalPush(args) => wal::run_push(shell, args),
         Verb::WalGet(args) => wal::run_get(shell, args),
         Verb::Report(args) => report::run(shell, args),

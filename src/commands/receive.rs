@@ -1,20 +1,23 @@
-//! `receive`: streams a server's log into the repository until it is stopped.
+//! `wal-receive`: streams a server's log into the repository until it is stopped.
 
 use anyhow::{Context, Result};
 use std::sync::atomic::AtomicBool;
 
 use super::backup;
 use super::output::{Ending, Exit, Shell, size};
-use crate::cli::wal::Receive;
+use crate::agent;
+use crate::cli::wal::WalReceive;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::{Failure, Kind};
+use crate::interrupt;
 use crate::operations::Host;
-use crate::operations::wal::receive::{Event, Options, ReceiveReport, receive};
+use crate::operations::receiver::Event;
+use crate::operations::wal::receive::{Options, ReceiveReport, receive};
 use crate::operations::wal::recover::newest_end;
 use crate::operations::wal::replicate::{self, replicate};
 use crate::source::postgres;
 
-pub fn run(shell: &Shell, args: &Receive) -> Result<Ending> {
+pub fn run(shell: &Shell, args: &WalReceive) -> Result<Ending> {
     let config = shell.config()?;
     let source = config.named_source(&args.source)?;
     let report = match source.kind {
@@ -36,26 +39,25 @@ pub fn run(shell: &Shell, args: &Receive) -> Result<Ending> {
         size(report.bytes),
         report.pieces
     ));
+    if interrupt::is_wished() {
+        let help = "What had come is stored and confirmed to the server, which keeps the rest as it does. The same command again goes on.";
+        return Err(Failure::new(Kind::Interrupted, "interrupted by a signal", help));
+    }
     let exit = if report.gaps.is_empty() { Exit::Done } else { Exit::Partial };
     Ending::new(exit, report)
 }
 
-fn of_postgres(shell: &Shell, args: &Receive, config: &Config, source: &SourceConfig) -> Result<ReceiveReport> {
+fn of_postgres(shell: &Shell, args: &WalReceive, config: &Config, source: &SourceConfig) -> Result<ReceiveReport> {
     let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
     let address = postgres::address(url, source.password.as_ref(), config.base())?;
     let host = shell.host(config)?;
-    let settings = source.postgres.clone().unwrap_or_default();
-    let named = || format!("blackstart_{}", args.source.as_str().replace('-', "_")).chars().take(63).collect();
-    let slot = settings.slot.unwrap_or_else(named);
-    let mut options = Options { level: config.level, once: args.once, anew: args.anew, ..Options::new(slot) };
-    if let Some(wait) = settings.seal_every {
-        options.seal_every = wait.unsigned_abs();
-    }
+    let options = agent::receiver_options(config, source);
+    let mut options = Options { once: args.once, anew: args.anew, ..options };
     options.from = newest_end(&host.open, &args.source)?.map(|range| (range.timeline, range.end.0));
     receive(&host, &args.source, &address, &options, &AtomicBool::new(false), &|event| tell(shell, event))
 }
 
-fn of_redis(shell: &Shell, args: &Receive, config: &Config, source: &SourceConfig) -> Result<ReceiveReport> {
+fn of_redis(shell: &Shell, args: &WalReceive, config: &Config, source: &SourceConfig) -> Result<ReceiveReport> {
     let place = config.open_redis(source, &shell.clock)?.place();
     let host = shell.host(config)?;
     let mut options =
@@ -91,7 +93,7 @@ fn base(shell: &Shell, config: &Config, host: &Host, source: &SourceConfig) -> R
 
 fn tell(shell: &Shell, event: &Event) {
     match event {
-        Event::Streaming { timeline, position } => {
+        Event::Streaming { timeline, position, .. } => {
             shell.say(format!("streaming from {position} on, timeline {timeline}"));
         }
         Event::Timeline { timeline, position } => {
@@ -100,7 +102,7 @@ fn tell(shell: &Shell, event: &Event) {
         Event::Gap { why } => shell.warn(format!(
             "a gap in the log: {why}.\n  Points in time after it need a new snapshot: run `blackstart backup` now, unless this is followed by one"
         )),
-        Event::Slot { retained, status } if status == "lost" || status == "unreserved" => {
+        Event::Slot { retained, status } if Event::is_endangered(status) => {
             shell.warn(format!(
                 "the replication slot is {status}: the server may remove what is not stored yet ({})",
                 size(*retained)
@@ -111,6 +113,6 @@ fn tell(shell: &Shell, event: &Event) {
         }
         Event::Waiting { why, seconds } => shell.warn(format!("{why}\n  trying again in {seconds:.1} s")),
         Event::Note { text } => shell.warn(text),
-        Event::Stored { .. } | Event::Slot { .. } => {}
+        Event::Stored { .. } | Event::Slot { .. } | Event::Lag { .. } => {}
     }
 }

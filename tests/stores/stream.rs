@@ -73,7 +73,7 @@ impl Home {
 
     fn receiver(&self) -> Receiver {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.0.path().join("receiver")).unwrap();
-        let mut receiver = command(self.0.path(), &["receive", "store"]);
+        let mut receiver = command(self.0.path(), &["wal-receive", "store"]);
         Receiver(receiver.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
     }
 
@@ -288,7 +288,7 @@ fn no_cut_tears_a_transaction() {
     server.run("SELECT 7");
     let home = Home::of(&server);
     home.run(&["backup"], 0);
-    home.run(&["receive", "store", "--once"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
     let from = offset(&server);
     let receiver = home.receiver();
     let load = Transactions::start(&server);
@@ -370,12 +370,12 @@ fn a_gap_is_told_and_a_new_snapshot_follows_it() {
     server.run("SET before 1");
     let home = Home::of(&server);
     home.run(&["backup"], 0);
-    home.run(&["receive", "store", "--once"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
     server.run("SET more 1");
-    home.run(&["receive", "store", "--once"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
     assert_eq!(home.windows().len(), 1);
     server.run(&format!("SET large {}", "x".repeat(100_000)));
-    let told = home.run(&["receive", "store", "--once"], 3);
+    let told = home.run(&["wal-receive", "store", "--once"], 3);
     assert!(told.err.contains("a gap in the log") && told.err.contains("repl-backlog-size"), "{}", told.err);
     let receiver = home.receiver();
     let mut c = server.connect();
@@ -398,12 +398,12 @@ fn a_new_replication_id_is_followed_and_a_lost_history_is_not() {
     let home = Home::of(&master);
     master.run("SET one 1");
     home.run(&["backup"], 0);
-    home.run(&["receive", "store", "--once"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
     let replica = Server::start("valkey-8", &format!("--replicaof 127.0.0.1 {port}"));
     let mut c = master.connect();
     c.command(&["SET", "two", "2"]).unwrap();
     wait("the replica has it", || stored(&mut c, "200"));
-    home.run(&["receive", "store", "--once"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
     let moved = |to: &Server| {
         let file = home.0.path().join("blackstart/blackstart.toml");
         let file = if file.exists() { file } else { home.0.path().join("blackstart.toml") };
@@ -419,7 +419,7 @@ fn a_new_replication_id_is_followed_and_a_lost_history_is_not() {
     replica.run("REPLICAOF NO ONE");
     replica.run("SET four 4");
     moved(&replica);
-    let told = home.run(&["receive", "store", "--once"], 0);
+    let told = home.run(&["wal-receive", "store", "--once"], 0);
     assert!(told.err.contains("another replication ID: nothing is missing"), "{}", told.all());
     assert_eq!(home.windows().len(), 1, "one window over the failover");
     let copy = home.restore("redis-server", &[]);
@@ -428,7 +428,7 @@ fn a_new_replication_id_is_followed_and_a_lost_history_is_not() {
     let other = Server::start("redis-server", "");
     other.run("SET four 5");
     moved(&other);
-    let told = home.run(&["receive", "store", "--once"], 3);
+    let told = home.run(&["wal-receive", "store", "--once"], 3);
     assert!(told.err.contains("does not follow"), "{}", told.all());
     home.run(&["backup"], 0);
     let copy = home.restore("redis-server", &[]);

@@ -141,7 +141,7 @@ pub fn shown(kind: &str, position: u64) -> String {
 
 /// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
 /// so a snapshot belongs to the window that was the newest when it was taken.
-pub(super) fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+pub fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
     if range.id.is_some() {
         return goes_on_from(log, window, range);
     }
@@ -264,7 +264,7 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&C
     if windows.is_empty() {
         let points: Vec<String> = all.iter().rev().take(5).map(|(_, s)| format!("{:.0}", s.data_time)).collect();
         help.push_str(&format!(
-            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `receive` stores the log.",
+            " No log is stored that follows a snapshot, so only the snapshots themselves can be reached: {}. `wal-receive` stores the log.",
             if points.is_empty() { "there is none".to_owned() } else { points.join(", ") }
         ));
     }

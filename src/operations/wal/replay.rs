@@ -204,7 +204,7 @@ fn unreachable(open: &Open, source: &SourceName, aim: &Aim) -> anyhow::Error {
     let windows = recover::recoverable(open, source).unwrap_or_default();
     let mut help = "Nothing was written.".to_owned();
     if windows.is_empty() {
-        help.push_str(" No log is stored that follows a snapshot, so only the snapshots themselves can be reached: --snapshot. `receive` stores the log.");
+        help.push_str(" No log is stored that follows a snapshot, so only the snapshots themselves can be reached: --snapshot. `wal-receive` stores the log.");
     }
     for Recoverable { from, snapshot, until, position, .. } in &windows {
         help.push_str(&format!(

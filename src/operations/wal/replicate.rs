@@ -96,8 +96,8 @@ pub fn replicate(task: &Task) -> Result<ReceiveReport> {
 /// From what is stored to the server, and on until the server's history is another.
 fn session(task: &Task, report: &mut ReceiveReport) -> Result<End> {
     let opened = open::open(task, report)?;
-    let position = opened.writer.head().end;
+    let (stretch, position) = (opened.writer.stretch.n, opened.writer.head().end);
     (report.timeline, report.position) = (1, position.to_string());
-    (task.tell)(&Event::Streaming { timeline: 1, position: position.to_string() });
+    (task.tell)(&Event::Streaming { stretch, timeline: 1, position: position.to_string() });
     std::thread::scope(|scope| flow::Flow::new(task, report, opened).run(scope))
 }

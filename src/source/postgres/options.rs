@@ -15,9 +15,9 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// The directory with PostgreSQL's programs (`postgres`, `pg_dump`, …); otherwise it is looked for in the usual places.
     pub bin: Option<PathBuf>,
-    /// The replication slot of `receive`; otherwise `blackstart_` and the name of the source.
+    /// The replication slot of `wal-receive`; otherwise `blackstart_` and the name of the source.
     pub slot: Option<String>,
-    /// What `receive` has received is stored after this long at the latest; a second unless given.
+    /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
     #[serde(default, deserialize_with = "crate::time::optional_length")]
     pub seal_every: Option<SignedDuration>,
     /// Of a logical backup: what it takes.

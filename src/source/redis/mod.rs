@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
+use crate::limits::Grain;
 use crate::net::Roots;
 use crate::source::{Before, Finished, Piece, Source};
 
@@ -27,6 +28,7 @@ pub mod proof;
 pub mod rdb;
 mod refusal;
 pub mod replication;
+mod running;
 mod saved;
 pub mod server;
 mod stream;
@@ -58,7 +60,7 @@ pub struct Options {
     pub file: Option<PathBuf>,
     /// The server program that drills start; otherwise one of the right kind is looked for.
     pub server: Option<PathBuf>,
-    /// What `receive` has received is stored after this long at the latest; a second unless given.
+    /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
     #[serde(default, deserialize_with = "crate::time::optional_length")]
     pub seal_every: Option<SignedDuration>,
 }
@@ -247,6 +249,11 @@ impl Source for Redis {
             ));
         }
         Ok(())
+    }
+
+    /// An RDB file has its keys in the order of their hashes, which stays while the server runs.
+    fn grain(&self) -> Grain {
+        Grain::FINE
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {

@@ -1,7 +1,6 @@
 //! A stream under way: bytes come off the connection, pieces go to the store on a thread, and the server hears how far they are safe.
 
 use anyhow::{Context, Result, bail};
-use std::sync::atomic::Ordering;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use super::pending::Pending;
 use super::{End, Event, ReceiveReport, Task};
 use crate::limits::{LOG_UNIT_MAX, MIB};
 use crate::operations::wal::base;
-use crate::operations::wal::receive::{PAUSE_MAX, PAUSE_MIN, lasting};
+use crate::operations::wal::receive::{PAUSE_MAX, PAUSE_MIN, is_to_end, lasting};
 use crate::repository::log::{Mark, Writer, unit_end};
 use crate::repository::series::Series;
 use crate::source::redis::replication::{Followed, Replica};
@@ -52,6 +51,7 @@ pub struct Flow<'r, 't, 'scope> {
     replica: Option<Replica>,
     again: Pause,
     heard: Instant,
+    stretch: u64,
     id: String,
     desk: Desk<'scope, 't>,
     repair: Pause,
@@ -81,6 +81,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             replica: Some(opened.replica),
             again: pause(),
             heard: now,
+            stretch: opened.writer.stretch.n,
             id: opened.writer.stretch.id.clone().unwrap_or_default(),
             desk: Desk::Here(Box::new(opened.writer)),
             repair: pause(),
@@ -103,7 +104,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             self.collect()?;
             self.hand_over(scope)?;
             self.look_for_base(scope)?;
-            let stopping = self.task.stop.load(Ordering::SeqCst);
+            let stopping = is_to_end(self.task.stop);
             let caught_up = self.task.options.once && self.pending.start >= self.goal;
             let here = matches!(self.desk, Desk::Here(_));
             if here && (stopping || self.parted) && self.pending.bytes.is_empty() || here && caught_up {
@@ -172,7 +173,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             Ok(Followed::Same(replica)) => {
                 (self.replica, self.heard) = (Some(replica), Instant::now());
                 self.report.sessions += 1;
-                (self.task.tell)(&Event::Streaming { timeline: 1, position: end.to_string() });
+                (self.task.tell)(&Event::Streaming { stretch: self.stretch, timeline: 1, position: end.to_string() });
             }
             Ok(Followed::Renamed(_) | Followed::Refused) => self.parted = true,
             Err(e) => self.lost(&e),
@@ -228,7 +229,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
     where
         't: 'scope,
     {
-        let ending = self.parted || self.task.stop.load(Ordering::SeqCst);
+        let ending = self.parted || is_to_end(self.task.stop);
         let due = ending || self.due_in().is_some_and(|wait| wait.is_zero());
         let task = *self.task;
         let (author, source) = (task.author(), task.source);
@@ -286,7 +287,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             }
         }
         let idle = self.base.is_some() || self.look.is_some() || self.parted || self.task.options.once;
-        if idle || Instant::now() < self.look_at || self.task.stop.load(Ordering::SeqCst) {
+        if idle || Instant::now() < self.look_at || is_to_end(self.task.stop) {
             return Ok(());
         }
         let (open, source, make) = (&self.task.host.open, self.task.source, self.task.base);
@@ -326,7 +327,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
         if let Desk::Here(writer) = &self.desk {
             self.report.time.get_or_insert(writer.time());
         }
-        let stopping = self.task.stop.load(Ordering::SeqCst) || self.task.options.once;
+        let stopping = is_to_end(self.task.stop) || self.task.options.once;
         Ok(if self.parted && !stopping { End::Anew } else { End::Done })
     }
 }

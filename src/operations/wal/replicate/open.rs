@@ -38,7 +38,7 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
         return Err(Failure::new(
             Kind::Busy,
             format!("{} wrote the newest part of the log of {}, with another key", newest.line.host, task.source),
-            "Nothing was written. If that host no longer receives this log, run receive once with --anew here: a new stretch begins, \
+            "Nothing was written. If that host no longer receives this log, run wal-receive once with --anew here: a new stretch begins, \
              and points in time after it need a new snapshot first.",
         ));
     }

@@ -36,7 +36,7 @@ pub fn open<'a>(
         return Err(Failure::new(
             Kind::Busy,
             format!("{} wrote the newest part of the log of {}, with another key", newest.line.host, task.source),
-            "Nothing was written. If that host no longer receives this log, run receive once with --anew here: a new stretch begins, \
+            "Nothing was written. If that host no longer receives this log, run wal-receive once with --anew here: a new stretch begins, \
              and points in time after it need a new snapshot first.",
         ));
     }
@@ -72,7 +72,7 @@ fn same_server(task: &Task, writer: &Writer, server: &Identity) -> Result<()> {
             task.address, server.system
         ),
         "Nothing was written. Check the address. If the database was made anew, give it a source of its own; \
-         receive --anew begins a new stretch in this one.",
+         wal-receive --anew begins a new stretch in this one.",
     ))
 }
 
@@ -81,7 +81,7 @@ fn forked(what: &str) -> anyhow::Error {
         Kind::CheckFailed,
         format!("the server and the stored log have gone different ways: {what}"),
         "Nothing was written, and what is stored is untouched. Either the server has lost what it once had (a crash without fsync, a machine \
-         that was set back), or this is a copy of it. To go on with this server all the same: receive --anew, and a new snapshot.",
+         that was set back), or this is a copy of it. To go on with this server all the same: wal-receive --anew, and a new snapshot.",
     )
 }
 
