@@ -26,7 +26,7 @@ use crate::source::redis::replication::aof::{Append, Written};
 /// The only timeline there is.
 const TIMELINE: u32 = 1;
 
-/// A snapshot's time is that of the second in which the server forked; of two ways that reach as far, the newer snapshot's is meant.
+/// A snapshot's time is that of the second in which the server forked.
 const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Where to stop.
@@ -81,9 +81,10 @@ pub fn route(
     for (commit, snapshot) in complete {
         let window =
             windows.iter().find(|w| snapshot.log.as_ref().is_some_and(|r| holds(&log, w, r, snapshot.started)));
-        let until = window.map_or(snapshot.data_time + ROUGHLY, |w| w.until);
-        if leads_there(open, identities, &log, (snapshot, window), aim)? && found.as_ref().is_none_or(|f| until >= f.0)
-        {
+        let until = window.map_or(snapshot.data_time, |w| w.until);
+        // A newer snapshot that no log follows is behind an older one only if that one's log goes on after it.
+        let replaces = |f: &(Timestamp, &Commit, &Snapshot)| window.is_some() || f.0 <= snapshot.data_time + ROUGHLY;
+        if found.as_ref().is_none_or(replaces) && leads_there(open, identities, &log, (snapshot, window), aim)? {
             found = Some((until, commit, snapshot));
         }
     }
