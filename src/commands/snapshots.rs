@@ -71,12 +71,11 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         for (n, window) in found.iter().enumerate() {
             let gap = if n > 0 { "After a gap in the log: every" } else { "Every" };
             shell.say(format!(
-                "{gap} moment from {} (snapshot {}) to {} ({}, timeline {}) of {source} can be reached: restore {source} --at TIME",
+                "{gap} moment from {} (snapshot {}) to {} ({}) of {source} can be reached: restore {source} --at TIME",
                 time(window.from),
                 window.snapshot,
                 time(window.until),
-                window.position,
-                window.timeline
+                window.place()
             ));
         }
         windows.extend(found);

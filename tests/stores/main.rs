@@ -8,6 +8,7 @@ mod support;
 mod broken;
 mod chroma;
 mod redis;
+mod stream;
 
 use blackstart::entry::{EntryKind, Name};
 use blackstart::report::Check;

@@ -66,6 +66,13 @@ impl Server {
         server
     }
 
+    /// Kills it; what it had on disk stays.
+    pub fn kill(self) -> tempfile::TempDir {
+        let Server { directory, _process } = self;
+        drop(_process);
+        directory
+    }
+
     pub fn url(&self) -> String {
         format!("unix://{}/s", self.directory.path().display())
     }
@@ -85,7 +92,7 @@ impl Server {
 }
 
 /// Every type in several shapes, in several databases.
-fn fill(server: &Server) {
+pub fn fill(server: &Server) {
     let mut c = server.connect();
     let mut run = |words: &[&str]| drop(c.command(words).unwrap());
     let long = "compressible ".repeat(2000);
@@ -284,6 +291,11 @@ fn tls_and_a_user_with_no_right_but_to_replicate() {
     protect(home.path(), &config("backup", "password", "ca.pem"));
     let done = report(home.path(), &["backup"], 0);
     assert_eq!(done["facts"]["rdb"]["databases"]["0"]["keys"], 1, "{done}");
+    // The same rights are enough for following its stream.
+    let follow = || crate::support::binary::expect(home.path(), &["wal-receive", "store", "--once"], 0);
+    follow();
+    server.run("SET key value");
+    assert!(follow().out.contains("the log is stored up to"));
     let try_it = |config: &str| {
         let home = tempfile::tempdir().unwrap();
         protect(home.path(), config);
