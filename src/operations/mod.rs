@@ -11,6 +11,7 @@ use crate::repository::keys::KeyPair;
 use crate::repository::layout::SourceName;
 use crate::repository::trust::Trust;
 
+pub mod ask;
 pub mod backup;
 pub mod basis;
 pub mod bisect;
