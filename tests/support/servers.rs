@@ -2,8 +2,8 @@
 //! `scripts/test-servers` installs them; a missing one fails the test.
 
 use blackstart::bridge::Store;
-use blackstart::storage::{Key, Kind};
 use blackstart::storage::s3::{Credentials, Options, S3};
+use blackstart::storage::{Key, Kind};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::future::Future;

@@ -49,7 +49,10 @@ pub struct Live {
 
 /// The engines of one stage's checks: each is started for the first check that asks it.
 #[derive(Default)]
-pub struct Engines(RefCell<BTreeMap<(SourceName, Option<String>), Rc<Engine>>>);
+pub struct Engines(RefCell<BTreeMap<Asked, Rc<Engine>>>);
+
+/// A source, and the address at which a check wants it asked.
+type Asked = (SourceName, Option<String>);
 
 impl Engines {
     /// The engine of a copy; `at` counts in a real run alone.
