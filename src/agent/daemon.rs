@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::memory::Memory;
-use super::observe::{Seen, observe};
+use super::observe::Seen;
 use super::problems::{Ending, View, problems};
 use super::serve::{Shared, serve};
 use super::tell::Teller;
-use super::work::{Order, Ran, carry_out, open, run_id};
+use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
 use crate::bridge::Service;
 use crate::catalog::Catalog;
@@ -95,7 +95,7 @@ impl Agent {
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
-        let files = watch::signature(&config.file, &config.schedules());
+        let files = watch::signature(&config);
         let mut agent = Agent {
             clock,
             jobs: Vec::new(),
@@ -163,7 +163,8 @@ impl Agent {
             tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
         }
         self.memory.learn(&self.jobs, &self.catalog, now);
-        self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
+        let sources = self.observed_sources();
+        self.seen.retain(|source, _| sources.contains(source));
         self.endings.retain(|(source, task), _| {
             self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
         });
@@ -220,6 +221,7 @@ impl Agent {
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
+                wrong_plans: &self.config.wrong_plans,
                 mute: &self.teller.mute,
             };
             let wrong = problems(&view, now);
@@ -329,6 +331,9 @@ impl Agent {
             self.endings.remove(&(run.source.clone(), other));
         }
         self.to_observe.insert(run.source.clone());
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
     }
 
     /// A configuration that is written in several steps counts once it has been the same for two looks.
@@ -337,7 +342,7 @@ impl Agent {
             return;
         }
         self.files_at = Instant::now();
-        let files = watch::signature(&self.config.file, &self.config.schedules());
+        let files = watch::signature(&self.config);
         if files != self.files && files == self.files_before {
             self.reload();
         }
@@ -346,7 +351,7 @@ impl Agent {
 
     /// Reads the configuration again. One that is wrong changes nothing, and is told of.
     fn reload(&mut self) {
-        self.files = watch::signature(&self.config.file, &self.config.schedules());
+        self.files = watch::signature(&self.config);
         let listen = self.config.agent.listen.clone();
         let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
             self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
@@ -364,33 +369,5 @@ impl Agent {
             }
         }
         self.configuration = loaded.map_err(|error| format!("{error:#}"));
-    }
-
-    fn look_at_the_repository(&mut self) {
-        let interval = Duration::try_from(self.config.agent.observe).unwrap_or_default();
-        // What cannot be reached is looked at more often: one wants to know when it is back.
-        let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
-        if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
-            self.to_observe.extend(self.config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()));
-            self.observed = self.observed.map(|_| Instant::now());
-            self.start_observing();
-        } else if !self.to_observe.is_empty() && !self.observing {
-            self.start_observing();
-        }
-    }
-
-    fn start_observing(&mut self) {
-        let sources: Vec<SourceName> = std::mem::take(&mut self.to_observe).into_iter().collect();
-        let (config, clock, sender, before) =
-            (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone(), self.seen.clone());
-        let look = move || {
-            let result = open(&config, &clock).and_then(|open| observe(&open, &sources, &before));
-            // The agent may have ended meanwhile.
-            drop(sender.send(Signal::Observed(result.map_err(|error| format!("{error:#}")))));
-        };
-        match std::thread::Builder::new().name("observe".into()).spawn(look) {
-            Ok(_) => self.observing = true,
-            Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
-        }
     }
 }

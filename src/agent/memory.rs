@@ -61,9 +61,10 @@ impl Memory {
         let none = Seen::default();
         let mut history = History::new();
         for job in jobs {
-            let seen = seen.get(&job.source).unwrap_or(&none);
+            let all = seen;
+            let seen = all.get(&job.source).unwrap_or(&none);
             let mut past = SourcePast {
-                newest: seen.newest.as_ref().map(|n| n.data_time),
+                newest: newest(job, all),
                 usual: SignedDuration::try_from(seen.usual).unwrap_or_default(),
                 ..SourcePast::default()
             };
@@ -77,6 +78,15 @@ impl Memory {
             history.insert(job.source.clone(), past);
         }
         history
+    }
+}
+
+/// From when the newest data is; of a plan that of its oldest source, once all have some.
+fn newest(job: &Job, seen: &BTreeMap<SourceName, Seen>) -> Option<Timestamp> {
+    let of = |source: &SourceName| seen.get(source).and_then(|s| s.newest.as_ref()).map(|n| n.data_time);
+    match &job.plan {
+        Some(plan) => plan.sources.iter().map(of).collect::<Option<Vec<_>>>()?.into_iter().min(),
+        None => of(&job.source),
     }
 }
 

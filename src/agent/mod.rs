@@ -4,6 +4,7 @@
 //! channel. Nothing that the agent keeps matters to the data: the repository does, and the catalog is made anew from it.
 
 mod daemon;
+mod look;
 mod memory;
 mod observe;
 mod options;
