@@ -31,6 +31,9 @@ pub struct Fingerprint {
     /// Rows, keys or records by table, collection or database, as far as the engine counted them.
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
+    /// That the engine's data could not be counted: none is not zero then.
+    #[serde(default)]
+    pub uncounted: bool,
     /// Bytes of users' tables, where the engine's own files would hide them in `bytes`.
     #[serde(default)]
     pub table_bytes: u64,
@@ -64,6 +67,7 @@ impl Fingerprint {
             bytes_new: stats.bytes_new,
             bytes_stored: stats.bytes_stored,
             counts,
+            uncounted: !facts["rdb"]["uncounted"].is_null(),
             table_bytes: facts["table_bytes"].as_u64().unwrap_or(0),
             identity: identity.collect(),
         }
@@ -109,6 +113,9 @@ impl Fingerprint {
         ];
         for (what, measure, few) in measures {
             let (now, usual) = (measure(self), usual(measure));
+            if what == "rows" && self.uncounted {
+                continue;
+            }
             if now == 0.0 && usual > 0.0 && what == "rows" {
                 why.push(format!("zero rows: 0, and {usual:.0} before"));
             } else if now == 0.0 && usual > 0.0 && what == "bytes of tables" {

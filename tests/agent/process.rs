@@ -277,7 +277,7 @@ fn a_plan_is_drilled_on_schedule_and_an_edit_shows() {
     let text = "rto = \"1h\"\n[[stage]]\nname = \"a\"\nrestore = { source = \"etc\", to = \"x\" }\n";
     fs::write(&plan, text).unwrap();
     fs::write(at.join("schedules/p.toml"), "plan = \"q\"\ndrill = { every = \"1h\" }\n").unwrap();
-    assert!(expect(at, &["status"], 78).err.contains("is for the plan q, which does not exist"));
+    assert!(expect(at, &["agent"], 78).err.contains("is for the plan q, which does not exist"));
     fs::write(at.join("schedules/p.toml"), "plan = \"p\"\ndrill = { every = \"1h\" }\n").unwrap();
     let never = expect(at, &["status"], 4).out;
     assert!(never.contains("plan p: is NOT VERIFIED: never drilled"), "{never}");
