@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::memory::Memory;
 use super::observe::Seen;
 use super::problems::{Ending, View, problems};
-use super::serve::{Shared, serve};
+use super::receivers::Receivers;
+use super::serve::Shared;
 use super::tell::Teller;
 use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
@@ -28,8 +29,6 @@ use crate::scheduler::{self, Decision, Limits, State};
 
 /// The scheduler looks at the clock at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Changed files are looked for this often.
-const FILES: Duration = Duration::from_secs(2);
 /// Drills at the same time: each needs room for a whole source, and the network.
 const DRILLS: usize = 1;
 
@@ -63,6 +62,7 @@ pub struct Agent {
     pub(super) seen: BTreeMap<SourceName, Seen>,
     pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
     pub(super) running: BTreeMap<(SourceName, Task), Order>,
+    pub(super) receivers: Receivers,
     /// Sources to be looked at in the repository.
     pub(super) to_observe: BTreeSet<SourceName>,
     pub(super) observing: bool,
@@ -105,6 +105,7 @@ impl Agent {
             seen: BTreeMap::new(),
             endings: BTreeMap::new(),
             running: BTreeMap::new(),
+            receivers: Receivers::default(),
             to_observe: BTreeSet::new(),
             observing: false,
             observed: None,
@@ -133,56 +134,19 @@ impl Agent {
         self.sender.clone()
     }
 
-    fn serve(&mut self) -> Result<()> {
-        self.http = None;
-        if let Some(address) = self.config.agent.address() {
-            let (service, bound) = serve(address, Arc::clone(&self.shared))?;
-            tracing::info!(address = %bound, "serving metrics and health");
-            if !bound.ip().is_loopback() {
-                tracing::warn!(
-                    "the metrics can be read from other machines: names of sources, sizes and times are in them"
-                );
-            }
-            self.http = Some(service);
-        }
-        Ok(())
-    }
-
-    /// Makes the jobs of the configuration the agent's own.
-    fn take_up(&mut self, now: Timestamp) {
-        let key = self.config.drill_key();
-        self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
-        let drills = self.jobs.iter().any(|job| job.tasks.contains_key(&Task::Drill));
-        self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
-        if self.drill_key_missing.is_some() {
-            self.jobs.iter_mut().for_each(|job| drop(job.tasks.remove(&Task::Drill)));
-        }
-        for job in &self.config.jobs {
-            let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
-            let file = job.file.display().to_string();
-            tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
-        }
-        self.memory.learn(&self.jobs, &self.catalog, now);
-        let sources = self.observed_sources();
-        self.seen.retain(|source, _| sources.contains(source));
-        self.endings.retain(|(source, task), _| {
-            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
-        });
-        self.observed = None;
-    }
-
     /// Runs until a signal stops it.
     pub fn run(mut self) -> Stopped {
         watch::systemd(&[NotifyState::Ready, NotifyState::Status("running")]);
         loop {
             let pause = self.tick();
             if let Some(until) = self.stop
-                && (self.running.is_empty() || Instant::now() >= until)
+                && (self.is_idle() || Instant::now() >= until)
             {
+                let receivers = self.receivers.running().map(|source| format!("the receiver of {source}'s log"));
                 let name = |((source, task), order): (&(SourceName, Task), &Order)| {
                     format!("{task} of {source} ({})", order.run)
                 };
-                return Stopped { abandoned: self.running.iter().map(name).collect() };
+                return Stopped { abandoned: self.running.iter().map(name).chain(receivers).collect() };
             }
             match self.receiver.recv_timeout(pause) {
                 Ok(signal) => self.take(signal),
@@ -192,6 +156,11 @@ impl Agent {
                 self.take(signal);
             }
         }
+    }
+
+    /// Whether no run and no receiver is under way.
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.receivers.running().next().is_none()
     }
 
     /// Takes what the threads have reported so far, without waiting. True if nothing is under way.
@@ -208,8 +177,12 @@ impl Agent {
         self.shared.beat();
         watch::systemd(&[NotifyState::Watchdog]);
         self.look_for_changes();
-        self.look_at_the_repository();
-        let history = self.memory.history(&self.jobs, &self.seen, now);
+        if self.stop.is_none() {
+            self.receivers.tend(&self.config, &self.clock);
+        }
+        let standings = self.receivers.standings();
+        self.look_at_the_repository(&standings);
+        let history = self.memory.history(&self.jobs, &self.seen, &standings, now);
         // Until the repository has been read once, one cannot know what is due.
         let decisions = if self.observed.is_some() { self.decide(&history, now) } else { Vec::new() };
         if self.observed.is_some() {
@@ -218,6 +191,7 @@ impl Agent {
                 history: &history,
                 seen: &self.seen,
                 endings: &self.endings,
+                standings: &standings,
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
@@ -227,7 +201,7 @@ impl Agent {
             let wrong = problems(&view, now);
             self.teller.tell(wrong, &self.seen, &mut self.catalog, now);
         }
-        self.show(&decisions, &history, now);
+        self.show(&decisions, &history, &standings, now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
         let until = next.map_or(TICK, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         until.clamp(Duration::from_millis(20), TICK)
@@ -279,6 +253,7 @@ impl Agent {
                     "stopping; nothing new is started"
                 );
                 watch::systemd(&[NotifyState::Stopping]);
+                self.receivers.stop();
                 self.stop = Some(Instant::now() + patience);
             }
             Signal::Reload => self.reload(),
@@ -334,40 +309,5 @@ impl Agent {
         // A plan has drilled sources, too.
         let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
         self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
-    }
-
-    /// A configuration that is written in several steps counts once it has been the same for two looks.
-    fn look_for_changes(&mut self) {
-        if self.files_at.elapsed() < FILES {
-            return;
-        }
-        self.files_at = Instant::now();
-        let files = watch::signature(&self.config);
-        if files != self.files && files == self.files_before {
-            self.reload();
-        }
-        self.files_before = files;
-    }
-
-    /// Reads the configuration again. One that is wrong changes nothing, and is told of.
-    fn reload(&mut self) {
-        self.files = watch::signature(&self.config);
-        let listen = self.config.agent.listen.clone();
-        let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
-            self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
-            self.config = Arc::new(config);
-            self.take_up(self.clock.now());
-            if self.config.agent.listen == listen { Ok(()) } else { self.serve() }
-        });
-        match &loaded {
-            Ok(()) => tracing::info!(jobs = self.jobs.len(), "the configuration is read again"),
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the configuration is wrong; the agent goes on with the old one"
-                );
-            }
-        }
-        self.configuration = loaded.map_err(|error| format!("{error:#}"));
     }
 }

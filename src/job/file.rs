@@ -135,6 +135,7 @@ fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong>
         tasks: written.drill.map(|rhythm| (Task::Drill, rhythm)).into_iter().collect(),
         rpo: None,
         rto: None,
+        continuous: false,
         jitter: written.jitter.map(|jitter| jitter.0),
         catch_up: written.catch_up,
         overlap: written.overlap,
@@ -187,6 +188,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         catch_up: written.catch_up,
         overlap: written.overlap,
         blackout: written.blackout,
+        continuous: inline.as_ref().is_some_and(|source| source.continuous),
     };
     job.derive();
     Ok(Declared { job, inline, retention, tier })

@@ -38,6 +38,7 @@ fn job(plan: &Plan, own: Option<Job>) -> Result<Option<Job>> {
         tasks: Default::default(),
         rpo: None,
         rto: None,
+        continuous: false,
         jitter: None,
         catch_up: CatchUp::default(),
         overlap: Overlap::default(),
