@@ -95,7 +95,7 @@ impl Agent {
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
-        let files = watch::signature(&config.file, &config.schedules());
+        let files = watch::signature(&config);
         let mut agent = Agent {
             clock,
             jobs: Vec::new(),
@@ -195,6 +195,7 @@ impl Agent {
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
+                wrong_plans: &self.config.wrong_plans,
                 mute: &self.teller.mute,
             };
             let wrong = problems(&view, now);
@@ -303,5 +304,8 @@ impl Agent {
             self.endings.remove(&(run.source.clone(), other));
         }
         self.to_observe.insert(run.source.clone());
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
     }
 }

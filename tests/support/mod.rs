@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod binary;
+pub mod engines;
 pub mod postgres;
 pub mod proxy;
 pub mod servers;
