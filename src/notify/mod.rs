@@ -4,6 +4,7 @@
 
 mod channel;
 mod deliver;
+mod ledger;
 mod send;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +16,8 @@ use crate::repository::layout::SourceName;
 
 pub use channel::{Channel, Email, Ping, Tls, validate};
 pub use deliver::{Delivered, Deliveries};
-pub use send::{Message, send};
+pub use ledger::{Finding, Ledger};
+pub use send::{Message, Pulse, send};
 
 /// An alarm that still stands is told again after this.
 pub const REMIND: SignedDuration = SignedDuration::from_hours(24);

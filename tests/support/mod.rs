@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod binary;
+pub mod gate;
 pub mod postgres;
 pub mod proxy;
 pub mod servers;
+pub mod small;
