@@ -1,7 +1,7 @@
 //! `status`: one sentence, then one row for each source. It needs no key: commits are plain text.
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -88,7 +88,6 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
-    let targets: Option<&SourceConfig> = config.and_then(|c| c.source.iter().find(|s| s.name == source));
     let whole = Series::list(&open.store, &open.trust, &source)?.whole();
     let doubted = suspects(&whole);
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
@@ -101,10 +100,9 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
     // An engine's clock that is a little ahead of ours makes nothing better than now.
     let exposure = point.map(|point| open.now().duration_since(point).as_secs_f64().max(0.0));
-    let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
-    let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
-    let identities = host_identity(config);
-    let bytes = newest.and_then(|(_, s)| SealedPart::open(s, &identities).ok()).map(|sealed| sealed.stats.bytes);
+    let (rpo, rto) = targets(config, &source);
+    let bytes =
+        newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
     let measures = measures::measure(&drills, bytes, rto);
     let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
@@ -160,6 +158,14 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+/// RPO and RTO that are promised, in seconds.
+fn targets(config: Option<&Config>, source: &SourceName) -> (Option<f64>, Option<f64>) {
+    let of = config.and_then(|c| c.source.iter().find(|s| s.name == *source));
+    let seconds =
+        |target: &dyn Fn(&SourceConfig) -> Option<SignedDuration>| of.and_then(target).map(|d| d.as_secs_f64());
+    (seconds(&|s| s.rpo), seconds(&|s| s.rto))
 }
 
 /// What stands wrong with the proof of a source that has a snapshot.
