@@ -145,7 +145,8 @@ impl AuditLog {
             if here.len() == 0 && here.uid() == 0 {
                 // Whoever owns the state writes to it as well: the agent seldom runs as root.
                 let owner = std::fs::metadata(&self.directory)?;
-                fchown(&file, Some(owner.uid()), Some(owner.gid())).context("give it to the owner of the state directory")?;
+                fchown(&file, Some(owner.uid()), Some(owner.gid()))
+                    .context("give it to the owner of the state directory")?;
             }
             return Ok(file);
         }
@@ -195,7 +196,8 @@ impl AuditLog {
                     Ok(entry) => {
                         let follows = entry.previous == previous;
                         trail.entries.push(entry);
-                        (!follows).then(|| "does not follow the line before it: one was altered or taken out".to_owned())
+                        (!follows)
+                            .then(|| "does not follow the line before it: one was altered or taken out".to_owned())
                     }
                     Err(error) => Some(format!("cannot be read: {error}")),
                 };
@@ -338,7 +340,10 @@ mod tests {
             ("postgres://a:hunter2@h:5432/db?sslmode=require", "postgres://a:***@h:5432/db?sslmode=require"),
             ("redis://:hun@ter2@h", "redis://:***@h"),
             ("postgres://a@h/db", "postgres://a@h/db"),
-            ("s3://b/p?endpoint=http://x&secret_access_key=hunter2&region=r", "s3://b/p?endpoint=http://x&secret_access_key=***&region=r"),
+            (
+                "s3://b/p?endpoint=http://x&secret_access_key=hunter2&region=r",
+                "s3://b/p?endpoint=http://x&secret_access_key=***&region=r",
+            ),
             ("host=h Password=hunter2 user=a", "host=h Password=*** user=a"),
             ("password=", "password=***"),
             ("orders", "orders"),

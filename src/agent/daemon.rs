@@ -93,7 +93,8 @@ impl Agent {
         }
         let (sender, receiver) = channel();
         let teller = Teller::start(&config, &catalog, &sender).context("start the threads for notices")?;
-        let shared = Arc::new(Shared::default());
+        let stalled_after = Duration::try_from(config.agent.stalled_after).unwrap_or(Duration::MAX);
+        let shared = Arc::new(Shared::new(stalled_after));
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());

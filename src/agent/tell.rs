@@ -34,7 +34,7 @@ impl Teller {
         Ok(Teller {
             alarms: Alarms::recall(alarms),
             deliveries,
-            held: Vec::new(),
+            held: catalog.held().unwrap_or_default(),
             host: config.host_name(),
             mute: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -87,15 +87,17 @@ impl Teller {
                 self.route(&deliveries, &channel.name, channel.route(&notice, now), &notice);
             }
         }
-        if !changes.is_empty()
-            && let Err(error) = catalog.keep_alarms(self.alarms.all())
-        {
+        let waiting = self.held.len();
+        self.release(&deliveries, now);
+        if changes.is_empty() && self.held.len() == waiting {
+            return;
+        }
+        if let Err(error) = catalog.keep_alarms(self.alarms.all(), &self.held) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the alarms cannot be kept: after a restart they are told again"
             );
         }
-        self.release(&deliveries, now);
     }
 
     fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {

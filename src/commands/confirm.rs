@@ -6,9 +6,9 @@ use serde_json::json;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, table, time};
 use crate::cli::Confirm;
+use crate::error::{Failure, Kind};
 use crate::operations::confirm::{Mistimed, confirm, mistimed};
 use crate::repository::trust::Trust;
-use crate::error::{Failure, Kind};
 
 pub fn run(shell: &Shell, args: &Confirm) -> Result<Ending> {
     let reader = shell.reader(&args.place)?;
@@ -33,7 +33,12 @@ pub fn run(shell: &Shell, args: &Confirm) -> Result<Ending> {
     };
     let report = confirm(&reader.open, root, &args.source, &args.snapshot)?;
     for one in &report.confirmed {
-        shell.say(format!("{}: the times of snapshot {} are confirmed: data of {}", report.source, one.seq, time(one.data_time)));
+        shell.say(format!(
+            "{}: the times of snapshot {} are confirmed: data of {}",
+            report.source,
+            one.seq,
+            time(one.data_time)
+        ));
     }
     // What was written counts for whoever reads: nothing may stand in its way.
     Trust::load(&reader.open.store, Some(&reader.open.trust.root.id()))?;

@@ -169,14 +169,18 @@ fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
 fn problem(alarm: &Alarm) -> Problem {
     let cause = serde_json::to_value(alarm.cause).ok().and_then(|c| c.as_str().map(str::to_owned)).unwrap_or_default();
     let (severity, next) = match alarm.cause {
-        Cause::Unproven => (Severity::Warning, "Whether it comes back is not known. Run `blackstart drill` where the keys are"),
-        Cause::Stale => {
-            (Severity::Critical, "Its agent, its host, its network or its credentials are down, and nobody else may tell. Look at the host: `blackstart status`")
+        Cause::Unproven => {
+            (Severity::Warning, "Whether it comes back is not known. Run `blackstart drill` where the keys are")
         }
+        Cause::Stale => (
+            Severity::Critical,
+            "Its agent, its host, its network or its credentials are down, and nobody else may tell. Look at the host: `blackstart status`",
+        ),
         Cause::Missing => (Severity::Critical, "Nothing of it can be restored. Look at the host: `blackstart status`"),
-        Cause::Damaged | Cause::Covered | Cause::RolledBack => {
-            (Severity::Critical, "Somebody may be at work in the store. Find out who before you trust it: `blackstart verify`")
-        }
+        Cause::Damaged | Cause::Covered | Cause::RolledBack => (
+            Severity::Critical,
+            "Somebody may be at work in the store. Find out who before you trust it: `blackstart verify`",
+        ),
     };
     Problem {
         key: format!("watch/{}/{cause}", alarm.source),

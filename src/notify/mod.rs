@@ -74,14 +74,14 @@ impl Phase {
 }
 
 /// Where the series of a source stood when a notice was made: whoever sees an older head later knows of a rollback (FORMAT.md §6).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub seq: u64,
     pub commit: String,
 }
 
 /// One message to people.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
     pub version: u32,
     pub phase: Phase,

@@ -59,7 +59,9 @@ pub fn confirm(open: &Open, root: &SigningKey, source: &SourceName, seqs: &[u64]
         return Err(Failure::new(
             Kind::Usage,
             format!("snapshot {other} of {source} is not suspect by its times, or not there"),
-            format!("Nothing was confirmed. Of {source}, {known}. What looks wrong by its contents is accepted by `backup --accept-change`."),
+            format!(
+                "Nothing was confirmed. Of {source}, {known}. What looks wrong by its contents is accepted by `backup --accept-change`."
+            ),
         ));
     }
     if root.public() != open.trust.root {

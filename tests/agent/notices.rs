@@ -1,7 +1,7 @@
 //! Notices against real servers: HTTP on loopback, and aiosmtpd with TLS for mail.
 
 use blackstart::error::help_of;
-use blackstart::notify::{Channel, Deliveries, Message, Notice, Phase, Pulse, Problem, Severity, send};
+use blackstart::notify::{Channel, Deliveries, Message, Notice, Phase, Problem, Pulse, Severity, send};
 use blackstart::repository::layout::SourceName;
 use jiff::Timestamp;
 use std::fs;
@@ -72,7 +72,12 @@ fn each_kind_of_channel_says_it_in_its_own_way() {
         (&trigger.body["routing_key"], &trigger.body["payload"]["severity"]),
         (&"hunter2".into(), &"critical".into())
     );
-    let ping = channel_of(&format!("ping = {{ backup = {:?}, drill = {:?}, watch = {:?} }}", server.url("b"), server.url("d/"), server.url("w")));
+    let ping = channel_of(&format!(
+        "ping = {{ backup = {:?}, drill = {:?}, watch = {:?} }}",
+        server.url("b"),
+        server.url("d/"),
+        server.url("w")
+    ));
     let run = "11111111-2222-4333-8444-555555555555".to_owned();
     let sent = [
         (Pulse::Backup, "/start", "/b/start"),

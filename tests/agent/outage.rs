@@ -63,7 +63,14 @@ fn a_full_disk_is_told_and_the_agent_goes_on_when_there_is_room() {
     let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();
     let state = at.join("disk/state");
     fs::rename(at.join("blackstart/state"), &state).unwrap_or_else(|_| {
-        assert!(std::process::Command::new("cp").args(["-a", "blackstart/state", "disk/state"]).current_dir(at).status().unwrap().success());
+        assert!(
+            std::process::Command::new("cp")
+                .args(["-a", "blackstart/state", "disk/state"])
+                .current_dir(at)
+                .status()
+                .unwrap()
+                .success()
+        );
     });
     fs::write(at.join("blackstart.toml"), format!("state = \"disk/state\"\n{config}")).unwrap();
     every_two_seconds(at, "");

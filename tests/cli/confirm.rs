@@ -18,7 +18,11 @@ fn a_wrong_clock_keeps_a_snapshot_until_the_recovery_key_confirms_it() {
     let at = home.path();
     expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
     let config = std::fs::read_to_string(at.join("blackstart.toml")).unwrap();
-    std::fs::write(at.join("blackstart.toml"), config.replace("name = \"etc\"", "name = \"etc\"\nretention = { last = 1 }")).unwrap();
+    std::fs::write(
+        at.join("blackstart.toml"),
+        config.replace("name = \"etc\"", "name = \"etc\"\nretention = { last = 1 }"),
+    )
+    .unwrap();
     for n in 0..2 {
         std::fs::write(at.join("app/etc/app.toml"), format!("port = {n}\n")).unwrap();
         expect(at, &["backup"], 0);

@@ -26,7 +26,10 @@ fn who_did_what_and_how_it_ended() {
     let log = at.join("blackstart/state/audit.jsonl");
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
     let both = |verb: &str, outcome: &str| {
-        [(verb.to_owned(), "begun".to_owned(), String::new()), (verb.to_owned(), "ended".to_owned(), outcome.to_owned())]
+        [
+            (verb.to_owned(), "begun".to_owned(), String::new()),
+            (verb.to_owned(), "ended".to_owned(), outcome.to_owned()),
+        ]
     };
     expect(at, &["restore", "app", "--to", "back"], 0);
     assert_eq!(since(at, 1), both("restore", "done"));
@@ -38,11 +41,20 @@ fn who_did_what_and_how_it_ended() {
     // What fails is there, too; what changes nothing is not.
     expect(at, &["restore", "app", "--to", "back"], 64);
     assert_eq!(since(at, 3), both("restore", "usage"));
-    for reads in [&["status"][..], &["snapshots"], &["verify"], &["restore", "app", "--to", "b", "--dry-run"], &["prune", "--dry-run"]] {
+    for reads in [
+        &["status"][..],
+        &["snapshots"],
+        &["verify"],
+        &["restore", "app", "--to", "b", "--dry-run"],
+        &["prune", "--dry-run"],
+    ] {
         run(at, reads);
     }
     assert_eq!(entries(at).len(), 5);
-    configure(at, "\n[[source]]\nname = \"more\"\nkind = \"files\"\npath = \"app/etc\"\n[source.retention]\nlast = 1\n");
+    configure(
+        at,
+        "\n[[source]]\nname = \"more\"\nkind = \"files\"\npath = \"app/etc\"\n[source.retention]\nlast = 1\n",
+    );
     expect(at, &["backup", "more", "--adopt"], 0);
     expect(at, &["prune", "more"], 0);
     assert_eq!(since(at, 5), [both("backup", "done"), both("prune", "done")].concat());
