@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn told_once_again_daily_and_once_when_it_is_over() {
         let (mut ledger, channel) = (Ledger::default(), channel(""));
-        let mut go = |hour, found| look(&mut ledger, &channel, hour, found, false);
+        let mut go = |hour, found: Option<&[Problem]>| look(&mut ledger, &channel, hour, found, false);
         let bad = [problem("a", Severity::Warning)];
         assert_eq!(go(1, Some(&bad[..])), [Phase::Begun]);
         assert_eq!(go(2, Some(&bad)), []);

@@ -79,7 +79,7 @@ fn a_full_disk_is_told_and_the_agent_goes_on_when_there_is_room() {
     let _full = fs::write(at.join("disk/rest"), noise(4, 24 << 20));
     daemon.wait("the notice", 1, told("etc/incremental", "begun"));
     let failed = daemon.wait("a failure", 1, |l| l["result"] == "failed");
-    assert!(failed["message"].as_str().unwrap().contains("no space"), "{failed}");
+    assert!(failed["message"].as_str().unwrap().to_lowercase().contains("no space"), "{failed}");
     assert_eq!(daemon.get("/health/live").0, 200);
     fs::remove_file(at.join("disk/rest")).unwrap();
     daemon.wait("the recovery", 1, told("etc/incremental", "recovered"));

@@ -28,7 +28,7 @@ fn a_scheduler_that_hangs_is_noticed_from_within_and_by_systemd() {
     let socket = UnixDatagram::bind(at.join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let (path, interval) = (at.join("notify").into_os_string(), OsStr::new("2000000"));
-    let daemon = Daemon::start(at, &[("NOTIFY_SOCKET", &path), ("WATCHDOG_USEC", interval)]);
+    let daemon = Daemon::start(at, &[("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", interval)]);
     daemon.wait("a backup", 1, ended("incremental"));
     assert_eq!(daemon.get("/health/live").0, 200);
     // The last sign of life within so long, if any.
