@@ -201,8 +201,7 @@ fn the_shipped_jobs_are_switched_off_and_sound_when_switched_on() {
         assert!(names.contains(&seed), "{seed}: {names:?}");
     }
     for job in &on.jobs {
-        let promise =
-            blackstart::scheduler::warning(job, SignedDuration::from_mins(10), "2026-11-01T00:00:00Z".parse().unwrap());
+        let promise = scheduler::warning(job, SignedDuration::from_mins(10), "2026-11-01T00:00:00Z".parse().unwrap());
         assert_eq!(promise, None);
     }
     let databases = on.jobs.iter().find(|j| j.source.as_str() == "databases").unwrap();
