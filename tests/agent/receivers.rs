@@ -61,6 +61,7 @@ fn the_agent_receives_the_log_and_the_rpo_counts_from_its_end() {
     daemon.wait("the first backup", 1, ended("incremental"));
     daemon.wait_metric(UP, |up| up == 1.0);
     // The server writes nothing now, and nothing can be lost: the point moves on all the same, and there is no further backup.
+    daemon.wait_metric(SNAPSHOT, |at| at > 0.0);
     let snapshot = daemon.metric(SNAPSHOT);
     daemon.wait_metric(POINT, |point| point > snapshot + 3.0 && now() - point < 5.0);
     assert_eq!(daemon.metric(SNAPSHOT), snapshot);
