@@ -533,7 +533,9 @@ def choose(repo, args):
         able = [c for c in commits.values() if c["type"] == "snapshot" and not c.get("removed") and c["outcome"] == "complete"
                 and parse_time(c["data_time"]) <= before]
         newest = max([c["seq"] for c in able], default=0)
-        doubtful = [problems[seq] for seq in sorted(problems) if seq > newest]
+        beyond = min([c["seq"] for c in commits.values() if c["type"] == "snapshot" and c["seq"] > newest and parse_time(c["data_time"]) > before],
+                     default=float("inf"))  # what comes after a snapshot from beyond the time is beyond it too
+        doubtful = [problems[seq] for seq in sorted(problems) if newest < seq < beyond]
         need(not doubtful, "%s. What it held is unknown%s" % (doubtful and doubtful[0], newest and
              ". The newest sound snapshot before it is %d: say --seq %d to restore that one" % (newest, newest) or ""))
         need(able, "%s has no complete snapshot%s: see `list`" % (args.source, " of that time" if args.at else ""))

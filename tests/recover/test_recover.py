@@ -312,6 +312,12 @@ class Refuses(Case):
         self.edit("snapshots/files/0000000002", lambda d: d[:100])
         self.refuses("say --seq 1")
         self.restores(self.series.states[1], "files", "--seq", "1")
+        self.refuses("say --seq 1", "--at", "2099-01-01T00:00:00Z")
+
+    def test_a_damaged_commit_from_beyond_the_time_counts_for_nothing(self):
+        self.series.snapshot(self.state)
+        self.edit("snapshots/files/0000000003", lambda d: d[:100])
+        self.restores(self.series.states[1], "files", "--at", self.series.times[1])
 
     def test_commits_that_another_key_signed(self):
         for fields, message in [({"signer": "stranger"}, "forged"), ({"key": "stranger"}, "not certified"),
