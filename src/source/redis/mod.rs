@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
+use crate::limits::Grain;
 use crate::net::Roots;
 use crate::source::{Before, Finished, Piece, Source};
 
@@ -234,6 +235,11 @@ impl Source for Redis {
             ));
         }
         Ok(())
+    }
+
+    /// An RDB file has its keys in the order of their hashes, which stays while the server runs.
+    fn grain(&self) -> Grain {
+        Grain::FINE
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {
