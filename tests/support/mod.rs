@@ -1,5 +1,5 @@
 //! What several test binaries share: real servers, and a bad network between them and us.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, clippy::print_stdout, reason = "each test binary uses its own part; what is skipped is said")]
 
 pub mod binary;
 pub mod gate;
