@@ -87,6 +87,8 @@ impl Who {
 #[derive(Debug, Clone)]
 pub struct AuditLog {
     directory: PathBuf,
+    /// Bytes at which a file is put aside.
+    most: u64,
 }
 
 /// What there is, the oldest first.
@@ -99,7 +101,7 @@ pub struct Trail {
 
 impl AuditLog {
     pub fn below(state: &Path) -> AuditLog {
-        AuditLog { directory: state.to_owned() }
+        AuditLog { directory: state.to_owned(), most: FILE_MAX }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -138,7 +140,7 @@ impl AuditLog {
             if std::fs::metadata(&path).map(|there| there.ino()).ok() != Some(here.ino()) {
                 continue;
             }
-            if here.len() >= FILE_MAX {
+            if here.len() >= self.most {
                 self.put_aside(&path)?;
                 continue;
             }
@@ -308,17 +310,17 @@ mod tests {
     #[test]
     fn a_full_file_is_put_aside_and_the_chain_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let log = AuditLog::below(dir.path());
-        log.append(entry("a")).unwrap();
-        let file = OpenOptions::new().append(true).open(log.path()).unwrap();
-        file.set_len(FILE_MAX).unwrap();
-        log.append(entry("b")).unwrap();
-        assert!(dir.path().join("audit-000001.jsonl").exists());
-        assert!(fs::metadata(log.path()).unwrap().len() < 4096);
-        // The zeros that this test put there are the one fault.
+        let log = AuditLog { most: 1000, ..AuditLog::below(dir.path()) };
+        let names: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        names.iter().for_each(|name| log.append(entry(name)).unwrap());
+        assert!(dir.path().join("audit-000002.jsonl").exists());
+        assert!(fs::metadata(log.path()).unwrap().len() < 2000);
         let trail = log.read().unwrap();
-        assert_eq!(verbs(&trail), ["a", "b"]);
-        assert_eq!(trail.faults.len(), 1, "{:?}", trail.faults);
+        assert_eq!(verbs(&trail), names);
+        assert!(trail.faults.is_empty(), "{:?}", trail.faults);
+        // A whole file that is gone shows, too.
+        fs::remove_file(dir.path().join("audit-000002.jsonl")).unwrap();
+        assert_eq!(log.read().unwrap().faults.len(), 1);
     }
 
     #[test]

@@ -72,7 +72,8 @@ fn a_full_disk_is_told_and_the_agent_goes_on_when_there_is_room() {
                 .success()
         );
     });
-    fs::write(at.join("blackstart.toml"), format!("state = \"disk/state\"\n{config}")).unwrap();
+    let moved = config.lines().map(|l| if l.starts_with("state = ") { "state = \"disk/state\"" } else { l });
+    fs::write(at.join("blackstart.toml"), moved.collect::<Vec<_>>().join("\n")).unwrap();
     every_two_seconds(at, "");
     let daemon = Daemon::start(at, &[]);
     daemon.wait("a backup", 1, ended("incremental"));
