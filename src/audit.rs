@@ -1,5 +1,5 @@
 //! The audit log: who did what on this host, when, and how it ended. One JSON object a line in `audit.jsonl` of the state directory, 0600; lines are
-//! appended and never changed. Each has the SHA-256 of the line before it, so that one that was altered or taken out shows; that the newest
+//! appended and never changed; a full file is put aside and another begun. Each line has the SHA-256 of the line before it, so that one that was altered or taken out shows; that the newest
 //! lines were cut off does not. What must not be forged is in the repository: commits, prune records and reports are signed.
 //!
 //! No secret is in it: arguments pass [`redacted`]. That it cannot be written hinders nobody from restoring; it is said aloud.
@@ -156,8 +156,9 @@ impl AuditLog {
 
     /// Called with the lock held.
     fn put_aside(&self, path: &Path) -> Result<()> {
-        let last = self.files()?.len();
-        let aside = self.directory.join(format!("audit-{last:06}.jsonl"));
+        let number = |path: &PathBuf| path.file_stem()?.to_str()?.strip_prefix("audit-")?.parse::<u32>().ok();
+        let last = self.files()?.iter().filter_map(number).max().unwrap_or(0);
+        let aside = self.directory.join(format!("audit-{:06}.jsonl", last + 1));
         std::fs::hard_link(path, &aside).context("put the full file aside")?;
         durable::remove(path).context("put the full file aside")
     }
@@ -186,7 +187,8 @@ impl AuditLog {
     /// Reads all of it and checks that each line follows the one before.
     pub fn read(&self) -> Result<Trail> {
         let mut trail = Trail::default();
-        let mut previous: Option<String> = None;
+        // Where the oldest files are gone, because the operator took them away, the first line that is left follows one that nobody can check.
+        let mut previous: Option<Option<String>> = None;
         for path in self.files()? {
             let bytes = match std::fs::read(&path) {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
@@ -196,7 +198,7 @@ impl AuditLog {
             for (n, line) in bytes.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
                 let fault = match serde_json::from_slice::<Entry>(line) {
                     Ok(entry) => {
-                        let follows = entry.previous == previous;
+                        let follows = previous.as_ref().is_none_or(|previous| entry.previous == *previous);
                         trail.entries.push(entry);
                         (!follows)
                             .then(|| "does not follow the line before it: one was altered or taken out".to_owned())
@@ -204,7 +206,7 @@ impl AuditLog {
                     Err(error) => Some(format!("cannot be read: {error}")),
                 };
                 trail.faults.extend(fault.map(|what| format!("{name}, line {}: {what}", n + 1)));
-                previous = Some(hash(line));
+                previous = Some(Some(hash(line)));
             }
         }
         Ok(trail)
@@ -318,8 +320,11 @@ mod tests {
         let trail = log.read().unwrap();
         assert_eq!(verbs(&trail), names);
         assert!(trail.faults.is_empty(), "{:?}", trail.faults);
-        // A whole file that is gone shows, too.
-        fs::remove_file(dir.path().join("audit-000002.jsonl")).unwrap();
+        // The oldest may be taken away; one from the middle shows.
+        fs::remove_file(dir.path().join("audit-000001.jsonl")).unwrap();
+        log.append(entry("x")).unwrap();
+        assert_eq!(log.read().unwrap().faults, [] as [String; 0]);
+        fs::remove_file(dir.path().join("audit-000003.jsonl")).unwrap();
         assert_eq!(log.read().unwrap().faults.len(), 1);
     }
 
