@@ -1,9 +1,9 @@
 //! The replication stream of Redis 7, Valkey 8 and Valkey 9 as a log: received, restored to any point, and whoever is killed when.
 
 use super::redis::fill;
-use crate::support::engines::{Server, program};
 use super::{copy_all, failed, protect, report};
 use crate::support::binary::{Ran, command, expect};
+use crate::support::engines::Server;
 use blackstart::clock::{Clock, SystemClock};
 use blackstart::source::redis::Options;
 use blackstart::source::redis::connection::{Connection, Reply};
