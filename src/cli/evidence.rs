@@ -95,7 +95,7 @@ pub enum ReportVerb {
 pub struct Bisect {
     #[arg(value_parser = source)]
     pub source: SourceName,
-    /// SQL for the restored SQLite file: good if its first value is neither null, 0 nor empty
+    /// SQL for the restored SQLite file or PostgreSQL server (of Redis a command: 'GET key'): good if its first value is neither null, 0, false nor empty
     #[arg(long, value_name = "SQL")]
     pub check: Option<String>,
     /// The recovery key file

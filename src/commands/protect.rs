@@ -145,6 +145,8 @@ fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
         let lines: Vec<String> = exclude.iter().map(|p| format!("  {},\n", setup::quoted(p))).collect();
         text.push_str(&format!("exclude = [\n{}]\n", lines.concat()));
     }
+    // A table of its own ends the lines of the source.
+    text.push_str(found.settings);
     Ok(text)
 }
 
