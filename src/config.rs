@@ -73,6 +73,9 @@ pub struct Config {
     /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
     #[serde(skip)]
     pub jobs: Vec<Job>,
+    /// Restore plans whose text is wrong: name and error.
+    #[serde(skip)]
+    pub wrong_plans: Vec<(String, String)>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,

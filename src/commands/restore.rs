@@ -134,6 +134,8 @@ fn foretell(
         .find(|p| p.seconds > 0.0)
         .map(|p| p.bytes as f64 / p.seconds);
     let forecast = restore::forecast(open, identities, snapshot, request, rate)?;
+    // What would stop the real one stops this.
+    restore::has_place(&request.to, forecast.bytes)?;
     shell.say(format!(
         "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
         forecast.seq,

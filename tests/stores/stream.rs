@@ -1,8 +1,9 @@
 //! The replication stream of Redis 7, Valkey 8 and Valkey 9 as a log: received, restored to any point, and whoever is killed when.
 
-use super::redis::{Server, fill};
+use super::redis::fill;
 use super::{copy_all, failed, protect, report};
 use crate::support::binary::{Ran, command, expect};
+use crate::support::engines::Server;
 use blackstart::clock::{Clock, SystemClock};
 use blackstart::source::redis::Options;
 use blackstart::source::redis::connection::{Connection, Reply};
@@ -25,7 +26,7 @@ impl Home {
     /// Whose drills start this program.
     fn proven_by(server: &Server, program: &str) -> Home {
         let home = tempfile::tempdir().unwrap();
-        let (url, program) = (server.url(), super::redis::program(program));
+        let (url, program) = (server.url(), crate::support::engines::program(program));
         let program = program.display();
         let own = format!("[source.redis]\nseal_every = \"50ms\"\nserver = \"{program}\"");
         protect(home.path(), &format!("kind = \"redis\"\nurl = \"{url}\"\n{own}"));

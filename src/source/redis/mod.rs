@@ -22,13 +22,14 @@ use crate::net::Roots;
 use crate::source::{Before, Finished, Piece, Source};
 
 pub mod address;
+pub mod asked;
 pub mod connection;
 pub mod engine;
 pub mod proof;
 pub mod rdb;
 mod refusal;
 pub mod replication;
-mod running;
+pub mod running;
 mod saved;
 pub mod server;
 mod stream;

@@ -1,4 +1,4 @@
-//! A server that is started on a copy, and can reach and be reached by nothing else.
+//! A real server on a restored copy, reached by a socket that only this user can enter, and by nothing else.
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
@@ -85,8 +85,11 @@ impl Running {
     }
 
     pub fn connect(&self) -> Result<Connection> {
-        let address = Address { endpoint: Endpoint::Unix(self.socket.clone()), user: None, password: None };
-        Connection::open(&address, &Roots::System)
+        Connection::open(&self.address(), &Roots::System)
+    }
+
+    pub fn address(&self) -> Address {
+        Address { endpoint: Endpoint::Unix(self.socket.clone()), user: None, password: None }
     }
 
     pub fn stop(self) -> Result<()> {
