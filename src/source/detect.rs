@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{chroma, postgres, redis};
+use crate::error::{Failure, Kind};
 
 /// A walk that looks for databases stops here.
 const ENTRIES_MAX: usize = 100_000;
@@ -35,6 +36,12 @@ pub struct Found {
     pub settings: &'static str,
     /// What the search may have missed, for people.
     pub notes: Vec<String>,
+}
+
+impl Found {
+    fn at(kind: &'static str, path: PathBuf, suggested_name: String) -> Found {
+        Found { kind, place: Place::Path(path), exclude: Vec::new(), suggested_name, settings: "", notes: Vec::new() }
+    }
 }
 
 /// Where a source is.
@@ -92,7 +99,10 @@ fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
 
 fn at_path(path: &Path) -> Result<Vec<Found>> {
     let path = std::path::absolute(path).with_context(|| format!("resolve {}", path.display()))?;
-    let metadata = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+    let metadata = std::fs::metadata(&path).map_err(|e| {
+        let help = "Nothing was done. Give a directory, a SQLite database, or the address of a server (postgres://…, redis://…).";
+        Failure::new(Kind::Usage, format!("{} cannot be protected: {e}", path.display()), help)
+    })?;
     let mut names = BTreeSet::new();
     if metadata.is_file() {
         let is_sqlite =
@@ -142,14 +152,7 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
             tree.exclude.push(pattern(directory, chroma::SEGMENTS));
             let directory = file.parent().unwrap_or(&path).to_owned();
             let suggested_name = unique_name(directory.file_name(), &mut names);
-            found.push(Found {
-                kind: "chroma",
-                place: Place::Path(directory),
-                exclude: Vec::new(),
-                suggested_name,
-                settings: "",
-                notes: Vec::new(),
-            });
+            found.push(Found::at("chroma", directory, suggested_name));
         } else {
             found.push(database(file, &mut names));
         }
@@ -175,14 +178,7 @@ fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
         _ => path.file_name(),
     };
     let suggested_name = unique_name(stem, names);
-    Found {
-        kind: "sqlite",
-        place: Place::Path(path),
-        exclude: Vec::new(),
-        suggested_name,
-        settings: "",
-        notes: Vec::new(),
-    }
+    Found::at("sqlite", path, suggested_name)
 }
 
 /// Databases below `root`, in order of their paths. Symlinks are not followed.
