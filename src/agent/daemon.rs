@@ -17,8 +17,9 @@ use super::serve::Shared;
 use super::tell::Teller;
 use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
+use crate::audit::{AuditLog, Entry, Phase, Who};
 use crate::bridge::Service;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Run};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::job::{Job, Task};
@@ -58,6 +59,7 @@ pub struct Agent {
     pub(super) jobs: Vec<Job>,
     pub(super) drill_key_missing: Option<String>,
     pub(super) catalog: Catalog,
+    audit: AuditLog,
     pub(super) memory: Memory,
     pub(super) seen: BTreeMap<SourceName, Seen>,
     pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
@@ -91,16 +93,18 @@ impl Agent {
         }
         let (sender, receiver) = channel();
         let teller = Teller::start(&config, &catalog, &sender).context("start the threads for notices")?;
-        let shared = Arc::new(Shared::default());
+        let stalled_after = Duration::try_from(config.agent.stalled_after).unwrap_or(Duration::MAX);
+        let shared = Arc::new(Shared::new(stalled_after));
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
-        let files = watch::signature(&config.file, &config.schedules());
+        let files = watch::signature(&config);
         let mut agent = Agent {
             clock,
             jobs: Vec::new(),
             drill_key_missing: None,
             catalog,
+            audit: AuditLog::below(&config.state()),
             memory: Memory::default(),
             seen: BTreeMap::new(),
             endings: BTreeMap::new(),
@@ -195,6 +199,7 @@ impl Agent {
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
+                wrong_plans: &self.config.wrong_plans,
                 mute: &self.teller.mute,
             };
             let wrong = problems(&view, now);
@@ -260,10 +265,8 @@ impl Agent {
             Signal::Observed(result) => {
                 self.observing = false;
                 self.observed.get_or_insert_with(Instant::now);
-                self.repository = result.map(|seen| {
-                    self.shared.set_ready();
-                    self.seen.extend(seen);
-                });
+                self.shared.set_ready(result.is_ok());
+                self.repository = result.map(|seen| self.seen.extend(seen));
                 if let Err(error) = &self.repository {
                     tracing::error!(error, "the repository cannot be read");
                 }
@@ -291,6 +294,7 @@ impl Agent {
                 "the catalog cannot be written; it is a cache, and backups go on"
             );
         }
+        self.write_down(run);
         match run.result.as_str() {
             "done" => self.teller.ping(&run.source, run.task, "", &run.run),
             "busy" => {}
@@ -305,5 +309,48 @@ impl Agent {
             self.endings.remove(&(run.source.clone(), other));
         }
         self.to_observe.insert(run.source.clone());
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
+    }
+
+    /// Notes a run in the audit log.
+    fn write_down(&self, run: &Run) {
+        let entry = Entry {
+            version: 1,
+            at: run.finished,
+            id: run.run.clone(),
+            phase: Phase::Ended,
+            by: Who::here(),
+            host: self.config.host_name(),
+            verb: "agent".into(),
+            arguments: vec![run.task.to_string(), run.source.to_string()],
+            outcome: Some(run.result.clone()),
+            exit: None,
+            previous: None,
+        };
+        if let Err(error) = self.audit.append(entry) {
+            tracing::error!(error = format!("{error:#}"), "the run is in no audit log; backups go on");
+        }
+    }
+
+    /// Notes a run in the audit log.
+    fn write_down(&self, run: &Run) {
+        let entry = Entry {
+            version: 1,
+            at: run.finished,
+            id: run.run.clone(),
+            phase: Phase::Ended,
+            by: Who::here(),
+            host: self.config.host_name(),
+            verb: "agent".into(),
+            arguments: vec![run.task.to_string(), run.source.to_string()],
+            outcome: Some(run.result.clone()),
+            exit: None,
+            previous: None,
+        };
+        if let Err(error) = self.audit.append(entry) {
+            tracing::error!(error = format!("{error:#}"), "the run is in no audit log; backups go on");
+        }
     }
 }

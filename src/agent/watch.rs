@@ -1,16 +1,18 @@
 //! Who watches the scheduler: systemd by its watchdog, Prometheus by the tick, and a thread here that tells when it has stalled.
 
 use jiff::Timestamp;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::serve::{STALLED, Shared};
+use super::serve::Shared;
+use crate::config::Config;
 use crate::job;
 use crate::notify::{Deliveries, Message, Notice, Phase, Problem, Route, Severity};
+use crate::plan;
 
 /// The watcher looks this often.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Tells on every channel, once, when the scheduler has stalled: it cannot do so itself. Ends with the agent.
 pub fn scheduler(
@@ -25,13 +27,13 @@ pub fn scheduler(
         loop {
             std::thread::sleep(LOOK);
             let Some(shared) = shared.upgrade() else { return };
-            let stalled = shared.since_beat() > STALLED;
-            if stalled && !told {
-                tracing::error!(seconds = shared.since_beat().as_secs(), "the scheduler has stalled");
+            let stalled = shared.stalled();
+            if let Some(silent) = stalled.filter(|_| !told) {
+                tracing::error!(seconds = silent.as_secs(), "the scheduler has stalled");
                 let deliveries = Arc::clone(&deliveries.lock().unwrap_or_else(PoisonError::into_inner));
                 tell(&deliveries, &host, now());
             }
-            told = stalled;
+            told = stalled.is_some();
         }
     };
     if let Err(error) = std::thread::Builder::new().name("watch".into()).spawn(watch) {
@@ -58,9 +60,10 @@ fn tell(deliveries: &Deliveries, host: &str, now: Timestamp) {
 }
 
 /// What the configuration files look like from outside: another value means that one of them has changed.
-pub fn signature(file: &Path, schedules: &Path) -> Vec<(PathBuf, u64, u128)> {
-    let mut files = job::files(schedules).unwrap_or_default();
-    files.push(file.to_owned());
+pub fn signature(config: &Config) -> Vec<(PathBuf, u64, u128)> {
+    let mut files = job::files(&config.schedules()).unwrap_or_default();
+    files.extend(plan::files(config).unwrap_or_default());
+    files.push(config.file.clone());
     let look = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok()?;
         let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();

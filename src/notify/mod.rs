@@ -4,6 +4,7 @@
 
 mod channel;
 mod deliver;
+mod ledger;
 mod send;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +16,11 @@ use crate::repository::layout::SourceName;
 
 pub use channel::{Channel, Email, Ping, Tls, validate};
 pub use deliver::{Delivered, Deliveries};
-pub use send::{Message, send};
+pub use ledger::{Finding, Ledger};
+pub use send::{Message, Pulse, send};
+
+/// The key of the problem that the repository cannot be reached.
+pub const REPOSITORY: &str = "repository";
 
 /// An alarm that still stands is told again after this.
 pub const REMIND: SignedDuration = SignedDuration::from_hours(24);
@@ -72,14 +77,14 @@ impl Phase {
 }
 
 /// Where the series of a source stood when a notice was made: whoever sees an older head later knows of a rollback (FORMAT.md §6).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub seq: u64,
     pub commit: String,
 }
 
 /// One message to people.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
     pub version: u32,
     pub phase: Phase,
@@ -131,7 +136,15 @@ impl Alarms {
             }
             self.0.insert(alarm.problem.key.clone(), alarm);
         }
-        changes.extend(before.into_values().map(|alarm| Change { phase: Phase::Recovered, alarm }));
+        // While the repository is out of reach, nothing that is told of a source can be known to be well again.
+        let blind = self.0.contains_key(REPOSITORY);
+        for alarm in before.into_values() {
+            if blind && alarm.problem.source.is_some() {
+                self.0.insert(alarm.problem.key.clone(), alarm);
+            } else {
+                changes.push(Change { phase: Phase::Recovered, alarm });
+            }
+        }
         changes
     }
 }
@@ -191,6 +204,18 @@ mod tests {
         assert_eq!(go(29, &[]), []);
         assert_eq!(go(30, &bad), [Phase::Begun]);
         assert_eq!(go(-100, &bad), [Phase::Reminder]);
+    }
+
+    #[test]
+    fn nothing_of_a_source_recovers_while_the_repository_is_out_of_reach() {
+        let mut alarms = Alarms::default();
+        let mut go = |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), at(hours)));
+        let failed = Problem { source: Some(SourceName::new("a").unwrap()), ..problem("a/full", Severity::Warning) };
+        let gone = problem(REPOSITORY, Severity::Critical);
+        assert_eq!(go(1, &[failed, problem("configuration", Severity::Warning)]), [Phase::Begun, Phase::Begun]);
+        assert_eq!(go(2, std::slice::from_ref(&gone)), [Phase::Begun, Phase::Recovered]);
+        assert_eq!(go(3, &[gone]), []);
+        assert_eq!(go(4, &[]), [Phase::Recovered, Phase::Recovered]);
     }
 
     #[test]

@@ -13,9 +13,11 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::memory;
 use crate::repository::trust::Trust;
 
+pub mod ask;
 pub mod backup;
 pub mod basis;
 pub mod bisect;
+pub mod confirm;
 pub mod contents;
 pub mod drill;
 pub mod evidence;

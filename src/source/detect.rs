@@ -103,30 +103,36 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
         let help = "Nothing was done. Give a directory, a SQLite database, or the address of a server (postgres://…, redis://…).";
         Failure::new(Kind::Usage, format!("{} cannot be protected: {e}", path.display()), help)
     })?;
-    let mut names = BTreeSet::new();
     if metadata.is_file() {
-        let is_sqlite =
-            metadata.len() >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
-        if is_sqlite && chroma::is_database(&path) {
-            return at_path(path.parent().unwrap_or(Path::new("/")));
-        }
-        if starts_like_rdb(&path) {
-            bail!(
-                "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
-                path.display()
-            );
-        }
-        if !is_sqlite {
-            bail!(
-                "{} is no SQLite database; to protect a single file of another kind, give its directory",
-                path.display()
-            );
-        }
-        return Ok(vec![database(path, &mut names)]);
+        return at_file(path, metadata.len());
     }
     if !metadata.is_dir() {
         bail!("{} is neither a directory nor a database file", path.display());
     }
+    at_directory(path)
+}
+
+/// `bytes`: how many the file has.
+fn at_file(path: PathBuf, bytes: u64) -> Result<Vec<Found>> {
+    let is_sqlite = bytes >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
+    if is_sqlite && chroma::is_database(&path) {
+        return at_path(path.parent().unwrap_or(Path::new("/")));
+    }
+    if starts_like_rdb(&path) {
+        bail!(
+            "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
+            path.display()
+        );
+    }
+    if !is_sqlite {
+        bail!("{} is no SQLite database; to protect a single file of another kind, give its directory", path.display());
+    }
+    Ok(vec![database(path, &mut BTreeSet::new())])
+}
+
+/// The tree at a directory, and the databases in it.
+fn at_directory(path: PathBuf) -> Result<Vec<Found>> {
+    let mut names = BTreeSet::new();
     let mut tree = Found {
         kind: "files",
         suggested_name: unique_name(path.file_name(), &mut names),

@@ -296,6 +296,11 @@ fn protect_finds_a_server_and_proves_it_at_once() {
     let config = fs::read_to_string(home.path().join("blackstart.toml")).unwrap();
     assert!(config.contains("password = { env = \"PGPASSWORD\" }"), "{config}");
     assert!(!format!("{config}{}", ran.all()).contains("hunter2"), "a secret shows");
+    // How it is done is a note; what a timer will lack is said.
+    assert!(ran.out.contains("note: PostgreSQL 15") && !ran.err.contains("mode physical"), "{}", ran.all());
+    assert!(ran.out.contains("The password is read from $PGPASSWORD"), "{}", ran.all());
+    let without = binary::expect(tempfile::tempdir().unwrap().path(), &["protect", &url, "--repo", "./backups"], 78);
+    assert!(without.err.contains("PGPASSWORD in its environment"), "{}", without.err);
     let with = binary::run(home.path(), &["protect", &cluster.tcp_url("keeper:hunter2", "")]);
     assert!(with.code == 64 && !with.all().contains("hunter2"), "{} {}", with.code, with.all());
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Session};
 use super::wal::Lsn;
+use crate::entry::{Entry, EntryKind};
 use crate::error::{Failure, Kind};
 use crate::source::Before;
 
@@ -47,6 +48,8 @@ pub struct Facts {
     pub changes_since: Option<String>,
     /// Why all was read, where changes would have done.
     pub read_whole: Option<String>,
+    /// Bytes of the relations that are not the server's own.
+    pub table_bytes: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +108,13 @@ impl Facts {
         self.databases = databases.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect::<Result<_>>()?;
         self.max_prepared_transactions = sql.value("show max_prepared_transactions")?.and_then(|n| n.parse().ok());
         Ok(())
+    }
+
+    /// Counts an entry that was read.
+    pub fn tally(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::File && super::is_users_relation(entry.path.as_bytes()) {
+            self.table_bytes += entry.size;
+        }
     }
 
     /// As it is sealed into the commit; `log` is the snapshot's place in the log (FORMAT.md §2.5).

@@ -296,7 +296,9 @@ impl Source for BaseBackup {
 
     fn next(&mut self) -> Result<Option<Entry>> {
         self.current = None;
-        self.next_entry().map_err(|e| explain(e, &self.address))
+        let entry = self.next_entry().map_err(|e| explain(e, &self.address))?;
+        entry.iter().for_each(|entry| self.facts.tally(entry));
+        Ok(entry)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {

@@ -304,6 +304,7 @@ impl Source for FileCopy {
             if let Some((entry, content)) = self.ready.pop_front() {
                 self.path = entry.path.0.clone();
                 self.current = content;
+                self.facts.tally(&entry);
                 return Ok(Some(entry));
             }
             if !self.advance().map_err(|e| explain(e, &self.address))? {
