@@ -38,6 +38,12 @@ pub struct Found {
     pub notes: Vec<String>,
 }
 
+impl Found {
+    fn at(kind: &'static str, path: PathBuf, suggested_name: String) -> Found {
+        Found { kind, place: Place::Path(path), exclude: Vec::new(), suggested_name, settings: "", notes: Vec::new() }
+    }
+}
+
 /// Where a source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -152,14 +158,7 @@ fn at_directory(path: PathBuf) -> Result<Vec<Found>> {
             tree.exclude.push(pattern(directory, chroma::SEGMENTS));
             let directory = file.parent().unwrap_or(&path).to_owned();
             let suggested_name = unique_name(directory.file_name(), &mut names);
-            found.push(Found {
-                kind: "chroma",
-                place: Place::Path(directory),
-                exclude: Vec::new(),
-                suggested_name,
-                settings: "",
-                notes: Vec::new(),
-            });
+            found.push(Found::at("chroma", directory, suggested_name));
         } else {
             found.push(database(file, &mut names));
         }
@@ -185,14 +184,7 @@ fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
         _ => path.file_name(),
     };
     let suggested_name = unique_name(stem, names);
-    Found {
-        kind: "sqlite",
-        place: Place::Path(path),
-        exclude: Vec::new(),
-        suggested_name,
-        settings: "",
-        notes: Vec::new(),
-    }
+    Found::at("sqlite", path, suggested_name)
 }
 
 /// Databases below `root`, in order of their paths. Symlinks are not followed.
