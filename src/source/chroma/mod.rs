@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name, Stat};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::Member;
 use crate::source::{Finished, Piece, Source};
 use rustix::fs::FlockOperation;
 
@@ -87,6 +88,7 @@ pub struct Chroma {
     copied: Option<Ready>,
     file: Option<File>,
     page: Option<u32>,
+    member: Member,
 }
 
 /// A copy that is ready to be read.
@@ -110,7 +112,7 @@ impl Chroma {
             ));
         }
         let scratch = options.scratch.clone().unwrap_or(scratch);
-        Ok(Chroma { path, scratch, options, clock, copied: None, file: None, page: None })
+        Ok(Chroma { path, scratch, options, clock, copied: None, file: None, page: None, member: Member::default() })
     }
 
     /// Copies until the copy is whole, at most [`TRIES`] times.
@@ -122,7 +124,7 @@ impl Chroma {
             let scratch = Scratch::make(&self.scratch)?;
             let directory = scratch.copy();
             let data_time = self.clock.now();
-            let way = Way { from: &self.path, to: &directory, clock: &*self.clock };
+            let way = Way { from: &self.path, to: &directory, clock: &*self.clock, member: &self.member };
             let copied = copy::copy(way, limit).with_context(|| format!("copy {}", self.path.display()))?;
             let (checks, collections) = Copy::open(&directory).and_then(|copy| copy.verify())?;
             let wrong: Vec<&crate::report::Check> = checks.iter().filter(|c| !c.passed).collect();
@@ -254,9 +256,14 @@ impl Source for Chroma {
         self.path.display().to_string()
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if self.copied.is_none() {
             self.copied = Some(self.prepare()?);
+            self.member.take_turn()?;
         }
         let ready = self.copied.as_mut().context("read the copy")?;
         let Some(entry) = ready.plan.pop_front() else { return Ok(None) };
@@ -288,7 +295,8 @@ impl Source for Chroma {
         let ready = self.copied.take().context("the directory was never read")?;
         let facts = serde_json::to_value(&ready.facts)?;
         ready.scratch.directory.close().context("remove the copy in scratch")?;
-        Ok(Finished { data_time: ready.data_time, skipped: ready.skipped, facts })
+        let data_time = self.member.fixed_at().unwrap_or(ready.data_time);
+        Ok(Finished { data_time, skipped: ready.skipped, facts })
     }
 }
 

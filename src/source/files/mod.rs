@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, Name};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Finished, Piece, Source};
 use anyhow::{Result, bail};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -47,6 +48,7 @@ pub struct Files {
     started: Timestamp,
     root_entry: Option<Entry>,
     walk: Walk,
+    member: Member,
 }
 
 impl Files {
@@ -58,7 +60,7 @@ impl Files {
         let tolerate = globs("tolerate_changing", &options.tolerate_changing)?;
         let (walk, root_entry) =
             Walk::begin(root, exclude, tolerate, options.one_file_system).map_err(|e| cannot_open(root, &e))?;
-        Ok(Files { shown: root.display().to_string(), started, root_entry, walk })
+        Ok(Files { shown: root.display().to_string(), started, root_entry, walk, member: Member::default() })
     }
 }
 
@@ -75,8 +77,14 @@ impl Source for Files {
         self.shown.clone()
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if let Some(entry) = self.root_entry.take() {
+            // Nothing but the root was looked at before.
+            self.member.fix(Moment::Chosen, || Ok(()))?;
             return Ok(Some(entry));
         }
         Ok(self.walk.next())
@@ -96,8 +104,9 @@ impl Source for Files {
         if self.root_entry.is_some() {
             bail!("the walk of {} has not begun (this is a bug)", self.shown);
         }
+        self.member.throughout();
         let (skipped, facts) = self.walk.end()?;
-        Ok(Finished { data_time: self.started, skipped, facts })
+        Ok(Finished { data_time: self.member.fixed_at().unwrap_or(self.started), skipped, facts })
     }
 }
 

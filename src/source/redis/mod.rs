@@ -18,11 +18,13 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
 use crate::net::Roots;
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Before, Finished, Piece, Source};
 
 pub mod address;
 pub mod connection;
 pub mod engine;
+mod fork;
 pub mod proof;
 pub mod rdb;
 mod refusal;
@@ -78,6 +80,7 @@ pub struct Redis {
     reading: Reading,
     file: Option<RdbStream>,
     begun: Option<Begun>,
+    member: Member,
 }
 
 /// A server that was found fit.
@@ -102,6 +105,8 @@ struct Begun {
     by: &'static str,
     /// The file must not be older, in seconds of the server's clock.
     not_before: Option<i64>,
+    /// It may be the file of a fork that another replica had asked for before us.
+    shared: bool,
 }
 
 impl Redis {
@@ -124,14 +129,14 @@ impl Redis {
             reading: Reading::Nothing,
             file: None,
             begun: None,
+            member: Member::default(),
         })
     }
 
     /// Connects, once, and refuses a server that is not fit.
     fn meet(&mut self) -> Result<&mut Met> {
         if self.met.is_none() {
-            let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
-            let mut connection = Connection::open(&self.address, &roots).map_err(|e| self.unreachable(e))?;
+            let mut connection = self.connect()?;
             let info = Info::ask(&mut connection)?;
             server::refuse_unfit(&info, &connection, self.options.from_replica)?;
             let theirs = info.number("server_time_usec").and_then(|t| Timestamp::from_microsecond(t).ok());
@@ -139,6 +144,11 @@ impl Redis {
             self.met = Some(Met { connection: Some(connection), info, ahead });
         }
         self.met.as_mut().context("meet the server")
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
+        Connection::open(&self.address, &roots).map_err(|e| self.unreachable(e))
     }
 
     fn unreachable(&self, error: anyhow::Error) -> anyhow::Error {
@@ -181,8 +191,27 @@ impl Redis {
         Ok(entries.collect())
     }
 
-    /// Has the server begin to send its data.
+    /// Has the server begin to send its data: the fork is the point.
     fn begin(&mut self) -> Result<RdbStream> {
+        let member = std::mem::take(&mut self.member);
+        let (file, not_before) = if member.is_alone() {
+            (self.begin_at_once()?, None)
+        } else {
+            member.fix(Moment::Awaited, || {
+                // The server may have closed the first one while we waited for the others.
+                let fresh = self.connect()?;
+                self.meet()?.connection = Some(fresh);
+                fork::watch(self.connect().ok(), || self.begin_at_once())
+            })?
+        };
+        if let Some(moment) = not_before {
+            member.not_before(moment);
+        }
+        self.member = member;
+        Ok(file)
+    }
+
+    fn begin_at_once(&mut self) -> Result<RdbStream> {
         let at = self.clock.now();
         let saved = self.options.file.clone();
         let met = self.meet()?;
@@ -190,11 +219,11 @@ impl Redis {
         let mut connection = met.connection.take().context("read the data twice")?;
         let Some(path) = saved else {
             let mut payload = sync::begin(connection, &version)?;
-            self.begun = Some(Begun { at, by: "sync", not_before: None });
+            self.begun = Some(Begun { at, by: "sync", not_before: None, shared: !payload.is_diskless() });
             return RdbStream::start(Box::new(move |to, most| payload.read_some(to, most)));
         };
         let (origin, asked) = saved::save(&mut connection, &path)?;
-        self.begun = Some(Begun { at, by: "bgsave", not_before: Some(asked) });
+        self.begun = Some(Begun { at, by: "bgsave", not_before: Some(asked), shared: false });
         RdbStream::start(origin)
     }
 
@@ -234,6 +263,10 @@ impl Source for Redis {
             ));
         }
         Ok(())
+    }
+
+    fn join(&mut self, member: Member) {
+        self.member = member;
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {
@@ -290,6 +323,9 @@ impl Source for Redis {
         let forked = rdb.ctime.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(|t| t - met.ahead);
         let lag = SignedDuration::from_secs(met.info.number("master_last_io_seconds_ago").unwrap_or(0).max(0));
         let data_time = forked.map_or(begun.at, |t| t.min(begun.at)) - lag;
+        if begun.shared || lag.is_positive() {
+            self.member.may_be_as_early_as(data_time);
+        }
         let (flavour, version) = met.info.version();
         let mode = [met.info.get("server_mode"), met.info.get("redis_mode")].into_iter().find(|m| !m.is_empty());
         let facts = Facts {

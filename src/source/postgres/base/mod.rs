@@ -10,6 +10,7 @@
 //! * A temporary slot keeps the server from removing the WAL that the backup will need.
 //! * The time of the data is that at which `pg_control` arrived: the last file before the backup's end.
 
+mod behind;
 mod feed;
 mod manifest;
 mod members;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 use tar::EntryType;
 
 use super::client::{Address, Client, ServerError, Session, explain};
@@ -28,7 +30,9 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
+use crate::source::barrier::Member as Seat;
 use crate::source::{Before, Finished, Order, Piece, Source};
+use behind::Behind;
 use feed::{Archive, Feed};
 use manifest::{Arrived, Manifest};
 use members::{Member, Members};
@@ -65,6 +69,10 @@ pub struct BaseBackup {
     manifest: Manifest,
     data_time: Timestamp,
     ended: bool,
+    behind: Behind,
+    /// `pg_control` has come, which the server had sent at this time at the earliest; what it sends next comes after the backup's end.
+    control: Option<Instant>,
+    seat: Seat,
 }
 
 /// The file that is being read.
@@ -101,11 +109,16 @@ impl BaseBackup {
             manifest: Manifest::new()?,
             data_time,
             ended: false,
+            behind: Behind::begin(Instant::now()),
+            control: None,
+            seat: Seat::default(),
         })
     }
 
     fn begin(&mut self) -> Result<()> {
         let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
+        self.seat.ready()?;
+        self.behind = Behind::begin(Instant::now());
         self.slot = reserve_wal(&self.address);
         walsender.patience = super::CHECKPOINT_MAX;
         let feed = Feed::start(walsender)?;
@@ -149,6 +162,7 @@ impl BaseBackup {
 
     /// Makes the entry of a member, and of the directory that nothing is sent for: the root, or that of a tablespace.
     fn take(&mut self, archive: Archive, member: Member) -> Result<()> {
+        self.note_end();
         let path = match archive {
             Archive::Tablespace(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
             _ => member.path.clone(),
@@ -196,10 +210,18 @@ impl BaseBackup {
         ensure!(kind != EntryKind::Symlink, "{} is a link, and what it points to was not sent", entry.path);
         if path == b"global/pg_control" {
             self.data_time = self.clock.now();
+            self.control = self.behind.earliest();
         }
         let current = (kind == EntryKind::File).then(|| Current::Member { path, hash: Sha256::new(), size: 0 });
         self.ready.push_back((entry, current));
         Ok(())
+    }
+
+    /// Of a group: the end of the backup is the point. The server makes it after it has sent `pg_control`, and before anything else.
+    fn note_end(&mut self) {
+        if let Some(sent) = self.control.take() {
+            self.seat.was_fixed(sent);
+        }
     }
 
     /// A private directory that belongs to the owner of everything else.
@@ -211,6 +233,7 @@ impl BaseBackup {
 
     /// Receives the manifest, checks everything against it, awaits the end of the command, and makes an entry of it.
     fn take_manifest(&mut self) -> Result<()> {
+        self.note_end();
         let mut feed = self.feed.take().context("a manifest without a backup (this is a bug)")?;
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -252,6 +275,7 @@ impl BaseBackup {
         let Some(Current::Member { path, hash, size }) = &mut self.current else { return Ok(Piece::End) };
         let n = self.members.read(feed, buffer)?;
         hash.update(&buffer[..n]);
+        self.behind.note(n, Instant::now());
         *size += n as u64;
         if n > 0 {
             return Ok(Piece::Data(n));
@@ -274,6 +298,10 @@ impl Source for BaseBackup {
 
     fn compare(&mut self, before: Before) -> Result<()> {
         self.facts.compare(&before)
+    }
+
+    fn join(&mut self, member: Seat) {
+        self.seat = member;
     }
 
     fn order(&self) -> Order {
