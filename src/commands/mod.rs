@@ -17,6 +17,7 @@ mod bisect;
 mod bucket;
 mod check;
 mod drill;
+mod group;
 mod health;
 mod help;
 mod init;

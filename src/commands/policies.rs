@@ -14,8 +14,17 @@ pub struct Place<'a> {
 }
 
 /// Areas that are written once.
-const WRITTEN_ONCE: [&str; 8] =
-    ["packs/*", "index/*", "snapshots/*", "trust/*", "drills/*", "repository.json", "README.txt", "recover.py"];
+const WRITTEN_ONCE: [&str; 9] = [
+    "packs/*",
+    "index/*",
+    "snapshots/*",
+    "trust/*",
+    "drills/*",
+    "groups/*",
+    "repository.json",
+    "README.txt",
+    "recover.py",
+];
 /// Areas with locks.
 const LOCKED: [&str; 3] = ["packs/*", "index/*", "snapshots/*"];
 
@@ -62,7 +71,7 @@ pub fn agent(place: &Place) -> Value {
     all.push(place.reads(&["*"]));
     all.push(allow(
         &["s3:PutObject"],
-        place.arns(&["packs/*", "index/*", "snapshots/*", "drills/*", "leases/*", "probe/*"]),
+        place.arns(&["packs/*", "index/*", "snapshots/*", "drills/*", "groups/*", "leases/*", "probe/*"]),
     ));
     all.push(allow(&["s3:PutObjectRetention"], place.arns(&LOCKED)));
     policy(all)
@@ -90,7 +99,8 @@ pub fn restorer(place: &Place) -> Value {
 /// Who watches: sees commits and drill reports, not even ciphertext.
 pub fn watcher(place: &Place) -> Value {
     let mut all = place.looks();
-    let areas = ["repository.json", "README.txt", "recover.py", "trust/*", "snapshots/*", "drills/*", "index/*"];
+    let areas =
+        ["repository.json", "README.txt", "recover.py", "trust/*", "snapshots/*", "drills/*", "groups/*", "index/*"];
     all.push(place.reads(&areas));
     policy(all)
 }

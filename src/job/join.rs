@@ -45,6 +45,7 @@ impl Config {
             self.jobs.push(job);
         }
         self.validate().with_context(|| format!("read {}", directory.display()))?;
+        self.members_are_known()?;
         Ok(self)
     }
 }

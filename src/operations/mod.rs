@@ -17,6 +17,7 @@ pub mod bisect;
 pub mod contents;
 pub mod drill;
 pub mod evidence;
+pub mod group;
 pub mod load;
 pub mod locks;
 pub mod measures;

@@ -89,7 +89,14 @@ impl Uploads {
         let at_once = if spool.is_some() { buffers - workers } else { buffers };
         let state =
             State { under_way: 0, at_once, waiting: VecDeque::new(), ended: false, spooled: 0, spool_failed: failed };
-        let inner = Arc::new(Inner { store, packs: packs.max(1), pool, spool, state: Mutex::new(state), changed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            store,
+            packs: packs.max(1),
+            pool,
+            spool,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let drain = inner.spool.is_some().then(|| {
             let inner = Arc::clone(&inner);
             std::thread::Builder::new().name("spool".into()).spawn(move || inner.drain())

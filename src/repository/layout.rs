@@ -60,6 +60,12 @@ impl GroupName {
     }
 }
 
+impl From<SourceName> for GroupName {
+    fn from(name: SourceName) -> GroupName {
+        GroupName(name)
+    }
+}
+
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
