@@ -7,15 +7,15 @@ directory in which this file lies. FORMAT.md describes what is read here; the nu
   recover.py --root SHA256:… list                                        what is there; no key needed
   recover.py --root SHA256:… verify SOURCE                               hash every stored object; no key needed
   recover.py --root SHA256:… --identity KEYFILE restore SOURCE DIR       the newest complete snapshot, into a new DIR
-  recover.py --root SHA256:… --identity KEYFILE wal SOURCE DIR           PostgreSQL's log as segment files, into a new DIR
 
+recover-log.py beside it writes the log of a source, for points in time between snapshots.
 Exit codes: 0 done, 1 refused or damaged (nothing was restored), 3 restored but not everything, 130 interrupted.
 """
 import argparse, base64, contextlib, hashlib, heapq, itertools, json, os, re, shutil, signal, sqlite3, stat
 import subprocess, sys, tempfile, threading
 from datetime import datetime, timezone
 
-FORMAT, MIB, LAYERS_MAX, FRAMES_MAX, UNIT_MAX = 1, 1 << 20, 16, 4096, 16 << 20
+FORMAT, MIB, LAYERS_MAX, FRAMES_MAX = 1, 1 << 20, 16, 4096
 FRAME_MAX, INDEX_RAW_MAX, PACK_MAX, OBJECT_MAX = MIB, MIB, 18 * MIB, 64 * MIB
 SOURCE = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
 warnings = 0
@@ -533,7 +533,9 @@ def choose(repo, args):
         able = [c for c in commits.values() if c["type"] == "snapshot" and not c.get("removed") and c["outcome"] == "complete"
                 and parse_time(c["data_time"]) <= before]
         newest = max([c["seq"] for c in able], default=0)
-        doubtful = [problems[seq] for seq in sorted(problems) if seq > newest]
+        beyond = min([c["seq"] for c in commits.values() if c["type"] == "snapshot" and c["seq"] > newest and parse_time(c["data_time"]) > before],
+                     default=float("inf"))  # what comes after a snapshot from beyond the time is beyond it too
+        doubtful = [problems[seq] for seq in sorted(problems) if newest < seq < beyond]
         need(not doubtful, "%s. What it held is unknown%s" % (doubtful and doubtful[0], newest and
              ". The newest sound snapshot before it is %d: say --seq %d to restore that one" % (newest, newest) or ""))
         need(able, "%s has no complete snapshot%s: see `list`" % (args.source, " of that time" if args.at else ""))
@@ -549,164 +551,6 @@ def choose(repo, args):
         say("NOTE: %s; the snapshot restored here does not need it" % problems[seq])
     need(chosen["epoch"] in repo.epochs, "the trust record %s that this snapshot was made under is missing" % chosen["epoch"])
     return chosen
-
-
-# ---- the log of a source: pieces and runs to segment files (§2.8) ----
-
-class Log:
-    """What is stored of a log, by stretch and timeline."""
-
-    def __init__(self, repo, source, identity):
-        need(SOURCE.fullmatch(source), "%s cannot be the name of a source" % ascii(source))
-        self.repo, self.source, self.identity, self.base = repo, source, identity, "wal/" + source
-        self.stretches = []
-        for n in repo.numbers(self.base + "/stretches"):
-            line, _ = repo.signed("%s/stretches/%010d" % (self.base, n), "stretch", repo.certified)
-            need(line["n"] == n and line["source"] == source, "stretch %d was moved" % n)
-            need(0 < line["unit"] <= UNIT_MAX, "stretch %d has a malformed unit" % n)
-            sealed = json.loads(age(identity, base64.b64decode(line["sealed"]), "the sealed part of stretch %d" % n))
-            self.stretches.append({**line, "start": int(line["start"], 16), "secret": base64.b64decode(sealed["secret"]), "facts": sealed["facts"],
-                                   "spans": self.spans(n), "histories": {}})
-        need(self.stretches, "no log of %s is stored" % source)
-        for name in sorted(self.names(self.base + "/histories")):
-            m = re.fullmatch(r"([0-9]{10})-([0-9a-f]{8})", name)
-            stretch = next((s for s in self.stretches if m and s["n"] == int(m[1])), None)
-            if stretch:
-                line, text = self.body("%s/histories/%s" % (self.base, name), "history", MIB)
-                need(line["timeline"] == int(m[2], 16) and line["stretch"] == int(m[1]), name + " was moved")
-                stretch["histories"][line["timeline"]] = (int(line["start"], 16), text)
-        for s in self.stretches:
-            for timeline in s["spans"]:
-                need(timeline == s["timeline"] or timeline in s["histories"], "the history of timeline %d in stretch %d is missing" % (timeline, s["n"]))
-
-    def names(self, folder):
-        path = os.path.join(self.repo.path, folder)
-        return os.listdir(path) if os.path.isdir(path) else []
-
-    def spans(self, n):
-        """Timeline to its objects as (start, end or None, key), sorted."""
-        found, folder = {}, "%s/%010d" % (self.base, n)
-        for timeline in sorted(self.names(folder)):
-            for name in self.names(folder + "/" + timeline):
-                m = re.fullmatch(r"([0-9a-f]{16})(?:-([0-9a-f]{16}))?", name)
-                if m and re.fullmatch(r"[0-9a-f]{8}", timeline):
-                    span = (int(m[1], 16), int(m[2], 16) if m[2] else None, "%s/%s/%s" % (folder, timeline, name))
-                    found.setdefault(int(timeline, 16), []).append(span)
-        return {timeline: sorted(spans, key=lambda s: (s[0], s[1] or 0)) for timeline, spans in found.items()}
-
-    def body(self, key, kind, limit):
-        """The line of an object and its decrypted, decompressed body."""
-        line, _, body = self.repo.signed_with_body(key, kind, self.repo.certified)
-        need(line["source"] == self.source, key + " was moved")
-        with zstd(age(self.identity, body, key), key) as stream:
-            return line, stream.read(limit)
-
-    def windows(self):
-        """Lists of stretches that follow each other without a gap."""
-        windows = []
-        for s in self.stretches:
-            if s["spans"] and windows and s["continues"] and windows[-1][-1]["n"] + 1 == s["n"]:
-                windows[-1].append(s)
-            elif s["spans"]:
-                windows.append([s])
-        return windows
-
-    def place(self, window, timeline, at):
-        """The stretch that has a position, and the timeline that wrote it."""
-        for s in reversed(window):
-            if s["start"] <= at and s["timeline"] <= timeline:
-                begun = [t for t, (start, _) in s["histories"].items() if t <= timeline and start <= at]
-                return s, max(begun, default=s["timeline"])
-        return None, None
-
-    def piece(self, stretch, timeline, at):
-        """The bytes from `at` on of the object that reaches furthest; None where nothing holds it. Falls back from a damaged run to its pieces."""
-        here = [s for s in stretch["spans"].get(timeline, []) if at - at % stretch["unit"] <= s[0] <= at]
-        runs = sorted((s for s in here if s[1] and s[1] > at), key=lambda s: -s[1])
-        refused = None
-        for start, end, key in runs + [s for s in here if not s[1]][-1:]:
-            try:
-                line, data = self.body(key, "run" if end else "piece", stretch["unit"])
-                need([int(line[k], 16) for k in ("start", "end")] == [start, start + len(data)] and end in (None, start + len(data))
-                     and line["stretch"] == stretch["n"] and line["timeline"] == timeline, key + " was moved, or is not whole")
-                check = hashlib.sha256(stretch["secret"] + data).digest()[:16]
-                need(check == base64.b64decode(line["check"]), key + " does not hold the bytes that were read")
-                if start + len(data) > at:
-                    return data[at - start:]
-            except Refused as e:
-                refused = e
-        if refused:
-            raise refused
-        return None
-
-    def write(self, window, timeline, start, stop, out):
-        """Writes the bytes of a segment as `timeline` has it; gives how many there were."""
-        at = start
-        while at < stop:
-            stretch, on = self.place(window, timeline, at)
-            data = stretch and self.piece(stretch, on, at)
-            if not data:
-                later = [s for s in (stretch or {"spans": {}})["spans"].get(on, []) if s[0] > at]
-                later += [w for w in window if w["start"] > at and w["timeline"] <= timeline]
-                need(not later and on in (None, timeline), "the log has lost what it held at %X/%X of timeline %s" % (at >> 32, at & 0xffffffff, on))
-                break
-            borders = [s["start"] for s in window] + [h[0] for s in window for h in s["histories"].values()]
-            out.write(data[:min([b for b in borders if b > at] + [stop]) - at])
-            at = out.tell() + start
-        return at - start
-
-
-def segments(repo, args):
-    """Writes the newest window of a PostgreSQL source's log as segment and history files."""
-    target = os.path.abspath(args.dir)
-    need(not os.path.lexists(target), target + " exists already. Nothing is ever overwritten: name a new directory")
-    need(args.identity, "wal needs --identity KEYFILE, the recovery identity (a line AGE-SECRET-KEY-1…)")
-    log = Log(repo, args.source, read_identity(args.identity))
-    windows = log.windows()
-    need(windows, "no log of %s is stored" % args.source)
-    for window in windows[:-1]:
-        say("NOTE: the log has a gap after stretch %d; what comes before it is not written: --stretch %d does" % (window[-1]["n"], window[-1]["n"]))
-    window = windows[-1] if args.stretch is None else next((w for w in windows if args.stretch in [s["n"] for s in w]), None)
-    need(window, "%s has no stretch %s" % (args.source, args.stretch))
-    newest = window[-1]
-    size, timeline = newest["facts"]["segment_size"], max(newest["spans"])
-    per_id, written = (1 << 32) // size, 0
-    stage = tempfile.mkdtemp(prefix="." + os.path.basename(target) + ".", suffix=".restoring", dir=os.path.dirname(target))
-    try:
-        for s in window:
-            for t, (_, text) in s["histories"].items():
-                with open(os.path.join(stage, "%08X.history" % t), "wb") as f:
-                    f.write(text)
-        at = min(spans[0][0] for spans in window[0]["spans"].values()) // size * size
-        while True:
-            stretch, on = log.place(window, timeline, at + size - 1)
-            path = os.path.join(stage, "%08X%08X%08X" % (on or 0, at // size // per_id, at // size % per_id))
-            with open(path, "wb") as f:
-                begin = max(at, window[0]["start"])
-                f.seek(begin - at)
-                n = log.write(window, timeline, begin, at + size, Offset(f, begin - at))
-                f.truncate(size)
-            if n == 0:
-                os.remove(path)
-                break
-            written, at = written + 1, at + size
-            if begin + n < at:
-                break
-        os.sync()
-        os.rename(stage, target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    print("%d segments of %d MB written to %s, up to %X/%X on timeline %d" % (written, size // MIB, target, (begin + n) >> 32, (begin + n) & 0xffffffff, timeline))
-
-
-class Offset:
-    """A file that counts from where it was."""
-
-    def __init__(self, file, start):
-        self.file, self.start, self.write = file, start, file.write
-
-    def tell(self):
-        return self.file.tell() - self.start
 
 
 # ---- list, verify ----
@@ -754,23 +598,23 @@ def verify(repo, args):
     print("%s: %d snapshots, %d objects, all sound" % (args.source, sum(c["type"] == "snapshot" for c in commits.values()), len(seen)))
 
 
-def arguments():
+def common_arguments():
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--repository", metavar="DIR", help="the copy of the repository; default: where this file lies")
     common.add_argument("--root", metavar="SHA256:…", help="fingerprint of the root key, from the recovery kit")
     common.add_argument("--trust-on-first-use", action="store_true", help="believe the root key in the repository; open to forgery")
     common.add_argument("--identity", metavar="KEYFILE", help="file with the recovery identity (AGE-SECRET-KEY-1…)")
+    return common
+
+
+def parser():
+    common = common_arguments()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", parents=[common], help="sources and snapshots").set_defaults(run=list_snapshots)
     verb = verbs.add_parser("verify", parents=[common], help="hash every object of a source")
     verb.add_argument("source", metavar="SOURCE")
     verb.set_defaults(run=verify)
-    verb = verbs.add_parser("wal", parents=[common], help="write PostgreSQL's log as segment files into a new directory")
-    verb.add_argument("source", metavar="SOURCE")
-    verb.add_argument("dir", metavar="DIR", help="must not exist yet")
-    verb.add_argument("--stretch", type=int, metavar="N", help="the part of the log that this stretch belongs to; default: the newest")
-    verb.set_defaults(run=segments)
     verb = verbs.add_parser("restore", parents=[common], help="restore a snapshot into a new directory")
     verb.add_argument("source", metavar="SOURCE")
     verb.add_argument("dir", metavar="DIR", help="must not exist yet")
@@ -779,32 +623,35 @@ def arguments():
     which.add_argument("--at", metavar="TIME", help="the newest complete one whose data is not younger, like 2026-01-31T03:00:00Z")
     verb.add_argument("--check-ids", action=argparse.BooleanOptionalAction, default=True, help="check each page and chunk too")
     verb.set_defaults(run=restore)
-    defaults = {"repository": os.path.dirname(os.path.abspath(__file__)), "root": None, "trust_on_first_use": False, "identity": None}
-    return argparse.Namespace(**{**defaults, **vars(parser.parse_args())})
+    return parser
 
 
-def main():
+def main(parser):
+    """Runs what the arguments say, and exits. `args.dir` is set where something is restored."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stage is removed
+    name, restoring = os.path.basename(sys.argv[0]), False
     try:
-        args = arguments()
-        for program in ["ssh-keygen"] + ["age", "zstd"] * (args.verb in ("restore", "wal")):
+        defaults = {"repository": os.path.dirname(os.path.abspath(__file__)), "root": None, "trust_on_first_use": False, "identity": None}
+        args = argparse.Namespace(**{**defaults, **vars(parser.parse_args())})
+        restoring = hasattr(args, "dir")
+        for program in ["ssh-keygen"] + ["age", "zstd"] * restoring:
             need(shutil.which(program), "the program %s is missing: apt-get install age zstd openssh-client" % program)
         need(args.root or args.trust_on_first_use, "--root SHA256:… is required: the fingerprint of the root key, from your recovery kit")
         args.run(Repository(args.repository, args.root), args)
     except KeyboardInterrupt:
         sys.exit(130)
     except Refused as e:
-        say("recover.py: %s" % e)
+        say("%s: %s" % (name, e))
     except (OSError, sqlite3.Error) as e:
-        say("recover.py: this system refused: %s" % e)
+        say("%s: this system refused: %s" % (name, e))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as e:
-        say("recover.py: the repository holds something malformed (%s: %s)" % (type(e).__name__, e))
+        say("%s: the repository holds something malformed (%s: %s)" % (name, type(e).__name__, e))
     else:
         sys.exit(3 if warnings else 0)
-    if {"restore", "wal"} & set(sys.argv):
-        say("recover.py: nothing was restored")
+    if restoring:
+        say(name + ": nothing was restored")
     sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    main(parser())

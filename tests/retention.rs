@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// One golden file. A line of `points` reads `SEQ TIME [complete|partial] [verified] [suspect] => REASONS`.
+/// One golden file. A line of `points` reads `SEQ TIME [complete|partial] [verified] [suspect] [in-log] => REASONS`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -25,8 +25,9 @@ fn parse(line: &str) -> Point {
     let flags: Vec<&str> = words.collect();
     let has = |flag| flags.contains(&flag);
     assert!(has("complete") != has("partial"), "{line}");
-    assert!(flags.iter().all(|f| ["complete", "partial", "verified", "suspect"].contains(f)), "{line}");
-    Point { seq, data_time, complete: has("complete"), verified: has("verified"), suspect: has("suspect") }
+    assert!(flags.iter().all(|f| ["complete", "partial", "verified", "suspect", "in-log"].contains(f)), "{line}");
+    let (verified, suspect, in_log) = (has("verified"), has("suspect"), has("in-log"));
+    Point { seq, data_time, complete: has("complete"), verified, suspect, in_log }
 }
 
 fn decided(line: &str, decision: &Decision) -> String {
@@ -85,6 +86,7 @@ fn points() -> impl Strategy<Value = Vec<Point>> {
                 complete: complete != 1,
                 verified,
                 suspect: suspect == 0,
+                in_log: i % 3 > 0,
             })
             .collect()
     })
@@ -157,7 +159,7 @@ proptest! {
     fn a_new_point_takes_nothing_from_within(points in points(), policy in policies(), minutes in 0i64..10_000, complete: bool) {
         let now: Timestamp = NOW.parse().unwrap();
         let seq = points.len() as u64 + 1;
-        let new = Point { seq, data_time: now - SignedDuration::from_mins(minutes), complete, verified: false, suspect: false };
+        let new = Point { seq, data_time: now - SignedDuration::from_mins(minutes), complete, verified: false, suspect: false, in_log: true };
         let within = |points: &[Point]| -> Vec<u64> {
             let reason = blackstart::operations::retention::Reason::Within;
             decide(points, &policy, now).into_iter().filter(|d| d.keep.contains(&reason)).map(|d| d.seq).collect()

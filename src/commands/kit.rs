@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::output::{Ending, Exit, Shell, time};
 use super::policies::{self, Place};
-use super::setup::RECOVER;
+use super::setup::{RECOVER, RECOVER_LOG};
 use crate::cli::Kit;
 use crate::config::Config;
 use crate::durable;
@@ -29,11 +29,14 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
         }
         None => None,
     };
-    let hash = Hash::of(RECOVER.as_bytes());
-    let page = page(&config, &open, &hash, key.is_some())?;
+    let scripts = [("recover.py", RECOVER), ("recover-log.py", RECOVER_LOG)];
+    let hashes = scripts.map(|(_, text)| Hash::of(text.as_bytes()));
+    let page = page(&config, &open, &hashes, key.is_some())?;
     put(&args.dir, "README.txt", page.as_bytes(), 0o644)?;
-    put(&args.dir, "recover.py", RECOVER.as_bytes(), 0o755)?;
-    put(&args.dir, "recover.py.sha256", format!("{hash}  recover.py\n").as_bytes(), 0o644)?;
+    for ((name, text), hash) in scripts.iter().zip(&hashes) {
+        put(&args.dir, name, text.as_bytes(), 0o755)?;
+        put(&args.dir, &format!("{name}.sha256"), format!("{hash}  {name}\n").as_bytes(), 0o644)?;
+    }
     if let Location::S3(options) = Location::parse(&config.location()?)? {
         put_policies(&args.dir, &Place { bucket: &options.bucket, prefix: &options.prefix })?;
         shell.say(
@@ -52,7 +55,7 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
             "the recovery key is NOT in the kit: add it, or note where it lies. Without it nothing can be restored.",
         );
     }
-    Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hash}))
+    Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hashes[0]}))
 }
 
 /// What each role may do in the bucket, as IAM takes it; `create-only.json` is for the bucket itself.
@@ -83,7 +86,7 @@ fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     })
 }
 
-fn page(config: &Config, open: &Open, hash: &Hash, with_key: bool) -> Result<String> {
+fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Result<String> {
     let (repo, root) = (config.location()?, open.trust.root.id());
     let names: Vec<String> = series::sources(&open.store)?.iter().map(|s| s.as_str().to_owned()).collect();
     let key = if with_key {
@@ -98,9 +101,11 @@ fn page(config: &Config, open: &Open, hash: &Hash, with_key: bool) -> Result<Str
          Who decides to restore, and who can be called at night:      ______________________________\n\n\
          With blackstart, on any machine:\n\n  blackstart status --repo '{repo}' --root {root}\n  \
          blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to /restored/SOURCE\n\n\
-         Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {hash}\n  \
+         Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {recover}\n  sha256sum recover-log.py  must be {log}\n  \
          python3 recover.py --help\n  Copy the repository to a directory; README.txt in it has every step.\n\n\
          Nothing is overwritten by a restore. A wrong fingerprint means a wrong or replaced repository: stop, and find out which.\n",
+        recover = hashes[0],
+        log = hashes[1],
         now = time(open.now()),
         host = config.host_name(),
         recipients = open.trust.recipients.join(" "),

@@ -51,7 +51,7 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
 /// Whether a restore without a point would pass over snapshots that look wrong.
 fn holds_suspects(open: &Open, source: &SourceName) -> Result<bool> {
     let Ok((_, newest)) = restore::find(open, source, &Pick::Latest) else { return Ok(false) };
-    Ok(!restore::passed_over(open, source, newest.seq)?.is_empty())
+    Ok(!restore::passed_over(open, source, newest.seq, &Pick::Latest)?.is_empty())
 }
 
 impl Point {

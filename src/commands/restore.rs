@@ -53,8 +53,8 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         Some(point) => (point.commit.clone(), point.snapshot.clone()),
         None => restore::find(open, &args.source, &wanted)?,
     };
-    if wanted == Pick::Latest {
-        say_suspects(shell, open, &snapshot)?;
+    if point.is_none() && matches!(wanted, Pick::Latest | Pick::At(_)) {
+        say_suspects(shell, open, &snapshot, &wanted)?;
     }
     if args.in_place && snapshot.kind != "files" {
         let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
@@ -142,8 +142,8 @@ pub fn foretell(
 }
 
 /// The default passes over suspect snapshots, and never in silence.
-pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot) -> Result<()> {
-    let newer = restore::passed_over(open, &snapshot.source, snapshot.seq)?;
+pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    let newer = restore::passed_over(open, &snapshot.source, snapshot.seq, pick)?;
     if let Some(newest) = newer.last() {
         let what = if newer.len() == 1 { "the newer snapshot" } else { "the newer snapshots" };
         shell.warn(format!(

@@ -20,6 +20,7 @@ use crate::storage::probe::{Capabilities, Support};
 
 pub const README: &str = include_str!("../../recover/README.txt");
 pub const RECOVER: &str = include_str!("../../recover/recover.py");
+pub const RECOVER_LOG: &str = include_str!("../../recover/recover-log.py");
 
 const RECOVERY_TITLE: &str = "blackstart RECOVERY KEY: reads every backup, and is the only thing that does.\n\
     Move this file OFF the machine that is backed up (a USB stick, a safe, a password manager), print a copy, and delete it here.\n\
@@ -162,8 +163,8 @@ fn key_pair(path: &Path, title: &str) -> Result<KeyPair> {
 
 /// How to restore without blackstart, in the repository itself.
 fn put_help(store: &Store) -> Result<()> {
-    for (key, text) in [(layout::readme(), README), (layout::recover_py(), RECOVER)] {
-        put_new(store, &key, text)?;
+    for (name, text) in layout::HELP.into_iter().zip([README, RECOVER, RECOVER_LOG]) {
+        put_new(store, &Key::new(name), text)?;
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
-use crate::operations::retention::{Point, Reason, decide};
+use crate::operations::prune;
+use crate::operations::retention::{Reason, decide};
 use crate::operations::suspect::suspects;
 use crate::operations::wal::recover::recoverable;
 use crate::operations::{Open, drill};
@@ -87,16 +88,9 @@ fn list(
     let proofs = drill::verified(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();
-    let mut points = Vec::new();
+    let points = prune::points(&whole, &proofs);
     for (commit, snapshot) in whole.snapshots() {
         let verified = proofs.iter().any(|p| p.commit == commit.hash);
-        points.push(Point {
-            seq: snapshot.seq,
-            data_time: snapshot.data_time,
-            complete: snapshot.outcome == Outcome::Complete,
-            verified,
-            suspect: whole.is_suspect(snapshot),
-        });
         rows.push(Row {
             source: source.clone(),
             seq: snapshot.seq,

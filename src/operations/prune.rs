@@ -17,7 +17,7 @@ use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
 use crate::repository::log::{Gone, Log};
-use crate::repository::series::{self, Series, Whole};
+use crate::repository::series::{self, CLOCK_SLACK, Series, Whole};
 use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
 use crate::storage::{self, Key, VersionId};
@@ -150,6 +150,7 @@ pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
         complete: s.outcome == Outcome::Complete,
         verified: proofs.iter().any(|p| p.commit == commit.hash),
         suspect: whole.is_suspect(s),
+        in_log: s.log.is_some(),
     };
     whole.snapshots().map(point).collect()
 }
@@ -180,8 +181,9 @@ impl Plan {
         let store = &open.store;
         let commits = history::list(store, &layout::snapshots(&self.source)).context("list snapshots")?;
         let reports = history::list(store, &layout::drills(self.source.as_str())).context("list drill reports")?;
+        let log = history::list(store, &layout::log(&self.source)).context("list the log")?;
         let common = history::of_repository(store).context("list what belongs to no source")?;
-        let all = commits.iter().chain(&reports).chain(&common);
+        let all = commits.iter().chain(&reports).chain(&log).chain(&common);
         all.filter(|w| !goes(&w.key)).for_each(|written| self.note_cover(written));
         Ok(())
     }
@@ -208,7 +210,9 @@ impl Plan {
     /// What the kept snapshots need no more of the log.
     fn find_log(&mut self, open: &Open, whole: &Whole, policy: &Policy, grace: SignedDuration) -> Result<()> {
         let stays = |s: &&Snapshot| !self.remove.iter().any(|r| r.seq == s.seq);
-        let anchor = |s: &Snapshot| Some(Anchor { range: s.log.clone()?, data_time: s.data_time });
+        let anchor = |s: &Snapshot| {
+            Some(Anchor { range: s.log.clone()?, data_time: s.data_time, complete: s.outcome == Outcome::Complete })
+        };
         let kept: Vec<Anchor> = whole.snapshots().map(|(_, s)| s).filter(stays).filter_map(anchor).collect();
         let log = Log::list(&open.store, &open.trust, &self.source)?;
         let spare = keep::spare(open, &log, &kept, policy.reachable_from(open.now()), open.now() - grace)?;
@@ -244,6 +248,7 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
         ));
     }
     let _lease = Lease::acquire(&open.store, &plan.source, &key.id(), &host.name, Arc::clone(&open.clock))?;
+    clock_agrees(open, &plan.source)?;
     let head = Series::list(&open.store, &open.trust, &plan.source)?.head();
     if head != plan.head {
         return Err(overtaken(&plan, head));
@@ -276,6 +281,24 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     }
     report.unfinished_deleted = open.store.sweep_unfinished(before).context("remove what killed runs have left")?;
     Ok(report)
+}
+
+/// The lease has just been written: the store's time of it is the store's clock. A clock that runs ahead makes everything look old.
+fn clock_agrees(open: &Open, source: &SourceName) -> Result<()> {
+    let lease = layout::lease(source);
+    let listed = open.store.list(lease.as_str()).context("look at the lease")?;
+    let Some(written) = listed.into_iter().find(|object| object.key == lease).map(|object| object.modified) else {
+        return Ok(());
+    };
+    let ahead = open.now().duration_since(written);
+    if ahead <= CLOCK_SLACK {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::CheckFailed,
+        format!("this machine's clock is {ahead:#} ahead of the store's"),
+        "Nothing was deleted: by this clock, snapshots and objects would look older than they are. Set the clock.",
+    ))
 }
 
 impl PruneReport {

@@ -100,6 +100,9 @@ pub struct Point {
     pub verified: bool,
     /// The store's clock contradicts its times (FORMAT.md §4-10), or its fingerprint does not fit (§4-11).
     pub suspect: bool,
+    /// It has a place in the log of its source: moments after it can be reached.
+    #[serde(default)]
+    pub in_log: bool,
 }
 
 /// Why a snapshot stays.
@@ -117,6 +120,8 @@ pub enum Reason {
     Monthly,
     Yearly,
     Within,
+    /// The newest from before `points_in_time`: the first moments of that time are reached from it.
+    PointsInTime,
     /// Partial, but nothing complete came after it.
     PartialNewest,
     /// Its times or contents cannot be trusted, so no rule may remove it.
@@ -137,6 +142,7 @@ impl fmt::Display for Reason {
             Reason::Monthly => "monthly",
             Reason::Yearly => "yearly",
             Reason::Within => "within",
+            Reason::PointsInTime => "points in time",
             Reason::PartialNewest => "partial, nothing complete since",
             Reason::Suspect => "suspect",
             Reason::Locked => "locked",
@@ -157,6 +163,9 @@ pub fn decide(points: &[Point], policy: &Policy, now: Timestamp) -> Vec<Decision
     let newest = points.iter().filter(trusted).filter(|p| p.complete).map(|p| p.seq).max();
     let verified = points.iter().filter(trusted).filter(|p| p.verified).map(|p| p.seq).max();
     let horizon = policy.within.map(|span| earlier(now, span, &policy.timezone));
+    let reachable = policy.reachable_from(now);
+    let before = |p: &&Point| p.complete && p.in_log && reachable.is_some_and(|from| p.data_time <= from);
+    let first = points.iter().filter(trusted).filter(before).max_by_key(|p| (p.data_time, p.seq)).map(|p| p.seq);
     let slots = slots(points.iter().filter(trusted).filter(|p| p.complete).collect(), policy);
     points
         .iter()
@@ -172,6 +181,7 @@ pub fn decide(points: &[Point], policy: &Policy, now: Timestamp) -> Vec<Decision
             because(Some(point.seq) == verified, Reason::NewestVerified);
             slots.get(&point.seq).into_iter().flatten().for_each(|&reason| because(true, reason));
             because(horizon.is_some_and(|horizon| point.data_time >= horizon), Reason::Within);
+            because(Some(point.seq) == first, Reason::PointsInTime);
             because(!point.complete && newest.is_none_or(|newest| point.seq > newest), Reason::PartialNewest);
             Decision { seq: point.seq, keep }
         })

@@ -105,6 +105,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
     drill_faults(open, source, &mut faults, &mut covers)?;
     let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
+    covers.extend(log.covers);
     faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
     let (mut bytes_read, mut archived) = (log.bytes_read, 0);
     for (key, (hash, size, seqs)) in &needed {

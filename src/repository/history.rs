@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use std::iter;
 
 use super::layout::{self, Hash};
 use crate::bridge::Store;
@@ -118,7 +119,7 @@ pub fn of(store: &Store, key: &Key) -> storage::Result<Written> {
 /// What belongs to no source: `repository.json`, the trust records, and the help for a restore without blackstart.
 pub fn of_repository(store: &Store) -> storage::Result<Vec<Written>> {
     let mut all = list(store, layout::TRUST)?;
-    for key in [layout::repository(), layout::readme(), layout::recover_py()] {
+    for key in iter::once(layout::repository()).chain(layout::HELP.map(Key::new)) {
         all.push(of(store, &key)?);
     }
     Ok(all)

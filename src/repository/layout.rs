@@ -143,14 +143,8 @@ pub fn repository() -> Key {
     Key::new(REPOSITORY)
 }
 
-/// With [`recover_py`]: how to restore without blackstart.
-pub fn readme() -> Key {
-    Key::new("README.txt")
-}
-
-pub fn recover_py() -> Key {
-    Key::new("recover.py")
-}
+/// How to restore without blackstart: what to do, and the scripts for snapshots and for logs.
+pub const HELP: [&str; 3] = ["README.txt", "recover.py", "recover-log.py"];
 
 pub const TRUST: &str = "trust/";
 

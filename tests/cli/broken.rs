@@ -80,6 +80,21 @@ fn a_commit_that_does_not_verify() {
     // What is whole still restores, and a backup goes on from it.
     expect(at, &["restore", "app", "--to", "back"], 0);
     expect(at, &["backup"], 0);
+    // A broken commit that a time may mean is not passed over, one from beyond that time counts for nothing.
+    let seconds = |n: u32| {
+        let all = expect(at, &["snapshots", "--json"], 4).json();
+        let rows = all["report"]["snapshots"].as_array().unwrap().clone();
+        let row = rows.iter().find(|row| row["seq"] == n).unwrap();
+        row["data_time"].as_str().unwrap().to_owned()
+    };
+    let second = seconds(2);
+    fs::write(at.join("app/etc/app.toml"), "port = 9\n").unwrap();
+    expect(at, &["backup"], 0);
+    let newest = at.join("repo/snapshots/app").join("0000000004");
+    flip(&newest);
+    let refused = expect(at, &["restore", "app", "--at", "2099-01-01 00:00", "--to", "late"], 4);
+    assert!(refused.err.contains("does not verify") && !at.join("late").exists(), "{}", refused.all());
+    expect(at, &["restore", "app", "--at", &second, "--to", "early"], 0);
     let status = expect(at, &["status"], 4);
     assert!(status.out.contains("commits do not verify"), "{}", status.all());
 }

@@ -57,6 +57,27 @@ fn by_number_by_time_by_proof() {
 }
 
 #[test]
+fn a_time_does_not_mean_a_snapshot_that_looks_wrong() {
+    let home = home();
+    let at = home.path();
+    for n in 0..200 {
+        fs::write(at.join(format!("app/{n}")), format!("file {n}")).unwrap();
+    }
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, "[[source]]\nname = \"app\"\nkind = \"files\"\npath = \"app\"\n");
+    expect(at, &["backup"], 0);
+    (1..200).for_each(|n| fs::remove_file(at.join(format!("app/{n}"))).unwrap());
+    expect(at, &["backup", "app"], 4);
+    for pick in
+        [&["restore", "app", "--to", "newest"][..], &["restore", "app", "--at", "2099-01-01 00:00", "--to", "timed"]]
+    {
+        let restored = expect(at, pick, 0);
+        assert!(restored.err.contains("LOOK WRONG"), "{}", restored.all());
+    }
+    assert!(at.join("newest/199").exists() && at.join("timed/199").exists());
+}
+
+#[test]
 fn single_paths_and_wrong_ones() {
     let home = home();
     let at = home.path();

@@ -32,7 +32,10 @@ struct Lab {
 
 impl Lab {
     fn new() -> Lab {
-        let memory = Memory::default();
+        Lab::on(Memory::default())
+    }
+
+    fn on(memory: Memory) -> Lab {
         let store = Store::new(Arc::new(memory.clone())).unwrap();
         Lab { world: World::on(store, tempfile::tempdir().unwrap()), memory }
     }
@@ -435,7 +438,9 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
     let anchor = |at: u64| Anchor {
         range: LogRange { timeline: 1, start: Position(at - 10), end: Position(at) },
         data_time: time(at),
+        complete: true,
     };
+    let partial = |at: u64| Anchor { complete: false, ..anchor(at) };
     let snapshots = [anchor(START + 3 * UNIT), anchor(START + 6 * UNIT), anchor(START + 9 * UNIT)];
     let late = Timestamp::from_second(4_000_000_000).unwrap();
     let below = |kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp| {
@@ -450,6 +455,9 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
     // A horizon before every snapshot: the oldest counts. Without a snapshot the newest window waits for one.
     assert_eq!(below(&snapshots, Some(time(START)), late), units(START + 3 * UNIT));
     assert_eq!(below(&[], None, late), 0);
+    // No restore to a point in time begins with a partial one: it does not stand for the whole one before it.
+    let partials = [anchor(START + 3 * UNIT), partial(START + 6 * UNIT), partial(START + 9 * UNIT)];
+    assert_eq!(below(&partials, Some(time(START + 8 * UNIT)), late), units(START + 3 * UNIT));
     // Nothing young goes.
     assert_eq!(below(&snapshots, None, Timestamp::UNIX_EPOCH), 0);
     // A window that a gap has closed, and no snapshot lies in: of no use but for its last object.
@@ -461,4 +469,59 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
         "{:?}",
         found.gone
     );
+}
+
+/// Somebody who may write and delete, but not delete versions, hides or covers the whole log.
+#[test]
+fn a_log_behind_markers_or_garbage_is_read_as_it_was() {
+    use blackstart::operations::wal::{check::check, recover};
+    for cover in [None, Some(&b"gone, ha"[..])] {
+        let lab = Lab::on(Memory::versioned(Arc::new(SystemClock)));
+        let mut writer = lab.writer(lab.store()).unwrap();
+        grow(&mut writer, START + UNIT, 300).unwrap();
+        writer.switch(2, START + UNIT, b"1\tbegan\n").unwrap();
+        grow(&mut writer, START + 3 * UNIT, 300).unwrap();
+        let before = lab.read(0, 2, START).unwrap();
+        assert_eq!(before.len() as u64, 3 * UNIT);
+        let listed = lab.store().list("wal/").unwrap();
+        listed.iter().for_each(|object| lab.memory.cover(&object.key, cover));
+        assert!(lab.read(0, 2, START).unwrap() == before, "{cover:?}");
+        let open = &lab.world.host.open;
+        let found = check(open, &name("db"), true).unwrap();
+        assert_eq!((found.faults.as_slice(), found.covers.len()), (&[][..], listed.len()), "{found:?}");
+        assert!(!recover::has_log(open, &name("db")).unwrap(), "there is no snapshot in it");
+        // The writer goes on where it was.
+        let mut writer = lab.writer(lab.store()).unwrap();
+        grow(&mut writer, START + 4 * UNIT, 300).unwrap();
+        assert_eq!(lab.read(0, 2, START).unwrap().len() as u64, 4 * UNIT);
+    }
+}
+
+/// With the host's own key another piece is written over one that is there: what was written first counts.
+#[test]
+fn a_piece_forged_over_another_does_not_count() {
+    let lab = Lab::on(Memory::versioned(Arc::new(SystemClock)));
+    let mut writer = lab.writer(lab.store()).unwrap();
+    grow(&mut writer, START + UNIT / 2, 300).unwrap();
+    let before = lab.read(0, 1, START).unwrap();
+    let key = lab.log(lab.store()).unwrap().stretches[0].timelines[&1][0].object.key.clone();
+    let forged = lab.store().get(&lab.log(lab.store()).unwrap().stretches[0].timelines[&1][1].object.key).unwrap();
+    lab.memory.cover(&key, Some(&forged));
+    assert!(lab.read(0, 1, START).unwrap() == before);
+}
+
+/// A crash between a stretch and the history of its first timeline: said, owed, and stored before anything else.
+#[test]
+fn a_history_that_a_crash_kept_from_being_stored_is_owed() {
+    use blackstart::operations::wal::check::check;
+    let lab = Lab::new();
+    let (facts, why) = (serde_json::json!({"system_identifier": "1"}), "a test".to_owned());
+    let begin = Begin { kind: "test".into(), timeline: 2, start: START, unit: UNIT, continues: false, facts, why };
+    drop(Writer::begin(lab.author(lab.store()), &lab.log(lab.store()).unwrap(), begin).unwrap());
+    let log = lab.log(lab.store()).unwrap();
+    assert_eq!(log.owes_history(), Some(2));
+    assert_eq!(check(&lab.world.host.open, &name("db"), false).unwrap().faults.len(), 1);
+    Writer::resume(lab.author(lab.store()), &log).unwrap().keep_history(2, START, b"1\tbegan\n").unwrap();
+    assert_eq!(lab.log(lab.store()).unwrap().owes_history(), None);
+    assert_eq!(check(&lab.world.host.open, &name("db"), false).unwrap().faults, []);
 }

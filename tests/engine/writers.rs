@@ -3,6 +3,7 @@
 use super::faults::hooked;
 use super::world::{World, assert_same_tree, name};
 use blackstart::bridge::Store;
+use blackstart::clock::{Clock, SystemClock};
 use blackstart::error::{Kind, kind_of};
 use blackstart::operations::backup::{self, BackupReport, Options};
 use blackstart::operations::restore::Pick;
@@ -15,10 +16,10 @@ use blackstart::repository::trust::{Certificate, Role, TrustRecord};
 use blackstart::source::Source;
 use blackstart::source::files::{Files, FilesOptions};
 use blackstart::storage::memory::Memory;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 fn world() -> (World, Memory) {
     let memory = Memory::default();
@@ -191,6 +192,52 @@ fn a_prune_in_the_middle_of_a_backup_leaves_no_snapshot_without_its_objects() {
     }
 }
 
+/// A prune commits before it deletes. What was still there when the writer looked, but is as old as what a prune takes, counts as gone.
+#[test]
+fn a_prune_that_has_committed_and_not_yet_deleted_takes_nothing_that_a_snapshot_names() {
+    let (world, memory) = world();
+    run(&world, &world.host, options()).unwrap();
+    fs::write(world.path("data/file"), "the newest").unwrap();
+    let (reached, deletes) = mpsc::channel();
+    let (go, gate) = mpsc::channel::<()>();
+    let (reached, gate) = (Mutex::new(reached), Mutex::new(gate));
+    // Deletes nothing of the data before it is let go, or the test has ended.
+    let store = hooked(&memory, move |operation, key| {
+        if operation == "delete" && (key.starts_with("packs/") || key.starts_with("index/")) {
+            let _gone = reached.lock().unwrap().send(());
+            let _ended = gate.lock().unwrap().recv();
+        }
+    });
+    let keeper = Mutex::new(Some(clone_of(&world, store, "state-keeper")));
+    let sweep = Arc::new(Mutex::new(None));
+    let (old, sweeping) = (memory.clone(), Arc::clone(&sweep));
+    let deletes = Mutex::new(deletes);
+    let store = hooked(&memory, move |operation, key| {
+        if operation != "create" || !key.starts_with("snapshots/") {
+            return;
+        }
+        let Some(keeper) = keeper.lock().unwrap().take() else { return };
+        let open = &keeper.open;
+        open.store.delete(&layout::lease(&name("tree"))).unwrap();
+        // The run has taken longer than the grace period.
+        for object in ["packs/", "index/"].map(|area| open.store.list(area).unwrap()).concat() {
+            old.set_modified(&object.key, open.now() - SignedDuration::from_hours(25));
+        }
+        let policy = Policy { last: 9, ..Policy::default() };
+        let plan = prune::plan(open, &name("tree"), &policy, SignedDuration::from_hours(24)).unwrap();
+        assert!(plan.unnamed_count > 0);
+        *sweeping.lock().unwrap() = Some(std::thread::spawn(move || prune::sweep(&keeper, plan).unwrap()));
+        deletes.lock().unwrap().recv().unwrap();
+    });
+    let host = clone_of(&world, store, "state-racer");
+    let report = run(&world, &host, options()).unwrap();
+    assert_eq!(report.seq, 3);
+    drop(go);
+    let swept = sweep.lock().unwrap().take().unwrap().join().unwrap();
+    assert!(swept.objects_deleted > 0);
+    sound(&world);
+}
+
 /// As above where prune has no commit to remove: only what nothing names goes, and still the writer must notice.
 #[test]
 fn a_prune_of_unnamed_objects_alone_is_noticed_by_a_writer_that_stalled() {
@@ -213,4 +260,33 @@ fn a_prune_of_unnamed_objects_alone_is_noticed_by_a_writer_that_stalled() {
     let report = run(&world, &host, options()).unwrap();
     assert_eq!(report.seq, 3);
     sound(&world);
+}
+
+/// By a clock that runs ahead everything is old.
+#[test]
+fn a_prune_whose_clock_runs_ahead_deletes_nothing() {
+    let (world, memory) = world();
+    for n in 0..3 {
+        fs::write(world.path("data/file"), format!("contents {n}")).unwrap();
+        run(&world, &world.host, options()).unwrap();
+    }
+    let before = world.host.open.store.list("").unwrap().len();
+    let mut keeper = clone_of(&world, Store::new(Arc::new(memory)).unwrap(), "state-keeper");
+    keeper.open.clock = Arc::new(Ahead);
+    let policy = Policy { last: 1, ..Policy::default() };
+    let plan = prune::plan(&keeper.open, &name("tree"), &policy, SignedDuration::from_hours(24)).unwrap();
+    assert!(!plan.is_empty());
+    let error = prune::sweep(&keeper, plan).unwrap_err();
+    assert!(format!("{error:#}").contains("ahead of the store's"), "{error:#}");
+    assert!(world.host.open.store.list("").unwrap().len() >= before);
+    sound(&world);
+}
+
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + SignedDuration::from_hours(24 * 365)
+    }
 }

@@ -56,7 +56,7 @@ class Packages(unittest.TestCase):
         cls.deb, cls.rpm = (next((cls.scratch / "out").glob("*." + kind)) for kind in ("deb", "rpm"))
 
     WANTED = ["usr/bin/blackstart", "usr/lib/systemd/system/blackstart.service", "usr/lib/sysusers.d/blackstart.conf",
-              "usr/share/man/man1/blackstart.1.gz", "usr/share/man/man1/blackstart-restore.1.gz", "usr/share/blackstart/recover.py",
+              "usr/share/man/man1/blackstart.1.gz", "usr/share/man/man1/blackstart-restore.1.gz", "usr/share/blackstart/recover.py", "usr/share/blackstart/recover-log.py",
               "usr/share/bash-completion/completions/blackstart", "usr/share/doc/blackstart/copyright"]
 
     def test_the_deb_installs_and_leaves_nothing(self):

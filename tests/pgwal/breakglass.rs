@@ -1,7 +1,7 @@
-//! Without the program: `recover.py` writes the stored log as segment files, and a server replays them.
+//! Without the program: `recover-log.py` writes the stored log as segment files, and a server replays them.
 
 use crate::support::postgres::Setup;
-use crate::world::{World, base, on_copy, options, source, wait};
+use crate::world::{World, base, on_copy, options, source};
 use blackstart::operations::wal::get::Files;
 use blackstart::operations::wal::receive::Options;
 use blackstart::source::postgres::wal::WalFile;
@@ -11,13 +11,13 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 fn recover(world: &World, to: &Path) -> Output {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("recover/recover.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("recover/recover-log.py");
     let key = world.path("recovery.key");
     fs::write(&key, world.recovery.to_text("test").as_bytes()).unwrap();
     let mut python = Command::new("python3");
     python.arg("-B").arg(script).arg("--repository").arg(world.path("repository"));
     python.arg("--root").arg(world.recovery.signing.public().id()).arg("--identity").arg(key);
-    python.args(["wal", "db"]).arg(to).output().unwrap()
+    python.arg("db").arg(to).output().unwrap()
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn recover_py_brings_a_server_to_the_newest_stored_moment() {
     fs::write(restored.data.join("recovery.signal"), "").unwrap();
     crate::support::postgres::own_all(&restored.data);
     restored.start();
-    wait("recovery has ended", || restored.value("select pg_is_in_recovery()") == "f");
+    restored.await_recovery();
     let count = "select count(*) || ' ' || min(n) from t";
     assert_eq!(restored.value(count), cluster.value(count));
 

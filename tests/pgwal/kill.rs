@@ -41,7 +41,7 @@ pub fn recover(world: &World, base: &Path, like: &Cluster, settings: &str) -> Cl
     fs::write(cluster.data.join("recovery.signal"), "").unwrap();
     crate::support::postgres::own_all(&cluster.data);
     cluster.start();
-    wait("recovery has ended", || cluster.value("select pg_is_in_recovery()") == "f");
+    cluster.await_recovery();
     cluster
 }
 
@@ -166,7 +166,7 @@ fn a_commit_that_returned_survives_the_loss_of_the_server_and_of_the_receiver() 
             home.run(&["restore", "pg", "--to", copy.data.to_str().unwrap()], 0);
             copy.configure("archive_mode = off");
             copy.start();
-            wait("recovery has ended", || copy.value("select pg_is_in_recovery()") == "f");
+            copy.await_recovery();
             let all = copy.client().rows("select n from acknowledged").unwrap();
             let there: std::collections::HashSet<u64> = all.rows.iter().map(|r| r.parse(0).unwrap()).collect();
             let missing: Vec<&u64> = acknowledged.iter().filter(|n| !there.contains(n)).collect();

@@ -44,7 +44,7 @@ impl Home {
 }
 
 fn ready(cluster: &Cluster) {
-    wait("recovery has ended", || cluster.value("select pg_is_in_recovery()") == "f");
+    cluster.await_recovery();
 }
 
 /// Time and position, on the server.

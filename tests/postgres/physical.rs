@@ -50,6 +50,7 @@ fn revive(home: &Home, major: u32) -> Cluster {
     home.restore(&copy);
     copy.configure("archive_mode = off");
     copy.start();
+    copy.await_recovery();
     copy
 }
 
@@ -266,8 +267,8 @@ fn a_standby_is_backed_up_and_its_copy_is_no_standby() {
     let report = home.backup(0);
     assert_eq!(report["facts"]["is_standby"], true);
     home.run(&["drill", "pg"], 0);
+    // It comes out of recovery, as a standby never does.
     let copy = revive(&home, 15);
-    assert_eq!(copy.value("select pg_is_in_recovery()"), "f");
     assert_eq!(copy.value("select count(*) from pgbench_accounts"), "100000");
 }
 

@@ -120,6 +120,13 @@ fn each_role_can_do_its_work_and_no_more() {
             check.all()
         );
     }
+    // Its log, too: a segment as `archive_command` gives it, of which only the system identifier is looked at.
+    configure(at, "[[source]]\nname = \"shop\"\nkind = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/shop\"\n");
+    let mut segment = vec![0; 1 << 20];
+    segment[2] = 2;
+    segment[24] = 1;
+    fs::write(at.join("000000010000000000000001"), segment).unwrap();
+    expect_as("agent", at, &["wal-push", "shop", "000000010000000000000001"], 0);
     let pruned = expect_as("agent", at, &["prune"], 1);
     assert!(pruned.err.contains("may not delete") && pruned.err.contains("keeper"), "{}", pruned.all());
     assert!(expect_as("agent", at, &["snapshots"], 0).out.lines().count() == 3, "no snapshot is gone");

@@ -113,7 +113,7 @@ class Series:
 
     def __init__(self, repo, source, frame=32 << 10, pack=128 << 10, object_=4 << 10, host="host"):
         self.repo, self.source, self.frame, self.pack_size, self.object, self.host = repo, source, frame, pack, object_, host
-        self.seq, self.previous, self.layers, self.packs, self.states, self.hashes = 0, None, [], {}, {}, {}
+        self.seq, self.previous, self.layers, self.packs, self.states, self.hashes, self.times = 0, None, [], {}, {}, {}, {}
         self.next_pack, self.basis, self.lineage = 0, {}, os.urandom(16).hex()
         self.secrets = {"page": os.urandom(64), "chunk": os.urandom(64), "gear": os.urandom(32)}
         self.minute, self.listed = 0, 0
@@ -240,7 +240,7 @@ class Series:
                   "pack_lists": lists, "packs": {"add": [list(p) for p in known], "drop": []}, "lost": [],
                   "sealed": b64(self.repo.encrypt(json.dumps(sealed).encode(), "recovery", "index")), **fields}
         self.basis = {path: replace(item) for path, item in state.items()}
-        self.states[self.seq + 1] = self.basis
+        self.states[self.seq + 1], self.times[self.seq + 1] = self.basis, clock + ".5Z"
         return self.commit(commit, key or self.host)
 
     def prune(self, *seqs, key="keeper", sweep=True):

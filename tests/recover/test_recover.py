@@ -6,7 +6,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from make_repository import Item, Log, Repository, Series, b64  # noqa: E402
 
-RECOVER = os.path.join(HERE, "..", "..", "recover", "recover.py")
+SCRIPTS = os.path.join(HERE, "..", "..", "recover")
 DIR = Item("dir", mode=0o755)
 random_bytes = random.Random(7).randbytes
 
@@ -26,8 +26,8 @@ class Case(unittest.TestCase):
     def at(self, *parts):
         return os.path.join(self.temp.name, *parts)
 
-    def recover(self, *args, root=None, identity="recovery", repository=None):
-        command = [sys.executable, RECOVER, "--repository", repository or self.repo.path]
+    def recover(self, *args, root=None, identity="recovery", repository=None, script="recover.py"):
+        command = [sys.executable, os.path.join(SCRIPTS, script), "--repository", repository or self.repo.path]
         command += ["--root", root or self.repo.fingerprint("root")] if root != "" else []
         command += ["--identity", self.repo.key(identity)] if identity else []
         return subprocess.run(command + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -176,7 +176,7 @@ class Logs(Case):
 
     def wal(self, *args, code=0):
         target = self.at("out", "wal")
-        done = self.recover("wal", "db", target, *args)
+        done = self.recover("db", target, *args, script="recover-log.py")
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         self.assertNotIn("Traceback", done.stderr)
         self.assertEqual(os.listdir(self.at("out")), ["wal"] if code == 0 else [], "something is visible")
@@ -312,6 +312,12 @@ class Refuses(Case):
         self.edit("snapshots/files/0000000002", lambda d: d[:100])
         self.refuses("say --seq 1")
         self.restores(self.series.states[1], "files", "--seq", "1")
+        self.refuses("say --seq 1", "--at", "2099-01-01T00:00:00Z")
+
+    def test_a_damaged_commit_from_beyond_the_time_counts_for_nothing(self):
+        self.series.snapshot(self.state)
+        self.edit("snapshots/files/0000000003", lambda d: d[:100])
+        self.restores(self.series.states[1], "files", "--at", self.series.times[1])
 
     def test_commits_that_another_key_signed(self):
         for fields, message in [({"signer": "stranger"}, "forged"), ({"key": "stranger"}, "not certified"),
@@ -441,7 +447,7 @@ class Refuses(Case):
     def test_nothing_stays_behind_when_it_is_stopped(self):
         self.instead_of_age("touch %s; sleep 60" % self.at("started"))
         for number, code in (signal.SIGTERM, 143), (signal.SIGINT, 130):
-            command = [sys.executable, RECOVER, "--repository", self.repo.path, "--root", self.repo.fingerprint("root")]
+            command = [sys.executable, os.path.join(SCRIPTS, "recover.py"), "--repository", self.repo.path, "--root", self.repo.fingerprint("root")]
             command += ["--identity", self.repo.key("recovery"), "restore", "files", self.at("out", "restored")]
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                                      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored where the tests run in the background

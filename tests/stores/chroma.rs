@@ -79,8 +79,9 @@ fn under_load(version: &str) {
         std::thread::sleep(Duration::from_millis(300));
     }
     drop(load);
+    // One of each batch is deleted again a moment after it was added.
     assert!(
-        counts.windows(2).all(|two| two[0] <= two[1]) && counts[0] < counts[4],
+        counts.windows(2).all(|two| two[0] <= two[1] + 1) && counts[0] + 1 < counts[4],
         "the writer got nowhere: {counts:?}"
     );
     let errors = fs::read_to_string(&log).unwrap();

@@ -107,6 +107,15 @@ impl Cluster {
         }
     }
 
+    /// Waits until a restored copy has recovered: it takes connections before that.
+    pub fn await_recovery(&self) {
+        let started = Instant::now();
+        while self.value("select pg_is_in_recovery()") != "f" {
+            assert!(started.elapsed() < Duration::from_secs(60), "recovery does not end\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts the server without waiting for it.
     pub fn launch(&mut self) {
         assert!(self.server.is_none(), "the server runs already");

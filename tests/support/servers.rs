@@ -2,8 +2,8 @@
 //! `scripts/test-servers` installs them; a missing one fails the test.
 
 use blackstart::bridge::Store;
-use blackstart::storage::Key;
 use blackstart::storage::s3::{Credentials, Options, S3};
+use blackstart::storage::{Key, Kind};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::future::Future;
@@ -59,6 +59,8 @@ impl Server {
         loop {
             match connect(options.clone()).create(&key, "ready".into(), &Sha256::digest("ready").into()) {
                 Ok(_) => return self,
+                // A write that came back too late has been carried out all the same.
+                Err(error) if error.kind == Kind::AlreadyExists => return self,
                 Err(error) if started.elapsed() > Duration::from_secs(60) => {
                     panic!("{name} takes no writes: {error}: {:?}\n{}", error.source, self.log());
                 }

@@ -1,7 +1,7 @@
 //! The end of a run: everything is durable, then one create-only object makes it a snapshot (FORMAT.md §3-1, §3-3, §3-5).
 
 use anyhow::{Result, anyhow};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BackupReport, Committed, Run};
 use crate::fingerprint::{Fingerprint, REMEMBERED};
@@ -67,7 +67,7 @@ impl Run<'_> {
             // The snapshot exists; what is lost is the memory of having seen it there.
             self.notices.push(format!("{}: {e:#}", self.name));
         }
-        let hurt = self.hurt()?;
+        let hurt = self.hurt();
         Ok(Committed::Done(Box::new(BackupReport {
             source: self.name.clone(),
             kind: kind.into(),
@@ -153,12 +153,22 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// Whether everything that the snapshot names is there, and will be when the prune that came first has ended: it commits before it
+    /// deletes. It spares what the basis names and what is younger than the grace period; half of that leaves it time.
     fn all_there(&self, snapshot: &Snapshot) -> Result<bool> {
         let store = &self.host.open.store;
-        let packs = Existing::list(store, "packs", self.name)?;
-        let index = Existing::list(store, "index", self.name)?;
-        let needed = series::packs_of(store, snapshot)?;
-        Ok(needed.into_iter().all(|pack| packs.has(&pack)) && series::index_objects(snapshot).all(|o| index.has(o)))
+        let named = |snapshot: &Snapshot| -> Result<[BTreeSet<Named>; 2]> {
+            let packs = series::packs_of(store, snapshot)?.into_iter().collect();
+            Ok([packs, series::index_objects(snapshot).copied().collect()])
+        };
+        let kept = self.basis_of.as_ref().map(|(basis, _)| named(basis)).transpose()?.unwrap_or_default();
+        for ((area, needed), kept) in ["packs", "index"].iter().zip(named(snapshot)?).zip(kept) {
+            let (there, young) = (Existing::list(store, area, self.name)?, self.young(area)?);
+            if !needed.iter().all(|o| there.has(o) && (kept.contains(o) || young.contains_key(&o.0))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What the host and the holder of the recovery key may read of this run.
@@ -235,11 +245,19 @@ impl Run<'_> {
         }
     }
 
-    /// Snapshots that need a lost pack.
-    fn hurt(&self) -> Result<Vec<u64>> {
+    /// Snapshots that need a lost pack. The run is committed: that they cannot be found out now does not undo it.
+    fn hurt(&mut self) -> Vec<u64> {
         if self.lost.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
+        self.find_hurt().unwrap_or_else(|e| {
+            let what = "which snapshots the lost packs hurt could not be found out, `verify` tells";
+            self.notices.push(format!("{}: {what}: {e:#}", self.name));
+            Vec::new()
+        })
+    }
+
+    fn find_hurt(&self) -> Result<Vec<u64>> {
         let open = &self.host.open;
         let whole = Series::list(&open.store, &open.trust, self.name)?.whole();
         let mut hurt = Vec::new();

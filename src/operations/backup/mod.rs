@@ -31,7 +31,7 @@ use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, Line, Mode, Snapshot};
 use crate::repository::trust::{Role, parse_recipient};
 use crate::source::{Before, Source};
-use crate::storage::Terms;
+use crate::storage::{self, Terms};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupReport {
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
     /// Compares the series with what this host has seen of it: a store that shows an older state is an alarm (FORMAT.md §6).
     fn look_back(&mut self, series: &Series) -> Result<()> {
         if let Some((seq, hash)) = self.memory.seen()
-            && !series.has(seq, hash).unwrap_or(false)
+            && !still_there(series, seq, hash)?
         {
             self.rolled_back = true;
             self.notices.push(format!(
@@ -376,6 +376,14 @@ impl<'a> Run<'a> {
             checkpoint::forget(&path).ok();
         }
         Ok(committed)
+    }
+}
+
+/// Whether the series still has a commit that this host has seen. That it cannot be read now is not yet an alarm.
+fn still_there(series: &Series, seq: u64, hash: Hash) -> Result<bool> {
+    match series.has(seq, hash) {
+        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Err(e),
+        found => Ok(found.unwrap_or(false)),
     }
 }
 

@@ -61,7 +61,7 @@ impl Run<'_> {
     }
 
     /// The objects that no prune may take before half the grace period is over, with their sizes.
-    fn young(&self, area: &str) -> Result<HashMap<Hash, u64>> {
+    pub(super) fn young(&self, area: &str) -> Result<HashMap<Hash, u64>> {
         let open = &self.host.open;
         let since = open.now() - self.options.grace / 2;
         let listed = history::list(&open.store, &layout::content_prefix(area, self.name));

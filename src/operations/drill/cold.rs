@@ -60,7 +60,7 @@ pub fn restore(
 
 /// The repository as far as this snapshot needs it.
 fn mirror(open: &Open, snapshot: &Snapshot, copy: &Path) -> Result<u64> {
-    let mut keys: Vec<Key> = vec![layout::repository(), layout::recover_py()];
+    let mut keys: Vec<Key> = vec![layout::repository(), Key::new("recover.py")];
     for prefix in ["trust/".to_owned(), layout::snapshots(&snapshot.source)] {
         keys.extend(open.store.list(&prefix).context("list the repository")?.into_iter().map(|o| o.key));
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
-use crate::operations::restore::nothing_newer_is_broken;
+use crate::operations::restore::{Pick, nothing_newer_is_broken};
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
 use crate::repository::series::Series;
@@ -65,7 +65,7 @@ pub fn choose(open: &Open, source: &SourceName, point: Point) -> Result<(Commit,
         return Err(Failure::new(Kind::Usage, format!("there is no such recovery point of {source} to drill"), help));
     };
     if point == Point::Latest {
-        nothing_newer_is_broken(&whole, snapshot)?;
+        nothing_newer_is_broken(&whole, snapshot, &Pick::Latest)?;
     }
     Ok((commit.clone(), snapshot.clone(), why))
 }

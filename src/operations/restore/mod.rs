@@ -4,6 +4,7 @@
 //! is visible under the final name before everything is.
 
 mod fetch;
+mod pick;
 mod plan;
 mod work;
 
@@ -16,19 +17,18 @@ use std::time::{Duration, Instant};
 
 use super::Open;
 use super::basis::index_store;
-use super::suspect::suspects;
 use crate::entry::Name;
 use crate::error::{Failure, Kind, help_of};
 use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
-use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
 use crate::storage;
 use crate::target::StagingTree;
 pub use fetch::OpenPack;
+pub use pick::{Pick, find, nothing_newer_is_broken, passed_over};
 pub use plan::PackWork;
 use plan::Plan;
 
@@ -41,18 +41,6 @@ pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
             postgres::restored::recover(staged)
         }) as Finish
     })
-}
-
-/// Which snapshot to restore.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pick {
-    /// The newest complete one that is not suspect; if all are, the newest complete one.
-    Latest,
-    /// The newest that a drill has proven; the numbers are those that are.
-    LatestVerified(Vec<u64>),
-    /// The newest complete one whose data is not younger.
-    At(Timestamp),
-    Seq(u64),
 }
 
 #[derive(Clone)]
@@ -134,74 +122,6 @@ pub struct Forecast {
     pub bytes_to_fetch: u64,
     /// From measured drills of this source; absent where there is none.
     pub seconds: Option<f64>,
-}
-
-/// Finds the snapshot that `pick` means among those that verify.
-pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
-    let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
-    let suspects = suspects(&whole);
-    let found = match pick {
-        Pick::Latest => {
-            let mut newest = all.iter().rev().filter(|(_, s)| complete(s));
-            let good = newest.clone().find(|(_, s)| !suspects.contains(&s.seq));
-            good.or(newest.next()).or(all.last())
-        }
-        Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
-        Pick::At(time) => {
-            let mut until = all.iter().rev().filter(|(_, s)| s.data_time <= *time);
-            until.clone().find(|(_, s)| complete(s)).or(until.next())
-        }
-        Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
-    };
-    let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
-    if *pick == Pick::Latest {
-        nothing_newer_is_broken(&whole, snapshot)?;
-    }
-    Ok(((*commit).clone(), (*snapshot).clone()))
-}
-
-/// An unsound head is never passed over in silence.
-pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot) -> Result<()> {
-    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| *seq > snapshot.seq) else { return Ok(()) };
-    Err(Failure::new(
-        Kind::CheckFailed,
-        format!(
-            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
-            snapshot.source
-        ),
-        format!(
-            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
-            snapshot.seq, snapshot.data_time, snapshot.seq
-        ),
-    ))
-}
-
-fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
-    let place = open.store.place();
-    let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
-        None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
-        Some(oldest) => format!(
-            "Nothing was changed. The oldest snapshot of {source} has data of {oldest:.0}; `snapshots {source}` lists all."
-        ),
-    };
-    if !whole.faults.is_empty() {
-        help.push_str(&format!(" {} commits do not verify; `verify` says why.", whole.faults.len()));
-    }
-    let what = match pick {
-        Pick::Latest => "no snapshot".to_owned(),
-        Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
-        Pick::At(time) => format!("no snapshot with data of {time:.0} or before"),
-        Pick::Seq(seq) => format!("no snapshot {seq}"),
-    };
-    Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
-}
-
-/// Newer snapshots of `source` than `seq` that [`Pick::Latest`] passed over because they are suspect.
-pub fn passed_over(open: &Open, source: &SourceName, seq: u64) -> Result<Vec<u64>> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    Ok(suspects(&whole).into_iter().filter(|suspect| *suspect > seq).collect())
 }
 
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.

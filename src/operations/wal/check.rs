@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::operations::Open;
+use crate::repository::history::Cover;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::log::{Log, Span, Stretch, fetch};
 
@@ -13,14 +14,19 @@ pub struct Checked {
     pub bytes_read: u64,
     /// (object, what)
     pub faults: Vec<(String, String)>,
+    pub covers: Vec<Cover>,
 }
 
 /// Checks the log of `source`. `read`: every object, not only what its name tells.
 pub fn check(open: &Open, source: &SourceName, read: bool) -> Result<Checked> {
     let log = Log::list(&open.store, &open.trust, source)?;
     let faults = log.faults.iter().map(|(key, why)| (key.to_string(), why.clone())).collect();
-    let mut checked = Checked { faults, ..Checked::default() };
+    let mut checked = Checked { faults, covers: log.covers.clone(), ..Checked::default() };
     for stretch in &log.stretches {
+        if stretch.lacks_history() {
+            let key = layout::log_history(source, stretch.line.n, stretch.line.timeline);
+            checked.faults.push((key.to_string(), "is missing: a server that follows the log may need it".into()));
+        }
         checked.objects += 1 + stretch.histories.len() as u64;
         for (timeline, spans) in &stretch.timelines {
             checked.objects += spans.len() as u64;
@@ -55,7 +61,7 @@ fn chain(open: &Open, stretch: &Stretch, timeline: u32, spans: &[Span], checked:
         let mut furthest = (at.max(start), if start > at { None } else { last });
         for span in group {
             checked.bytes_read += span.object.size;
-            let fetched = match fetch(&open.store, &open.trust, &stretch.line.source, &span.object.key) {
+            let fetched = match fetch(&open.store, &open.trust, &stretch.line.source, span) {
                 Ok(fetched) => fetched,
                 Err(e) => {
                     let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();

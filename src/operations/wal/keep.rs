@@ -14,6 +14,8 @@ use crate::storage::Object;
 pub struct Anchor {
     pub range: LogRange,
     pub data_time: Timestamp,
+    /// Nothing is missing in it, so that a restore to a point in time may begin with it.
+    pub complete: bool,
 }
 
 /// What may go.
@@ -49,7 +51,7 @@ pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>
                     let old = |s: &&&Span| s.object.modified < old && !gone.contains(s);
                     let covered: Vec<&Span> = covered.into_iter().filter(|s| old(&s)).collect();
                     // A run counts only once it is known to be whole.
-                    if !covered.is_empty() && fetch(&open.store, &open.trust, &log.source, &run.object.key).is_ok() {
+                    if !covered.is_empty() && fetch(&open.store, &open.trust, &log.source, run).is_ok() {
                         spare.objects.extend(covered.into_iter().map(|s| s.object.clone()));
                     }
                 }
@@ -66,8 +68,8 @@ pub fn needed_from(log: &Log, window: &Window, kept: &[Anchor], horizon: Option<
     let holds = |a: &&Anchor| has_timeline(log, window, a.range.timeline) && window.from.1 <= a.range.end;
     let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).filter(|a| a.range.end <= window.to.1).collect();
     anchors.sort_by_key(|a| a.data_time);
-    // With a horizon: from the newest snapshot before it on.
-    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.data_time <= h)).unwrap_or(0);
+    // With a horizon: from the newest snapshot before it on that a restore would begin with.
+    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.complete && a.data_time <= h)).unwrap_or(0);
     let from = anchors[first.min(anchors.len())..].iter().map(|a| a.range.end.0).min();
     // The newest window waits for its first snapshot.
     from.unwrap_or(if newest { 0 } else { u64::MAX })
@@ -114,7 +116,7 @@ mod tests {
             size: 1,
             modified: Timestamp::UNIX_EPOCH,
         };
-        Span { start, end, object }
+        Span { start, end, object, covered: false }
     }
 
     fn starts(spans: &[&Span]) -> Vec<(u64, Option<u64>)> {

@@ -87,6 +87,10 @@ impl Segment<'_> {
         }
         let mut writer = Writer::resume(author, &log)?;
         same_server(&writer, &system, &log.source)?;
+        if let Some(timeline) = log.owes_history() {
+            let (text, at) = history_beside(self.path, timeline)?;
+            writer.keep_history(timeline, at, &text)?;
+        }
         if self.timeline < writer.head().timeline {
             report.notes.push(format!("{}: the log has gone on to timeline {}", report.file, writer.head().timeline));
             return Ok(self.end());
@@ -140,9 +144,10 @@ impl Segment<'_> {
             facts,
             why: why.to_owned(),
         };
+        // Read before anything is written: without it the stretch must not begin.
+        let born = if self.timeline > 1 { Some(history_beside(self.path, self.timeline)?) } else { None };
         let writer = Writer::begin(author, log, begin)?;
-        if self.timeline > 1 {
-            let (text, at) = history_beside(self.path, self.timeline)?;
+        if let Some((text, at)) = born {
             writer.keep_history(self.timeline, at, &text)?;
         }
         Ok(writer)

@@ -19,6 +19,7 @@ use crate::operations::Open;
 use crate::operations::restore::Finish;
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 use crate::repository::log::{Log, Window};
 use crate::repository::series::Series;
@@ -178,7 +179,7 @@ fn from(files: Option<&Files>, snapshot: &Snapshot, timeline: Option<u32>) -> Op
 
 /// Whether a log is stored of `source`, and a snapshot that has a place in it.
 pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
-    if open.store.list(&layout::log_stretches(source)).context("list the log")?.is_empty() {
+    if history::list(&open.store, &layout::log_stretches(source)).context("list the log")?.is_empty() {
         return Ok(false);
     }
     Ok(newest_end(open, source)?.is_some())

@@ -102,7 +102,7 @@ impl Run<'_> {
                 progress.deviations.push(format!("the record of {} could not be stored: {e:#}", restore.source));
             }
         }
-        let passed_over = restore::passed_over(self.open, &restore.source, snapshot.seq)?;
+        let passed_over = restore::passed_over(self.open, &restore.source, snapshot.seq, &Pick::Latest)?;
         if restore.point == PointOf::Latest && !passed_over.is_empty() {
             let what = format!("suspect snapshots of {} were passed over: {passed_over:?}", restore.source);
             progress.deviations.push(what);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine};
 use crate::bridge::Store;
+use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, LogKey, SourceName};
 use crate::repository::signed::PublicKey;
 use crate::repository::trust::Trust;
@@ -20,6 +21,8 @@ pub struct Log {
     pub stretches: Vec<Stretch>,
     /// (key, why)
     pub faults: Vec<(Key, String)>,
+    /// What somebody has put over its objects in a store that keeps versions.
+    pub covers: Vec<Cover>,
 }
 
 pub struct Stretch {
@@ -39,6 +42,8 @@ pub struct Span {
     /// Of runs.
     pub end: Option<u64>,
     pub object: Object,
+    /// Hidden or covered: the first version counts.
+    pub covered: bool,
 }
 
 /// What prune has removed of a log, as its record says (FORMAT.md §3-15).
@@ -71,32 +76,39 @@ pub struct Window {
 
 impl Log {
     pub fn list(store: &Store, trust: &Trust, source: &SourceName) -> Result<Log> {
-        let listed = store.list(&layout::log(source)).with_context(|| format!("list the log of {source}"))?;
-        let mut log = Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new() };
+        let listed = history::list(store, &layout::log(source)).with_context(|| format!("list the log of {source}"))?;
+        let mut log = Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new(), covers: Vec::new() };
         let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
         let (mut records, mut histories) = (Vec::new(), Vec::new());
-        for object in listed {
-            match layout::parse_log(source, &object.key) {
-                Some(LogKey::Stretch(n)) => records.push((n, object.key)),
-                Some(LogKey::History { stretch, timeline }) => histories.push((stretch, timeline, object.key)),
+        for written in listed {
+            // What prune has deleted leaves at most markers.
+            let Some(first) = written.versions.first() else { continue };
+            let cover = written.cover();
+            match layout::parse_log(source, &written.key) {
+                Some(LogKey::Stretch(n)) => records.push((n, written)),
+                Some(LogKey::History { stretch, timeline }) => histories.push((stretch, timeline, written)),
                 Some(LogKey::Piece { stretch, timeline, start, end }) => {
                     let spans = spans.entry(stretch).or_default().entry(timeline).or_default();
-                    spans.push(Span { start, end, object });
+                    let object = Object { key: first.key.clone(), size: first.size, modified: first.modified };
+                    spans.push(Span { start, end, object, covered: cover.is_some() });
                 }
-                None => log.faults.push((object.key, "is no object of a log".into())),
+                None => log.faults.push((written.key, "is no object of a log".into())),
             }
+            log.covers.extend(cover);
         }
-        for (n, key) in records {
-            match read_stretch(store, trust, source, n) {
+        for (n, written) in records {
+            match read_stretch(store, trust, source, &written, n) {
                 Ok((line, hash, signer)) => {
                     let timelines = spans.remove(&n).unwrap_or_default();
                     log.stretches.push(Stretch { line, hash, signer, timelines, histories: BTreeMap::new() });
                 }
-                Err(e) => log.faults.push((key, format!("{e:#}"))),
+                Err(e) => log.faults.push((written.key, format!("{e:#}"))),
             }
         }
-        for (n, timeline, key) in histories {
-            match (read_history(store, trust, source, &key, n, timeline), log.stretch_mut(n)) {
+        for (n, timeline, written) in histories {
+            let read = read_history(store, trust, source, &written, n, timeline);
+            let key = written.key;
+            match (read, log.stretch_mut(n)) {
                 (Ok(line), Some(stretch)) => drop(stretch.histories.insert(timeline, line)),
                 (Ok(_), None) => log.faults.push((key, "belongs to a stretch that is not there".into())),
                 (Err(e), _) => log.faults.push((key, format!("{e:#}"))),
@@ -126,6 +138,12 @@ impl Log {
 
     fn stretch_mut(&mut self, n: u64) -> Option<&mut Stretch> {
         self.stretches.iter_mut().find(|s| s.line.n == n)
+    }
+
+    /// The timeline of the newest stretch, where a crash has kept its history from being stored: it must be before the next piece.
+    pub fn owes_history(&self) -> Option<u32> {
+        let newest = self.stretches.last()?;
+        newest.lacks_history().then_some(newest.line.timeline)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -168,6 +186,12 @@ impl Log {
 }
 
 impl Stretch {
+    /// Whether how its first timeline came about is told neither by it nor by the stretch that it continues.
+    pub fn lacks_history(&self) -> bool {
+        let line = &self.line;
+        line.timeline > 1 && !line.continues && !self.histories.contains_key(&line.timeline)
+    }
+
     /// The first position that is there.
     pub fn first(&self) -> Option<(u32, Position)> {
         self.timelines.iter().find_map(|(timeline, spans)| Some((*timeline, Position(spans.first()?.start))))
@@ -185,7 +209,7 @@ impl Stretch {
         let mut spans: Vec<&Span> = spans.iter().collect();
         spans.sort_by_key(|s| std::cmp::Reverse((s.end.unwrap_or(s.start + 1), s.start)));
         for span in spans {
-            match fetch(store, trust, &self.line.source, &span.object.key) {
+            match fetch(store, trust, &self.line.source, span) {
                 Ok(fetched) => return Ok(Some(fetched)),
                 Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => return Err(e),
                 Err(_) => {}
@@ -213,41 +237,49 @@ impl Stretch {
             (Some(run), None) => run,
             (None, None) => return Ok(None),
         };
-        fetch(store, trust, &self.line.source, &last.object.key).map(Some)
+        fetch(store, trust, &self.line.source, last).map(Some)
     }
 }
 
-fn read_stretch(store: &Store, trust: &Trust, source: &SourceName, n: u64) -> Result<(StretchLine, Hash, PublicKey)> {
-    let object = store.get(&layout::log_stretch(source, n))?;
-    let verified = LogLine::verify(trust, source, &object)?;
-    let LogLine::Stretch(line) = verified.line else { bail!("is not what its name says") };
-    ensure!(line.n == n, "the object belongs elsewhere");
-    let unit = line.unit;
-    ensure!(unit.is_power_of_two() && unit <= crate::limits::LOG_UNIT_MAX as u64, "its unit is {unit} bytes");
-    Ok((*line, verified.hash, verified.signer))
+fn read_stretch(
+    store: &Store,
+    trust: &Trust,
+    source: &SourceName,
+    written: &Written,
+    n: u64,
+) -> Result<(StretchLine, Hash, PublicKey)> {
+    written.read(store, |object| {
+        let verified = LogLine::verify(trust, source, object)?;
+        let LogLine::Stretch(line) = verified.line else { bail!("is not what its name says") };
+        ensure!(line.n == n, "the object belongs elsewhere");
+        let unit = line.unit;
+        ensure!(unit.is_power_of_two() && unit <= crate::limits::LOG_UNIT_MAX as u64, "its unit is {unit} bytes");
+        Ok((*line, verified.hash, verified.signer))
+    })
 }
 
 fn read_history(
     store: &Store,
     trust: &Trust,
     source: &SourceName,
-    key: &Key,
+    written: &Written,
     n: u64,
     timeline: u32,
 ) -> Result<HistoryLine> {
-    let object = store.get(key)?;
-    let LogLine::History(line) = LogLine::verify(trust, source, &object)?.line else {
-        bail!("is not what its name says");
-    };
-    ensure!(line.stretch == n && line.timeline == timeline, "the object belongs elsewhere");
-    Ok(line)
+    written.read(store, |object| {
+        let LogLine::History(line) = LogLine::verify(trust, source, object)?.line else {
+            bail!("is not what its name says");
+        };
+        ensure!(line.stretch == n && line.timeline == timeline, "the object belongs elsewhere");
+        Ok(line)
+    })
 }
 
 /// Reads and verifies a piece or run.
-pub fn fetch(store: &Store, trust: &Trust, source: &SourceName, key: &Key) -> Result<Fetched> {
-    let read = || {
-        let object = store.get(key)?;
-        let verified = LogLine::verify(trust, source, &object)?;
+pub fn fetch(store: &Store, trust: &Trust, source: &SourceName, span: &Span) -> Result<Fetched> {
+    let key = &span.object.key;
+    let check = |object: &Bytes| {
+        let verified = LogLine::verify(trust, source, object)?;
         let (line, is_run) = match verified.line {
             LogLine::Piece(line) => (line, false),
             LogLine::Run(line) => (line, true),
@@ -259,5 +291,10 @@ pub fn fetch(store: &Store, trust: &Trust, source: &SourceName, key: &Key) -> Re
         let body = object.slice_ref(verified.body);
         anyhow::Ok(Fetched { line, hash: verified.hash, signer: verified.signer, body })
     };
-    read().with_context(|| format!("verify {key}"))
+    let read = if span.covered {
+        history::of(store, key).map_err(Into::into).and_then(|written| written.read(store, check))
+    } else {
+        store.get(key).map_err(Into::into).and_then(|object| check(&object))
+    };
+    read.with_context(|| format!("verify {key}"))
 }

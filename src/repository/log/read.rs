@@ -1,12 +1,14 @@
 //! Reading a log back: any range of a window, with what it takes to fall back from a run to its pieces.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 
 use super::line::{HistoryLine, LogLine, open_body};
 use super::listing::{Fetched, Log, Span, Window, fetch};
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
 use crate::repository::agefile::Identity;
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 use crate::repository::trust::Trust;
 
@@ -60,7 +62,7 @@ impl Reader<'_> {
         let piece = here.iter().rev().find(|s| s.end.is_none());
         let mut failed = None;
         for span in runs.into_iter().chain(piece) {
-            let opened = fetch(self.store, self.trust, source, &span.object.key).and_then(|f| Ok((self.open(&f)?, f)));
+            let opened = fetch(self.store, self.trust, source, span).and_then(|f| Ok((self.open(&f)?, f)));
             match opened {
                 Ok((mut bytes, fetched)) if fetched.line.end.0 > at => {
                     bytes.drain(..usize::try_from(at - fetched.line.start.0)?);
@@ -85,10 +87,14 @@ impl Reader<'_> {
         let found = (window.first..=window.last).rev().find(|n| log.stretches[*n].histories.contains_key(&timeline));
         let Some(stretch) = found.map(|n| &log.stretches[n]) else { return Ok(None) };
         let key = layout::log_history(&log.source, stretch.line.n, timeline);
-        let object = self.store.get(&key).with_context(|| format!("read {key}"))?;
-        let verified = LogLine::verify(self.trust, &log.source, &object).with_context(|| format!("verify {key}"))?;
-        let bytes = open_body(verified.body, self.identities, HISTORY_MAX)?;
-        let LogLine::History(line) = verified.line else { return Ok(None) };
+        let written = history::of(self.store, &key).with_context(|| format!("look for {key}"))?;
+        let verified = |object: &Bytes| {
+            let verified = LogLine::verify(self.trust, &log.source, object)?;
+            let LogLine::History(line) = verified.line else { bail!("is not what its name says") };
+            Ok((line, object.slice_ref(verified.body)))
+        };
+        let (line, body) = written.read(self.store, verified).with_context(|| format!("read {key}"))?;
+        let bytes = open_body(&body, self.identities, HISTORY_MAX)?;
         Ok(Some(StoredHistory { line, bytes }))
     }
 }

@@ -77,7 +77,7 @@ impl Writer<'_> {
         while at < to {
             let best = here.iter().filter(|s| s.start == at).max_by_key(|s| s.end);
             let best = best.with_context(|| format!("the log has lost what it held at {at:016x}"))?;
-            let fetched = fetch(self.author.store, self.author.trust, &self.source, &best.object.key)?;
+            let fetched = fetch(self.author.store, self.author.trust, &self.source, best)?;
             let line = fetched.line;
             parts.push(Part {
                 start: line.start.0,

@@ -42,6 +42,11 @@ pub fn open<'a>(
     }
     let mut writer = Writer::resume(task.author(), &log)?;
     same_server(task, &writer, server)?;
+    if let Some(timeline) = log.owes_history() {
+        let history = stream.history(timeline)?;
+        let (_, at) = history.left.last().with_context(|| format!("the history of timeline {timeline} is empty"))?;
+        writer.keep_history(timeline, at.0, &history.text)?;
+    }
     match go_on(task, stream, server, &mut writer)? {
         Some(pending) => Ok(Opened { writer: of_this_epoch(task, server, writer)?, pending }),
         None => {

@@ -1,0 +1,102 @@
+//! Which snapshot is meant: never one that looks wrong, nor an older one than could be had, in silence.
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use crate::error::{Failure, Kind};
+use crate::operations::Open;
+use crate::operations::suspect::suspects;
+use crate::report::Outcome;
+use crate::repository::layout::SourceName;
+use crate::repository::series::{Series, Whole};
+use crate::repository::snapshot::{Commit, Snapshot};
+
+/// Which snapshot to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// The newest complete one that is not suspect; if all are, the newest complete one.
+    Latest,
+    /// The newest that a drill has proven; the numbers are those that are.
+    LatestVerified(Vec<u64>),
+    /// As `Latest`, among those whose data is not younger.
+    At(Timestamp),
+    Seq(u64),
+}
+
+impl Pick {
+    /// Whether the time of the snapshot's data is not beyond what is asked for.
+    fn reaches(&self, snapshot: &Snapshot) -> bool {
+        !matches!(self, Pick::At(time) if snapshot.data_time > *time)
+    }
+}
+
+/// Finds the snapshot that `pick` means among those that verify.
+pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
+    let suspects = suspects(&whole);
+    let found = match pick {
+        Pick::Latest | Pick::At(_) => {
+            let mut newest = all.iter().rev().filter(|(_, s)| pick.reaches(s));
+            let mut whole = newest.clone().filter(|(_, s)| complete(s));
+            let good = whole.clone().find(|(_, s)| !suspects.contains(&s.seq));
+            good.or(whole.next()).or(newest.next())
+        }
+        Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
+        Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
+    };
+    let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
+    if matches!(pick, Pick::Latest | Pick::At(_)) {
+        nothing_newer_is_broken(&whole, snapshot, pick)?;
+    }
+    Ok(((*commit).clone(), (*snapshot).clone()))
+}
+
+/// An unsound commit that `pick` may mean is never passed over in silence.
+pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    // What comes after a snapshot from beyond the time is beyond it too.
+    let beyond =
+        whole.snapshots().find(|(_, s)| s.seq > snapshot.seq && !pick.reaches(s)).map_or(u64::MAX, |(_, s)| s.seq);
+    let doubtful = |seq: u64| seq > snapshot.seq && seq < beyond;
+    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| doubtful(*seq)) else { return Ok(()) };
+    Err(Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
+            snapshot.source
+        ),
+        format!(
+            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
+            snapshot.seq, snapshot.data_time, snapshot.seq
+        ),
+    ))
+}
+
+fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
+    let place = open.store.place();
+    let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
+        None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
+        Some(oldest) => format!(
+            "Nothing was changed. The oldest snapshot of {source} has data of {oldest:.0}; `snapshots {source}` lists all."
+        ),
+    };
+    if !whole.faults.is_empty() {
+        help.push_str(&format!(" {} commits do not verify; `verify` says why.", whole.faults.len()));
+    }
+    let what = match pick {
+        Pick::Latest => "no snapshot".to_owned(),
+        Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
+        Pick::At(time) => format!("no snapshot with data of {time:.0} or before"),
+        Pick::Seq(seq) => format!("no snapshot {seq}"),
+    };
+    Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
+}
+
+/// Newer snapshots of `source` than `seq` that `pick` passed over because they are suspect.
+pub fn passed_over(open: &Open, source: &SourceName, seq: u64, pick: &Pick) -> Result<Vec<u64>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let suspects = suspects(&whole);
+    let over = |s: &Snapshot| s.seq > seq && suspects.contains(&s.seq) && pick.reaches(s);
+    Ok(whole.snapshots().filter(|(_, s)| over(s)).map(|(_, s)| s.seq).collect())
+}
