@@ -130,7 +130,7 @@ impl Staging {
             // Some network file systems cannot promise it: then look first, which leaves a moment for others to come between.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 target::must_be_free(to)?;
-                fs::rename(&self.path, to).map_err(|e| failed(e.to_string()))?;
+                rustix::fs::rename(&self.path, to).map_err(|e| failed(e.to_string()))?;
             }
             renamed => renamed.map_err(|e| failed(e.to_string()))?,
         }
