@@ -466,7 +466,10 @@ fn two_restores_do_not_work_in_one_place() {
 fn the_barrier_keeps_the_order() {
     let barrier = Barrier::new(4, &SystemClock);
     let order: Mutex<Vec<&str>> = Mutex::default();
-    let note = |what: &'static str| order.lock().unwrap().push(what);
+    let note = |what: &'static str| -> anyhow::Result<()> {
+        order.lock().unwrap().push(what);
+        Ok(())
+    };
     let opened = AtomicUsize::new(0);
     let members: Vec<_> = (0..4).map(|n| barrier.member(n)).collect();
     let [long, fork, quick, leaves] = <[_; 4]>::try_from(members).ok().unwrap();
@@ -477,20 +480,20 @@ fn the_barrier_keeps_the_order() {
             long.ready().unwrap();
             assert_eq!(opened.load(Ordering::SeqCst), 3, "it began before the others were open");
             std::thread::sleep(Duration::from_millis(50));
-            note("read");
-            long.fix(Moment::Chosen, || Ok(note("chosen"))).unwrap();
+            note("read").unwrap();
+            long.fix(Moment::Chosen, || note("chosen")).unwrap();
         });
         scope.spawn(move || {
             opened.fetch_add(1, Ordering::SeqCst);
-            fork.fix(Moment::Awaited, || Ok(note("awaited"))).unwrap();
+            fork.fix(Moment::Awaited, || note("awaited")).unwrap();
             std::thread::sleep(Duration::from_millis(100));
-            note("fork read");
+            note("fork read").unwrap();
         });
         scope.spawn(move || {
             opened.fetch_add(1, Ordering::SeqCst);
-            quick.fix(Moment::Chosen, || Ok(note("chosen"))).unwrap();
+            quick.fix(Moment::Chosen, || note("chosen")).unwrap();
             quick.take_turn().unwrap();
-            note("quick read");
+            note("quick read").unwrap();
         });
         scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(20));

@@ -21,14 +21,14 @@ fn python(version: &str) -> PathBuf {
     installed(&format!("../chroma-{version}/bin/python"))
 }
 
-fn writer(version: &str, verb: &str, path: &Path, dimensions: u32, count: u32) -> Command {
+pub fn writer(version: &str, verb: &str, path: &Path, dimensions: u32, count: u32) -> Command {
     let mut command = Command::new(python(version));
     command.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/chroma_writer.py"), verb]);
     command.arg(path).args([dimensions.to_string(), count.to_string()]);
     command
 }
 
-fn make(version: &str, path: &Path, dimensions: u32, count: u32) {
+pub fn make(version: &str, path: &Path, dimensions: u32, count: u32) {
     let output = writer(version, "make", path, dimensions, count).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
