@@ -13,8 +13,10 @@ use std::sync::atomic::AtomicU64;
 /// What is known of one source.
 #[derive(Debug, Clone, Default)]
 pub struct SourceFigures {
-    /// Time of the data of the newest complete snapshot, and of the newest that a drill has proven.
+    /// Time of the data of the newest complete snapshot.
     pub newest: Option<Timestamp>,
+    /// Up to when data can be brought back, the stored log included, and up to when a drill has proven it.
+    pub reaches: Option<Timestamp>,
     pub verified: Option<Timestamp>,
     pub head: Option<u64>,
     pub rpo_seconds: Option<f64>,
@@ -24,6 +26,24 @@ pub struct SourceFigures {
     /// By task: the end of the last run that was done, and the start of the next.
     pub last_success: BTreeMap<&'static str, Timestamp>,
     pub next: BTreeMap<&'static str, Timestamp>,
+    /// Of a source whose log is received.
+    pub log: Option<LogFigures>,
+}
+
+/// How the receiver of a log stands.
+#[derive(Debug, Clone, Default)]
+pub struct LogFigures {
+    pub up: bool,
+    /// The last moment at which nothing was missing.
+    pub current: Option<Timestamp>,
+    pub behind_bytes: u64,
+    /// Bytes that the server keeps for it, and whether it may remove them.
+    pub retained_bytes: Option<u64>,
+    pub endangered: bool,
+    /// Since the start of the agent.
+    pub stored_bytes: u64,
+    pub gaps: u64,
+    pub restarts: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -95,6 +115,7 @@ fn seconds(at: Timestamp) -> f64 {
 pub fn page(figures: &Figures) -> Result<String> {
     let mut page = Page(Registry::with_prefix("blackstart"));
     of_sources(&mut page, figures);
+    of_logs(&mut page, figures);
     let two =
         |(source, name): &(String, &'static str), label| vec![("source", source.clone()), (label, (*name).to_owned())];
     page.counters(
@@ -185,12 +206,17 @@ fn of_sources(page: &mut Page, figures: &Figures) {
     };
     let points = figures.sources.iter().flat_map(|(name, s)| {
         let of = |verified: &str| vec![("source", name.clone()), ("verified", verified.to_owned())];
-        [s.newest.map(|t| (of("false"), seconds(t))), s.verified.map(|t| (of("true"), seconds(t)))]
+        [s.reaches.map(|t| (of("false"), seconds(t))), s.verified.map(|t| (of("true"), seconds(t)))]
     });
     page.gauges(
         "recovery_point_timestamp_seconds",
-        "Time of the data of the newest complete snapshot, and of the newest that a drill has proven",
+        "Up to when data can be brought back, and up to when a drill has proven it: newest complete snapshot, and the log stored behind it",
         points.flatten(),
+    );
+    page.gauges(
+        "snapshot_timestamp_seconds",
+        "Time of the data of the newest complete snapshot",
+        each(&|s| s.newest.map(seconds)),
     );
     page.gauges(
         "head_seq",
@@ -233,4 +259,46 @@ fn of_sources(page: &mut Page, figures: &Figures) {
     page.gauges("last_success_timestamp_seconds", "End of the last run that did what it was to do", successes);
     let next = by_task(&|s| s.next.iter().map(|(task, t)| (*task, *t)).collect());
     page.gauges("schedule_next_timestamp_seconds", "When the next run is to start", next);
+}
+
+fn of_logs(page: &mut Page, figures: &Figures) {
+    let logs: Vec<(Labels, &LogFigures)> = figures
+        .sources
+        .iter()
+        .filter_map(|(name, s)| Some((vec![("source", name.clone())], s.log.as_ref()?)))
+        .collect();
+    if logs.is_empty() {
+        return;
+    }
+    let gauge = |value: &dyn Fn(&LogFigures) -> Option<f64>| -> Vec<(Labels, f64)> {
+        logs.iter().filter_map(|(labels, log)| Some((labels.clone(), value(log)?))).collect()
+    };
+    let flag = |on: bool| Some(f64::from(u8::from(on)));
+    page.gauges("log_receiver_up", "1 while the log of the source is received", gauge(&|log| flag(log.up)));
+    page.gauges(
+        "log_current_timestamp_seconds",
+        "The last moment, by the server's clock, at which all of its log was stored",
+        gauge(&|log| log.current.map(seconds)),
+    );
+    page.gauges(
+        "log_behind_bytes",
+        "Bytes of the server's log that are not stored",
+        gauge(&|log| Some(log.behind_bytes as f64)),
+    );
+    page.gauges(
+        "log_retained_bytes",
+        "Bytes of its log that the server keeps until they are stored",
+        gauge(&|log| log.retained_bytes.map(|bytes| bytes as f64)),
+    );
+    page.gauges(
+        "log_endangered",
+        "1 if the server may remove, or has removed, what is not stored",
+        gauge(&|log| flag(log.endangered)),
+    );
+    let counter = |value: &dyn Fn(&LogFigures) -> u64| -> Vec<(Labels, u64)> {
+        logs.iter().map(|(labels, log)| (labels.clone(), value(log))).collect()
+    };
+    page.counters("log_stored_bytes", "Bytes of the log stored since the start", counter(&|log| log.stored_bytes));
+    page.counters("log_gaps", "Gaps in the log since the start", counter(&|log| log.gaps));
+    page.counters("log_restarts", "Times that the receiver was started again", counter(&|log| log.restarts));
 }

@@ -27,6 +27,20 @@ pub fn parse(text: &str) -> Option<u64> {
     number.checked_mul(bytes)
 }
 
+/// Bytes for people: three digits and a decimal unit.
+pub fn in_words(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while value >= 999.5
+        && let Some(larger) = units.next()
+    {
+        value /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
 /// As [`parse`]; the error says what to write.
 pub fn read(text: &str) -> Result<u64, String> {
     parse(text).ok_or_else(|| format!("{text:?} is not a size such as \"500MB\" or \"4GiB\""))

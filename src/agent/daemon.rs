@@ -10,11 +10,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::memory::Memory;
-use super::observe::{Seen, observe};
+use super::observe::Seen;
 use super::problems::{Ending, View, problems};
-use super::serve::{Shared, serve};
+use super::receivers::Receivers;
+use super::serve::Shared;
 use super::tell::Teller;
-use super::work::{Order, Ran, carry_out, open, run_id};
+use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
 use crate::bridge::Service;
 use crate::catalog::Catalog;
@@ -28,8 +29,6 @@ use crate::scheduler::{self, Decision, Limits, State};
 
 /// The scheduler looks at the clock at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Changed files are looked for this often.
-const FILES: Duration = Duration::from_secs(2);
 /// Drills at the same time: each needs room for a whole source, and the network.
 const DRILLS: usize = 1;
 
@@ -63,6 +62,7 @@ pub struct Agent {
     pub(super) seen: BTreeMap<SourceName, Seen>,
     pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
     pub(super) running: BTreeMap<(SourceName, Task), Order>,
+    pub(super) receivers: Receivers,
     /// Sources to be looked at in the repository.
     pub(super) to_observe: BTreeSet<SourceName>,
     pub(super) observing: bool,
@@ -105,6 +105,7 @@ impl Agent {
             seen: BTreeMap::new(),
             endings: BTreeMap::new(),
             running: BTreeMap::new(),
+            receivers: Receivers::default(),
             to_observe: BTreeSet::new(),
             observing: false,
             observed: None,
@@ -133,55 +134,19 @@ impl Agent {
         self.sender.clone()
     }
 
-    fn serve(&mut self) -> Result<()> {
-        self.http = None;
-        if let Some(address) = self.config.agent.address() {
-            let (service, bound) = serve(address, Arc::clone(&self.shared))?;
-            tracing::info!(address = %bound, "serving metrics and health");
-            if !bound.ip().is_loopback() {
-                tracing::warn!(
-                    "the metrics can be read from other machines: names of sources, sizes and times are in them"
-                );
-            }
-            self.http = Some(service);
-        }
-        Ok(())
-    }
-
-    /// Makes the jobs of the configuration the agent's own.
-    fn take_up(&mut self, now: Timestamp) {
-        let key = self.config.drill_key();
-        self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
-        let drills = self.jobs.iter().any(|job| job.tasks.contains_key(&Task::Drill));
-        self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
-        if self.drill_key_missing.is_some() {
-            self.jobs.iter_mut().for_each(|job| drop(job.tasks.remove(&Task::Drill)));
-        }
-        for job in &self.config.jobs {
-            let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
-            let file = job.file.display().to_string();
-            tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
-        }
-        self.memory.learn(&self.jobs, &self.catalog, now);
-        self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
-        self.endings.retain(|(source, task), _| {
-            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
-        });
-        self.observed = None;
-    }
-
     /// Runs until a signal stops it.
     pub fn run(mut self) -> Stopped {
         watch::systemd(&[NotifyState::Ready, NotifyState::Status("running")]);
         loop {
             let pause = self.tick();
             if let Some(until) = self.stop
-                && (self.running.is_empty() || Instant::now() >= until)
+                && (self.is_idle() || Instant::now() >= until)
             {
+                let receivers = self.receivers.running().map(|source| format!("the receiver of {source}'s log"));
                 let name = |((source, task), order): (&(SourceName, Task), &Order)| {
                     format!("{task} of {source} ({})", order.run)
                 };
-                return Stopped { abandoned: self.running.iter().map(name).collect() };
+                return Stopped { abandoned: self.running.iter().map(name).chain(receivers).collect() };
             }
             match self.receiver.recv_timeout(pause) {
                 Ok(signal) => self.take(signal),
@@ -191,6 +156,11 @@ impl Agent {
                 self.take(signal);
             }
         }
+    }
+
+    /// Whether no run and no receiver is under way.
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.receivers.running().next().is_none()
     }
 
     /// Takes what the threads have reported so far, without waiting. True if nothing is under way.
@@ -207,8 +177,12 @@ impl Agent {
         self.shared.beat();
         watch::systemd(&[NotifyState::Watchdog]);
         self.look_for_changes();
-        self.look_at_the_repository();
-        let history = self.memory.history(&self.jobs, &self.seen, now);
+        if self.stop.is_none() {
+            self.receivers.tend(&self.config, &self.clock);
+        }
+        let standings = self.receivers.standings();
+        self.look_at_the_repository(&standings);
+        let history = self.memory.history(&self.jobs, &self.seen, &standings, now);
         // Until the repository has been read once, one cannot know what is due.
         let decisions = if self.observed.is_some() { self.decide(&history, now) } else { Vec::new() };
         if self.observed.is_some() {
@@ -217,6 +191,7 @@ impl Agent {
                 history: &history,
                 seen: &self.seen,
                 endings: &self.endings,
+                standings: &standings,
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
@@ -225,7 +200,7 @@ impl Agent {
             let wrong = problems(&view, now);
             self.teller.tell(wrong, &self.seen, &mut self.catalog, now);
         }
-        self.show(&decisions, &history, now);
+        self.show(&decisions, &history, &standings, now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
         let until = next.map_or(TICK, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         until.clamp(Duration::from_millis(20), TICK)
@@ -277,6 +252,7 @@ impl Agent {
                     "stopping; nothing new is started"
                 );
                 watch::systemd(&[NotifyState::Stopping]);
+                self.receivers.stop();
                 self.stop = Some(Instant::now() + patience);
             }
             Signal::Reload => self.reload(),
@@ -329,68 +305,5 @@ impl Agent {
             self.endings.remove(&(run.source.clone(), other));
         }
         self.to_observe.insert(run.source.clone());
-    }
-
-    /// A configuration that is written in several steps counts once it has been the same for two looks.
-    fn look_for_changes(&mut self) {
-        if self.files_at.elapsed() < FILES {
-            return;
-        }
-        self.files_at = Instant::now();
-        let files = watch::signature(&self.config.file, &self.config.schedules());
-        if files != self.files && files == self.files_before {
-            self.reload();
-        }
-        self.files_before = files;
-    }
-
-    /// Reads the configuration again. One that is wrong changes nothing, and is told of.
-    fn reload(&mut self) {
-        self.files = watch::signature(&self.config.file, &self.config.schedules());
-        let listen = self.config.agent.listen.clone();
-        let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
-            self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
-            self.config = Arc::new(config);
-            self.take_up(self.clock.now());
-            if self.config.agent.listen == listen { Ok(()) } else { self.serve() }
-        });
-        match &loaded {
-            Ok(()) => tracing::info!(jobs = self.jobs.len(), "the configuration is read again"),
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the configuration is wrong; the agent goes on with the old one"
-                );
-            }
-        }
-        self.configuration = loaded.map_err(|error| format!("{error:#}"));
-    }
-
-    fn look_at_the_repository(&mut self) {
-        let interval = Duration::try_from(self.config.agent.observe).unwrap_or_default();
-        // What cannot be reached is looked at more often: one wants to know when it is back.
-        let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
-        if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
-            self.to_observe.extend(self.config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()));
-            self.observed = self.observed.map(|_| Instant::now());
-            self.start_observing();
-        } else if !self.to_observe.is_empty() && !self.observing {
-            self.start_observing();
-        }
-    }
-
-    fn start_observing(&mut self) {
-        let sources: Vec<SourceName> = std::mem::take(&mut self.to_observe).into_iter().collect();
-        let (config, clock, sender, before) =
-            (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone(), self.seen.clone());
-        let look = move || {
-            let result = open(&config, &clock).and_then(|open| observe(&open, &sources, &before));
-            // The agent may have ended meanwhile.
-            drop(sender.send(Signal::Observed(result.map_err(|error| format!("{error:#}")))));
-        };
-        match std::thread::Builder::new().name("observe".into()).spawn(look) {
-            Ok(_) => self.observing = true,
-            Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
-        }
     }
 }

@@ -4,6 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
 use super::observe::{Seen, Span};
+use super::problems::needs_snapshot;
+use super::receivers::Standing;
 use crate::catalog::{Catalog, Run};
 use crate::job::{Job, Task};
 use crate::repository::layout::SourceName;
@@ -56,14 +58,27 @@ impl Memory {
         own.failures = if run.done() { 0 } else { own.failures.saturating_add(1) };
     }
 
-    /// The past of `jobs`, with what the repository shows.
-    pub fn history(&self, jobs: &[Job], seen: &BTreeMap<SourceName, Seen>, now: Timestamp) -> History {
+    /// The past of `jobs`, with what the repository and the receivers show.
+    pub fn history(
+        &self,
+        jobs: &[Job],
+        seen: &BTreeMap<SourceName, Seen>,
+        standings: &BTreeMap<SourceName, Standing>,
+        now: Timestamp,
+    ) -> History {
         let none = Seen::default();
         let mut history = History::new();
         for job in jobs {
+            let standing = standings.get(&job.source);
+            let needs_snapshot = standing.is_some_and(|standing| needs_snapshot(standing, seen.get(&job.source)));
             let seen = seen.get(&job.source).unwrap_or(&none);
             let mut past = SourcePast {
                 newest: seen.newest.as_ref().map(|n| n.data_time),
+                reaches: seen.reaches().max(standing.and_then(|standing| current(standing, seen))),
+                needed: standing
+                    .and_then(|standing| standing.stretch)
+                    .filter(|_| needs_snapshot)
+                    .map(|(_, since)| since),
                 usual: SignedDuration::try_from(seen.usual).unwrap_or_default(),
                 ..SourcePast::default()
             };
@@ -78,6 +93,13 @@ impl Memory {
         }
         history
     }
+}
+
+/// Up to when the receiver knows that nothing would be lost, if a snapshot leads into the log that it writes: an engine that writes nothing leaves
+/// no later time in the log itself.
+fn current(standing: &Standing, seen: &Seen) -> Option<Timestamp> {
+    let (stretch, _) = standing.stretch?;
+    standing.current.filter(|_| seen.log.as_ref().is_some_and(|log| log.stretch == stretch))
 }
 
 fn last_of(run: &Run) -> Last {

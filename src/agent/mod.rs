@@ -8,15 +8,18 @@ mod memory;
 mod observe;
 mod options;
 mod problems;
+mod receivers;
 mod serve;
 mod show;
 mod signals;
 mod tell;
+mod upkeep;
 mod watch;
 mod work;
 
 pub use daemon::{Agent, Signal, Stopped};
 pub use observe::{Seen, observe};
 pub use options::Options;
+pub use receivers::options as receiver_options;
 pub use signals::listen;
 pub use work::open;

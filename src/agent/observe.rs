@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::operations::Open;
 use crate::operations::evidence::{DrillReport, Stored};
+use crate::operations::reach::{self, LogEnd};
 use crate::report::Outcome;
 use crate::repository::layout::{self, SourceName};
 use crate::repository::series::Series;
-use crate::repository::snapshot::{Line, Mode};
+use crate::repository::snapshot::{Line, LogRange, Mode};
 use crate::storage::Key;
 
 /// Commits that are read at most to find the newest of each sort.
@@ -32,6 +33,15 @@ pub struct Newest {
     pub seq: u64,
     pub commit: String,
     pub data_time: Timestamp,
+    /// Of a source with a log: what the snapshot itself has of it, and when it was begun.
+    log: Option<(LogRange, Timestamp)>,
+}
+
+#[cfg(test)]
+impl Newest {
+    pub fn of_test(data_time: Timestamp) -> Newest {
+        Newest { seq: 1, commit: String::new(), data_time, log: None }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,15 +60,34 @@ pub struct Seen {
     pub head: Option<(u64, String)>,
     /// The newest complete snapshot.
     pub newest: Option<Newest>,
+    /// Where the stored log ends that goes on from it.
+    pub log: Option<LogEnd>,
     pub full: Option<Span>,
     pub incremental: Option<Span>,
     pub prune: Option<Timestamp>,
     /// The last drill, and the newest data that one has proven.
     pub drill: Option<Drilled>,
     pub verified: Option<Timestamp>,
+    /// When the repository was last looked at.
+    pub looked: Option<Timestamp>,
     /// The longest of the last backups.
     pub usual: Duration,
     last_report: Option<String>,
+}
+
+impl Seen {
+    /// Up to when data can be brought back.
+    pub fn reaches(&self) -> Option<Timestamp> {
+        let newest = self.newest.as_ref()?.data_time;
+        Some(self.log.as_ref().map_or(newest, |log| log.until.max(newest)))
+    }
+}
+
+#[cfg(test)]
+impl Seen {
+    pub fn of_test(newest: Option<Newest>, log: Option<LogEnd>, looked: Timestamp) -> Seen {
+        Seen { newest, log, looked: Some(looked), ..Seen::default() }
+    }
 }
 
 /// Looks at `sources`; what has not changed since `before` is not read again.
@@ -77,11 +106,17 @@ pub fn observe(
 }
 
 fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
+    let begun = open.now();
     let series = Series::list(&open.store, &open.trust, source)?;
     let mut seen = known;
     if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
         commits(&series, &mut seen);
     }
+    // The log grows all the time, whether there are new commits or not.
+    seen.log = match seen.newest.as_ref().and_then(|newest| newest.log.as_ref()) {
+        Some((range, started)) => reach::log_from(open, source, range, *started)?,
+        None => None,
+    };
     let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
     reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
     let last = reports.last().map(|r| r.key.as_str().to_owned());
@@ -90,12 +125,14 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
         for object in reports.iter().rev().take(DRILLS_READ_MAX) {
             let Some(report) = read(open, source, &object.key) else { continue };
             if report.proves() {
-                seen.verified = seen.verified.max(Some(report.data_time));
+                seen.verified = seen.verified.max(Some(report.data_time)).max(report.log_until);
             }
             seen.drill.get_or_insert_with(|| drilled(&report));
         }
         seen.last_report = last;
     }
+    // What happened meanwhile may have been missed.
+    seen.looked = Some(begun);
     Ok(seen)
 }
 
@@ -136,7 +173,8 @@ fn commits(series: &Series, seen: &mut Seen) {
                     Mode::Incremental => seen.incremental.get_or_insert(span),
                 };
                 if s.outcome == Outcome::Complete {
-                    let newest = Newest { seq: s.seq, commit: commit.hash.to_string(), data_time: s.data_time };
+                    let log = s.log.clone().map(|range| (range, s.started));
+                    let newest = Newest { seq: s.seq, commit: commit.hash.to_string(), data_time: s.data_time, log };
                     seen.newest.get_or_insert(newest);
                 }
                 durations.push(Duration::try_from(s.finished.duration_since(s.started)).unwrap_or_default());

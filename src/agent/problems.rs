@@ -4,10 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
 use super::observe::Seen;
+use super::receivers::Standing;
 use crate::job::{Job, Task};
 use crate::notify::{Problem, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
+
+mod log;
+
+pub use log::needs_snapshot;
 
 /// A source without any snapshot is told of after twice its interval, within these bounds.
 const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
@@ -28,6 +33,8 @@ pub struct View<'a> {
     pub jobs: &'a [Job],
     pub history: &'a History,
     pub seen: &'a BTreeMap<SourceName, Seen>,
+    /// Of sources whose log is received.
+    pub standings: &'a BTreeMap<SourceName, Standing>,
     pub endings: &'a BTreeMap<(SourceName, Task), Ending>,
     /// Why the repository cannot be read.
     pub repository: Option<&'a str>,
@@ -44,6 +51,13 @@ pub fn problems(view: &View, now: Timestamp) -> Vec<Problem> {
     for job in view.jobs.iter().filter(|job| job.enabled) {
         of_the_data(view, job, now, &mut found);
         of_runs(view, job, &mut found);
+        if let Some(standing) = view.standings.get(&job.source) {
+            let source = &job.source;
+            let all = log::problems(job, standing, view.seen.get(source), now).into_iter();
+            found.extend(all.map(|(what, severity, title, detail)| {
+                problem(format!("{source}/{what}"), severity, Some(source), title, detail)
+            }));
+        }
     }
     found
 }
@@ -117,12 +131,13 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
         }
         (Some(newest), _) => {
             let age = now.duration_since(newest);
-            if let Some(rpo) = job.rpo.filter(|rpo| age > *rpo) {
+            let reaches = past.and_then(|p| p.reaches).map_or(newest, |reaches| reaches.max(newest));
+            if let Some(rpo) = job.rpo.filter(|rpo| now.duration_since(reaches) > *rpo) {
                 let title = format!("{source}: the RPO of {rpo:#} is exceeded");
                 let detail =
-                    format!("A disaster now would lose everything since {newest}. `blackstart status` shows more");
+                    format!("A disaster now would lose everything since {reaches}. `blackstart status` shows more");
                 add("rpo", Severity::Critical, title, detail);
-            } else if job.rpo.is_none()
+            } else if (job.rpo.is_none() || job.continuous)
                 && let Some(expected) = expected
                 && age > expected.saturating_mul(2).saturating_add(usual)
             {
@@ -226,6 +241,7 @@ mod tests {
             jobs: &[job],
             seen: &BTreeMap::new(),
             endings: &endings.into_iter().collect(),
+            standings: &BTreeMap::new(),
             repository,
             configuration: None,
             drill_key: None,

@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::observe::Seen;
+use super::receivers::Standing;
 use super::work::Ran;
 use crate::durable;
 use crate::job::{Job, Task};
-use crate::metrics::{self, DrillFigures, SourceFigures};
+use crate::metrics::{self, DrillFigures, LogFigures, SourceFigures};
+use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, Decision, State};
+
+type Standings = BTreeMap<SourceName, Standing>;
 
 /// The metrics file is written this often.
 const METRICS_FILE: Duration = Duration::from_secs(15);
@@ -29,7 +33,13 @@ impl Agent {
     }
 
     /// Shows what is known to those who watch: the page of metrics, the file, systemd's status.
-    pub(super) fn show(&mut self, decisions: &[Decision], history: &scheduler::History, now: Timestamp) {
+    pub(super) fn show(
+        &mut self,
+        decisions: &[Decision],
+        history: &scheduler::History,
+        standings: &Standings,
+        now: Timestamp,
+    ) {
         let figures = &mut self.figures;
         figures.tick = now;
         figures.running = self.running.len() as u64;
@@ -41,7 +51,11 @@ impl Agent {
         figures.sources = self
             .jobs
             .iter()
-            .map(|job| (job.source.to_string(), figures_of(job, history, &self.seen, decisions)))
+            .map(|job| {
+                let figures = figures_of(job, history, &self.seen, decisions);
+                let log = standings.get(&job.source).map(of_log);
+                (job.source.to_string(), SourceFigures { log, ..figures })
+            })
             .collect();
         *self.shared.figures() = figures.clone();
         let Some(path) = &self.config.agent.metrics_file else { return };
@@ -70,6 +84,7 @@ fn figures_of(
     let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
     SourceFigures {
         newest: past.newest,
+        reaches: past.reaches.max(past.newest),
         verified: seen.verified,
         head: seen.head.map(|(seq, _)| seq),
         rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
@@ -82,6 +97,20 @@ fn figures_of(
             phases: d.phases,
         }),
         last_success: done.collect(),
+        log: None,
         next: own.map(|d| (d.task.name(), d.at)).collect(),
+    }
+}
+
+fn of_log(standing: &Standing) -> LogFigures {
+    LogFigures {
+        up: standing.down.is_none(),
+        current: standing.current,
+        behind_bytes: standing.behind,
+        retained_bytes: standing.slot.as_ref().map(|(bytes, _)| *bytes),
+        endangered: standing.slot.as_ref().is_some_and(|(_, status)| Event::is_endangered(status)),
+        stored_bytes: standing.bytes,
+        gaps: standing.gaps,
+        restarts: standing.restarts,
     }
 }

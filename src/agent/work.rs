@@ -57,7 +57,7 @@ pub fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Open> {
     Ok(Open { store, trust, clock: Arc::clone(clock), state: Some(config.state()) })
 }
 
-fn host(config: &Config, clock: &Arc<dyn Clock>) -> Result<Host> {
+pub fn host(config: &Config, clock: &Arc<dyn Clock>) -> Result<Host> {
     let keys = KeyPair::read(&config.host_key())?;
     Ok(Host { open: open(config, clock)?, keys, name: config.host_name() })
 }

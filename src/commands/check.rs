@@ -15,6 +15,7 @@ use crate::cli::Check;
 use crate::config::{Config, SourceConfig};
 use crate::job::Task;
 use crate::operations::Open;
+use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
@@ -198,6 +199,7 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
         let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
         let worst = scheduler::worst_case(job, usual, now);
         let worst = worst.map_or(String::new(), |d| format!("; at worst {} of data are lost", span(d.as_secs_f64())));
+        let worst = if job.continuous { "; the log is received all the time".to_owned() } else { worst };
         found.add(what, State::Ok, format!("{}: {}{worst}", job.source, tasks.join(", ")));
     }
     let drills = config.jobs.iter().any(|j| j.enabled && j.tasks.contains_key(&Task::Drill));
@@ -213,9 +215,15 @@ fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
     let Ok((_, snapshot)) = restore::find(open, &source.name, &Pick::Latest) else {
         return found.add(what, State::Failed, "there is none: run `blackstart backup`");
     };
-    let age = open.now().duration_since(snapshot.data_time);
+    let log = reach::log_after(open, &snapshot);
+    let log = log.unwrap_or_else(|error| {
+        found.add(format!("log of {}", source.name), State::Failed, format!("{error:#}"));
+        None
+    });
+    let age = open.now().duration_since(reach::point(&snapshot, log.as_ref()));
     let late = source.rpo.is_some_and(|rpo| age > rpo);
     let target = source.rpo.map_or(String::new(), |rpo| format!(", RPO {}", span(rpo.as_secs_f64())));
-    let detail = format!("data of {}, {} ago{target}", time(snapshot.data_time), span(age.as_secs_f64()));
+    let on = log.map_or(String::new(), |log| format!(", and its log up to {}", time(log.until)));
+    let detail = format!("data of {}{on}, {} ago{target}", time(snapshot.data_time), span(age.as_secs_f64()));
     found.add(what, if late { State::Missed } else { State::Ok }, detail);
 }

@@ -17,6 +17,7 @@ use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
 use crate::progress::Progress;
+pub use crate::size::in_words as size;
 
 /// Between two looks at how far an operation has come.
 const TICK: Duration = Duration::from_millis(120);
@@ -250,20 +251,6 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
 /// RFC 3339 in local time, without sub-seconds.
 pub fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
-}
-
-/// Bytes for people, in powers of 1000.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    while value >= 999.5
-        && let Some(larger) = units.next()
-    {
-        value /= 1000.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }
 
 /// `1 snapshot`, `2 snapshots`.

@@ -4,10 +4,13 @@ use anyhow::Result;
 use std::sync::atomic::AtomicBool;
 
 use super::output::{Ending, Exit, Shell, size};
+use crate::agent;
 use crate::cli::wal::WalReceive;
 use crate::config::SourceKind;
 use crate::error::{Failure, Kind};
-use crate::operations::wal::receive::{Event, Options, receive};
+use crate::interrupt;
+use crate::operations::receiver::Event;
+use crate::operations::wal::receive::{Options, receive};
 use crate::operations::wal::recover::newest_end;
 use crate::source::postgres;
 
@@ -24,13 +27,8 @@ pub fn run(shell: &Shell, args: &WalReceive) -> Result<Ending> {
     };
     let address = postgres::address(url, source.password.as_ref(), config.base())?;
     let host = shell.host(&config)?;
-    let settings = source.postgres.clone().unwrap_or_default();
-    let named = || format!("blackstart_{}", args.source.as_str().replace('-', "_")).chars().take(63).collect();
-    let slot = settings.slot.unwrap_or_else(named);
-    let mut options = Options { level: config.level, once: args.once, anew: args.anew, ..Options::new(slot) };
-    if let Some(wait) = settings.seal_every {
-        options.seal_every = wait.unsigned_abs();
-    }
+    let options = agent::receiver_options(&config, source);
+    let mut options = Options { once: args.once, anew: args.anew, ..options };
     options.from = newest_end(&host.open, &args.source)?;
     let report =
         receive(&host, &args.source, &address, &options, &AtomicBool::new(false), &|event| tell(shell, event))?;
@@ -42,13 +40,17 @@ pub fn run(shell: &Shell, args: &WalReceive) -> Result<Ending> {
         size(report.bytes),
         report.pieces
     ));
+    if interrupt::is_wished() {
+        let help = "What had come is stored and confirmed to the server, which keeps the rest in its slot. The same command again goes on.";
+        return Err(Failure::new(Kind::Interrupted, "interrupted by a signal", help));
+    }
     let exit = if report.gaps.is_empty() { Exit::Done } else { Exit::Partial };
     Ending::new(exit, report)
 }
 
 fn tell(shell: &Shell, event: &Event) {
     match event {
-        Event::Streaming { timeline, position } => {
+        Event::Streaming { timeline, position, .. } => {
             shell.say(format!("streaming from {position} on, timeline {timeline}"));
         }
         Event::Timeline { timeline, position } => {
@@ -57,7 +59,7 @@ fn tell(shell: &Shell, event: &Event) {
         Event::Gap { why } => shell.warn(format!(
             "a gap in the log: {why}.\n  Points in time after it need a new snapshot: run `blackstart backup` now"
         )),
-        Event::Slot { retained, status } if status == "lost" || status == "unreserved" => {
+        Event::Slot { retained, status } if Event::is_endangered(status) => {
             shell.warn(format!(
                 "the replication slot is {status}: the server may remove what is not stored yet ({})",
                 size(*retained)
@@ -68,6 +70,6 @@ fn tell(shell: &Shell, event: &Event) {
         }
         Event::Waiting { why, seconds } => shell.warn(format!("{why}\n  trying again in {seconds:.1} s")),
         Event::Note { text } => shell.warn(text),
-        Event::Stored { .. } | Event::Slot { .. } => {}
+        Event::Stored { .. } | Event::Slot { .. } | Event::Lag { .. } => {}
     }
 }

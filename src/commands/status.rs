@@ -1,7 +1,7 @@
 //! `status`: one sentence, then one row for each source. It needs no key: commits are plain text.
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -10,7 +10,9 @@ use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
+use crate::operations::drill::DrillReport;
 use crate::operations::measures::{self, Measures, Prediction};
+use crate::operations::reach::{self, LogEnd};
 use crate::operations::suspect::suspects;
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
@@ -27,6 +29,10 @@ struct Row {
     seq: Option<u64>,
     commit: Option<Hash>,
     newest: Option<Timestamp>,
+    /// Of a source whose log is stored: where it ends that goes on from there.
+    log: Option<LogEnd>,
+    /// Up to when data can be brought back: the newest snapshot, or the end of its log.
+    recovery_point: Option<Timestamp>,
     verified: Option<Timestamp>,
     rpo_exposure_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
@@ -82,7 +88,6 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
-    let targets: Option<&SourceConfig> = config.and_then(|c| c.source.iter().find(|s| s.name == source));
     let whole = Series::list(&open.store, &open.trust, &source)?.whole();
     let doubted = suspects(&whole);
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
@@ -91,11 +96,13 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let drills = drill::reports(open, &source)?;
     let proofs = drill::proofs(open, &source, &drills)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
-    let exposure = newest.map(|(_, s)| open.now().duration_since(s.data_time).as_secs_f64());
-    let rpo = targets.and_then(|t| t.rpo).map(|d| d.as_secs_f64());
-    let rto = targets.and_then(|t| t.rto).map(|d| d.as_secs_f64());
-    let identities = host_identity(config);
-    let bytes = newest.and_then(|(_, s)| SealedPart::open(s, &identities).ok()).map(|sealed| sealed.stats.bytes);
+    let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
+    let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
+    // An engine's clock that is a little ahead of ours makes nothing better than now.
+    let exposure = point.map(|point| open.now().duration_since(point).as_secs_f64().max(0.0));
+    let (rpo, rto) = targets(config, &source);
+    let bytes =
+        newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
     let measures = measures::measure(&drills, bytes, rto);
     let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
@@ -119,16 +126,14 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         numbers(&suspect)
     );
     note(!suspect.is_empty(), Severity::Unproven, &suspected);
-    let failed = drills.iter().rfind(|r| r.r#type == "drill").filter(|last| !last.passed).map(|last| {
-        format!("the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`", last.seq)
-    });
-    note(failed.is_some(), Severity::Unproven, failed.as_deref().unwrap_or_default());
-    note(
-        newest.is_some() && proven.is_none() && failed.is_none(),
-        Severity::Unproven,
-        "no drill has proven a snapshot: run `blackstart drill`",
-    );
-    note(late(exposure, rpo), Severity::Missed, "the newest snapshot is older than the RPO allows");
+    let unproven = newest.and_then(|_| unproven(&drills, proven.is_some(), &source));
+    note(unproven.is_some(), Severity::Unproven, unproven.as_deref().unwrap_or_default());
+    let older = if log.is_some() {
+        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+    } else {
+        "the newest snapshot is older than the RPO allows"
+    };
+    note(late(exposure, rpo), Severity::Missed, older);
     note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
     if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
         attention
@@ -143,6 +148,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         seq: newest.map(|(_, s)| s.seq),
         commit: newest.map(|(c, _)| c.hash),
         newest: newest.map(|(_, s)| s.data_time),
+        log,
+        recovery_point: point,
         verified: proven.map(|(_, s)| s.data_time),
         rpo_exposure_seconds: exposure,
         rpo_seconds: rpo,
@@ -151,6 +158,26 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+/// RPO and RTO that are promised, in seconds.
+fn targets(config: Option<&Config>, source: &SourceName) -> (Option<f64>, Option<f64>) {
+    let of = config.and_then(|c| c.source.iter().find(|s| s.name == *source));
+    let seconds =
+        |target: &dyn Fn(&SourceConfig) -> Option<SignedDuration>| of.and_then(target).map(|d| d.as_secs_f64());
+    (seconds(&|s| s.rpo), seconds(&|s| s.rto))
+}
+
+/// What stands wrong with the proof of a source that has a snapshot.
+fn unproven(drills: &[DrillReport], proven: bool, source: &SourceName) -> Option<String> {
+    match drills.iter().rfind(|report| report.r#type == "drill") {
+        Some(last) if !last.passed => Some(format!(
+            "the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
+            last.seq
+        )),
+        _ if !proven => Some("no drill has proven a snapshot: run `blackstart drill`".into()),
+        _ => None,
+    }
 }
 
 fn restore_command(source: &SourceName, place: &Place, open: &Open) -> String {
@@ -203,7 +230,7 @@ fn cells(row: &Row, now: Timestamp) -> [String; 7] {
     [
         row.source.to_string(),
         row.host.clone().unwrap_or_else(|| "?".into()),
-        point(row.newest),
+        point(row.recovery_point),
         point(row.verified),
         against(row.rpo_exposure_seconds, row.rpo_seconds),
         rto(row),

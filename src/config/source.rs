@@ -28,6 +28,9 @@ pub struct SourceConfig {
     pub command: Option<command::Options>,
     pub postgres: Option<postgres::Options>,
     pub redis: Option<redis::Options>,
+    /// The agent receives the engine's log as well, all the time: any moment can be reached, and the RPO counts from the end of the log.
+    #[serde(default)]
+    pub continuous: bool,
     #[serde(default)]
     pub exclude: Vec<String>,
     #[serde(default)]
@@ -68,9 +71,18 @@ impl SourceKind {
             SourceKind::Sqlite => "sqlite",
         }
     }
+
+    /// Whether its engine has a log for which there is a receiver.
+    pub fn has_a_log(self) -> bool {
+        self == SourceKind::Postgres
+    }
 }
 
 impl SourceConfig {
+    fn is_logical(&self) -> bool {
+        self.postgres.as_ref().is_some_and(|options| options.mode == Some(postgres::Mode::Logical))
+    }
+
     /// That each key given is one of this kind's, and each that the kind needs is given.
     pub(crate) fn validate(&self) -> Result<()> {
         let (name, kind) = (&self.name, self.kind.name());
@@ -95,6 +107,14 @@ impl SourceConfig {
             ),
             (self.kind != SourceKind::Redis && self.redis.is_some(), "takes no [source.redis]"),
             (self.kind != SourceKind::Chroma && self.chroma.is_some(), "takes no [source.chroma]"),
+            (
+                self.continuous && !self.kind.has_a_log(),
+                "has no log that could be received: continuous is for kind = \"postgres\"",
+            ),
+            (
+                self.continuous && self.is_logical(),
+                "is dumped (mode = \"logical\"), and the log leads on from physical snapshots only: leave continuous or the mode out",
+            ),
             (
                 by_path && (self.url.is_some() || self.password.is_some()),
                 "is read from a path: it takes no url and no password",
@@ -141,6 +161,7 @@ mod tests {
         assert!(said(&format!("{redis}url = \"redis://h\"\n[chroma]")).contains("takes no [source.chroma]"));
         let leaked = said(&format!("{redis}url = \"redis://u:hunter2@h\""));
         assert!(leaked.contains("has a password in it") && !leaked.contains("hunter2"), "{leaked}");
+        assert!(said("name = \"a\"\nkind = \"files\"\npath = \"p\"\ncontinuous = true").contains("has no log"));
         assert!(said("name = \"a\"\nkind = \"chroma\"\nurl = \"http://h\"").contains("needs a path"));
         assert!(said("name = \"a\"\nkind = \"sqlite\"\npath = \"p\"\n[redis]").contains("takes no [source.redis]"));
     }

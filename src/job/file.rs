@@ -141,6 +141,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         catch_up: written.catch_up,
         overlap: written.overlap,
         blackout: written.blackout,
+        continuous: inline.as_ref().is_some_and(|source| source.continuous),
     };
     job.derive();
     Ok(Declared { job, inline, retention, tier })

@@ -70,6 +70,7 @@ fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>, 
     if tier.is_some() && source.tier.is_some() {
         return twice("the tiers");
     }
+    job.continuous = source.continuous;
     (source.rpo, source.rto) = (source.rpo.or(job.rpo), source.rto.or(job.rto));
     (job.rpo, job.rto) = (source.rpo, source.rto);
     source.retention = source.retention.take().or(retention);

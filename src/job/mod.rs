@@ -83,6 +83,9 @@ pub enum Overlap {
     Queue,
 }
 
+/// Where a log keeps the RPO and nothing else is said, snapshots come so often: a restore replays the log from the newest.
+const UNDER_A_LOG: SignedDuration = SignedDuration::from_hours(24);
+
 /// One job: a source, and when what happens to it.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -99,11 +102,20 @@ pub struct Job {
     pub overlap: Overlap,
     /// When no run may start.
     pub blackout: Vec<Window>,
+    /// The source's log is received all the time: it keeps the RPO, and backups need not.
+    pub continuous: bool,
 }
 
 impl Job {
     /// An RPO that no backup here is made for brings one of its own: as often as it needs.
     fn derive(&mut self) {
+        if self.continuous {
+            self.tasks.retain(|_, rhythm| !matches!(rhythm, Rhythm::Rpo(_)));
+            if !self.tasks.keys().any(|task| task.is_backup()) {
+                self.tasks.insert(Task::Incremental, Rhythm::Every(UNDER_A_LOG));
+            }
+            return;
+        }
         if let Some(rpo) = self.rpo
             && !self.tasks.contains_key(&Task::Incremental)
             && self.tasks.get(&Task::Full).is_none_or(|full| full.gaps().1 >= rpo)

@@ -23,6 +23,8 @@ pub mod locks;
 pub mod measures;
 pub mod proof;
 pub mod prune;
+pub mod reach;
+pub mod receiver;
 pub mod reread;
 pub mod restore;
 pub mod retention;

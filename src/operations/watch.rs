@@ -6,11 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Open, drill};
+use super::{Open, drill, reach};
 use crate::report::Outcome;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Commit, Line};
+use crate::repository::snapshot::{Commit, Line, Snapshot};
 
 /// How old a newest point may be.
 #[derive(Debug, Clone)]
@@ -35,7 +35,8 @@ pub struct Sight {
     pub head: Option<(u64, Hash)>,
     /// The newest complete snapshot.
     pub seq: Option<u64>,
-    /// The time of its data; the store's own time where that is earlier, since a clock that is ahead must not make it look fresh.
+    /// The time of its data, or up to when the log goes on from there; the store's own time where that is earlier, since a clock that is ahead must
+    /// not make it look fresh.
     pub newest: Option<Timestamp>,
     /// The newest data that a drill has proven; looked for only where there is a bound.
     pub verified: Option<Timestamp>,
@@ -100,7 +101,9 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
             Err(e) => sight.faults.push(format!("{e:#}")),
             Ok(commit) => {
                 sight.head.get_or_insert((commit.seq(), commit.hash));
-                if sight.take(&commit, &series) {
+                if let Some(snapshot) = sight.take(&commit, &series) {
+                    let log = reach::log_after(open, snapshot)?;
+                    sight.newest = sight.newest.max(log.map(|log| log.until));
                     break;
                 }
             }
@@ -116,16 +119,16 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
 }
 
 impl Sight {
-    /// Whether `commit` is the newest complete snapshot.
-    fn take(&mut self, commit: &Commit, series: &Series) -> bool {
-        let Line::Snapshot(snapshot) = &commit.line else { return false };
+    /// `commit`'s snapshot, if it is the newest complete one.
+    fn take<'c>(&mut self, commit: &'c Commit, series: &Series) -> Option<&'c Snapshot> {
+        let Line::Snapshot(snapshot) = &commit.line else { return None };
         self.host.get_or_insert_with(|| snapshot.host.clone());
         if snapshot.outcome != Outcome::Complete {
-            return false;
+            return None;
         }
         self.seq = Some(snapshot.seq);
         self.newest = Some(series.stored_at(snapshot.seq).map_or(snapshot.data_time, |at| at.min(snapshot.data_time)));
-        true
+        Some(snapshot)
     }
 }
 

@@ -3,20 +3,19 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::limits::{CHUNK_AVERAGE, CHUNK_MAX, CHUNK_MIN};
-
-/// High bits of the hash that must be zero at a cut: two more than the average asks before it, two fewer after.
-const BITS: u32 = CHUNK_AVERAGE.trailing_zeros();
-const MASK_EARLY: u64 = !0 << (64 - (BITS + 2));
-const MASK_LATE: u64 = !0 << (64 - (BITS - 2));
+use crate::limits::Grain;
 
 pub struct Cutter {
     gear: Box<[u64; 256]>,
+    grain: Grain,
+    /// High bits of the hash that must be zero at a cut: two more than the average asks before it, two fewer after.
+    early: u64,
+    late: u64,
 }
 
 impl Cutter {
     /// The table follows from `key` alone: cut points of one baseline agree for ever.
-    pub fn new(key: &[u8; 32]) -> Cutter {
+    pub fn new(key: &[u8; 32], grain: Grain) -> Cutter {
         let mut gear = Box::new([0u64; 256]);
         for (byte, slot) in (0u8..=255).zip(gear.iter_mut()) {
             let hash = Sha256::new_with_prefix(key).chain_update([byte]).finalize();
@@ -24,26 +23,33 @@ impl Cutter {
             word.copy_from_slice(&hash[..8]);
             *slot = u64::from_le_bytes(word);
         }
-        Cutter { gear }
+        let bits = grain.average.trailing_zeros();
+        Cutter { gear, grain, early: !0 << (64 - (bits + 2)), late: !0 << (64 - (bits - 2)) }
     }
 
-    /// Length of the first chunk of `data`; `data` must reach `CHUNK_MAX` bytes or the end of its stream.
+    /// The greatest length of a chunk.
+    pub fn max(&self) -> usize {
+        self.grain.max
+    }
+
+    /// Length of the first chunk of `data`; `data` must reach [`Cutter::max`] bytes or the end of its stream.
     pub fn first(&self, data: &[u8]) -> usize {
-        if data.len() <= CHUNK_MIN {
+        let Grain { min, average, max } = self.grain;
+        if data.len() <= min {
             return data.len();
         }
-        let early = data.len().min(CHUNK_AVERAGE);
-        let end = data.len().min(CHUNK_MAX);
+        let early = data.len().min(average);
+        let end = data.len().min(max);
         let mut hash = 0u64;
-        for (i, byte) in data[CHUNK_MIN..early].iter().enumerate() {
+        for (i, byte) in data[min..early].iter().enumerate() {
             hash = (hash << 1).wrapping_add(self.gear[usize::from(*byte)]);
-            if hash & MASK_EARLY == 0 {
-                return CHUNK_MIN + i + 1;
+            if hash & self.early == 0 {
+                return min + i + 1;
             }
         }
         for (i, byte) in data[early..end].iter().enumerate() {
             hash = (hash << 1).wrapping_add(self.gear[usize::from(*byte)]);
-            if hash & MASK_LATE == 0 {
+            if hash & self.late == 0 {
                 return early + i + 1;
             }
         }
@@ -82,7 +88,7 @@ mod tests {
     /// Boundaries are part of a baseline's deduplication: a change here would store every stream again.
     #[test]
     fn cut_points_never_change() {
-        let cutter = Cutter::new(&[7; 32]);
+        let cutter = Cutter::new(&[7; 32], Grain::COARSE);
         let lengths = lengths(&cutter, &noise(1 << 20));
         assert_eq!(lengths.iter().sum::<usize>(), 1 << 20);
         assert_eq!(&lengths[..GOLDEN.len()], GOLDEN, "{lengths:?}");
@@ -90,7 +96,13 @@ mod tests {
 
     #[test]
     fn an_insertion_moves_few_cuts() {
-        let cutter = Cutter::new(&[1; 32]);
+        for grain in [Grain::COARSE, Grain::FINE] {
+            moves_few_cuts(grain);
+        }
+    }
+
+    fn moves_few_cuts(grain: Grain) {
+        let cutter = Cutter::new(&[1; 32], grain);
         let data = noise(4 << 20);
         let mut edited = data.clone();
         edited.splice(1_000_000..1_000_000, *b"inserted");
@@ -108,6 +120,6 @@ mod tests {
         let moved = b.iter().filter(|e| !a.contains(e) && !a.contains(&e.wrapping_sub(8))).count();
         assert!(moved <= 2, "{moved} of {} cuts moved", b.len());
         let average = data.len() / a.len();
-        assert!((CHUNK_AVERAGE / 2..CHUNK_AVERAGE * 2).contains(&average), "average {average}");
+        assert!((grain.average / 2..grain.average * 2).contains(&average), "average {average}");
     }
 }

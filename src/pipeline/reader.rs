@@ -10,7 +10,7 @@ use super::batch::{BasisPages, Batch, Part};
 use super::cut::Cutter;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::interrupt;
-use crate::limits::{BATCH_BYTES, CHUNK_MAX, SEGMENT_PAGES, STREAMS_MAX};
+use crate::limits::{BATCH_BYTES, SEGMENT_PAGES, STREAMS_MAX};
 use crate::progress::Progress;
 use crate::repository::index::{BasisTable, Extent, Merge, MergedEntry, Segment};
 use crate::source::{Finished, Order, Piece, Source};
@@ -245,7 +245,8 @@ impl<'a> Reader<'a> {
         let size = entry.size;
         self.part(Part::Entry { entry: Box::new(entry.clone()), inherit: 0 })?;
         // Bytes from `from` to `used` are read and not yet cut; the first of them lies at `at` in the file.
-        self.room(CHUNK_MAX.min(usize::try_from(size).unwrap_or(CHUNK_MAX)))?;
+        let most = self.cutter.max();
+        self.room(most.min(usize::try_from(size).unwrap_or(most)))?;
         let (mut at, mut from) = (0u64, self.used);
         loop {
             if self.used == BATCH_BYTES {
@@ -255,7 +256,7 @@ impl<'a> Reader<'a> {
                 Piece::Data(len) => {
                     self.used += len;
                     self.count(len);
-                    self.cut(&mut at, &mut from, CHUNK_MAX)?;
+                    self.cut(&mut at, &mut from, most)?;
                 }
                 Piece::Hole(len) => {
                     self.cut(&mut at, &mut from, 1)?;

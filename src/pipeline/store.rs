@@ -276,7 +276,8 @@ impl Run<'_> {
         let (basis, target) = (self.shared.basis, self.target);
         let all = basis.all_layers();
         let merge = (!all.is_empty()).then(|| layers::merge(&all, target));
-        let mut reader = Reader::new(merge, Cutter::new(self.shared.secrets.gear()?), to_workers, buffers);
+        let cutter = Cutter::new(self.shared.secrets.gear()?, source.grain());
+        let mut reader = Reader::new(merge, cutter, to_workers, buffers);
         reader.progress = self.options.progress.clone();
         reader.shortcuts = basis.shortcuts;
         if reader.shortcuts.is_some() {

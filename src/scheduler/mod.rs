@@ -49,6 +49,10 @@ pub struct SourcePast {
     pub tasks: BTreeMap<Task, Past>,
     /// Time of the data of the newest complete snapshot.
     pub newest: Option<Timestamp>,
+    /// Up to when data can be brought back: the log that goes on from there counts too.
+    pub reaches: Option<Timestamp>,
+    /// Since when a snapshot is wanted out of turn: none leads into the log that is being received.
+    pub needed: Option<Timestamp>,
     /// What a backup took lately, upload included.
     pub usual: SignedDuration,
 }
@@ -190,6 +194,9 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
         let again = last.finished.checked_add(retry(own.failures)).ok()?;
         return Some(Slot { at: again.min(slot.checked_add(jitter).ok()?), missed: 0, why: "the last run failed" });
     }
+    if let Some(needed) = past.needed.filter(|needed| takes_the_first(job, task) && last.started < *needed) {
+        return Some(Slot { at: needed, missed: 0, why: "the log needs a snapshot to go on from" });
+    }
     let overlapped = slot <= last.finished && job.overlap == Overlap::Skip;
     let overlaps = if overlapped { 1 + slots::count(rhythm, slot, last.finished, past.usual, MISSED_MAX) } else { 0 };
     let slot = if overlapped { slots::first_after(rhythm, slot, last.finished, past.usual)? } else { slot };
@@ -230,7 +237,8 @@ fn retry(failures: u32) -> SignedDuration {
 
 /// Why a job cannot keep its promise, in words; none if it can.
 pub fn warning(job: &Job, usual: SignedDuration, now: Timestamp) -> Option<String> {
-    let rpo = job.rpo?;
+    // What keeps it then is no schedule.
+    let rpo = job.rpo.filter(|_| !job.continuous)?;
     let worst = worst_case(job, usual, now)?;
     let schedule = job.tasks.get(&Task::Incremental).or_else(|| job.tasks.get(&Task::Full))?;
     (worst > rpo).then(|| {

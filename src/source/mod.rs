@@ -1,6 +1,7 @@
 //! What can be protected. A source is read once, by one thread, in path order; the pipeline decides what must be read at all.
 
 use crate::entry::{Entry, EntryKind, Name};
+use crate::limits::Grain;
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -22,6 +23,8 @@ pub struct Before<'a> {
     /// [`Finished::facts`] of that snapshot.
     pub facts: &'a serde_json::Value,
     pub seq: u64,
+    /// The start of its run, where what has not changed since may be passed over (FORMAT.md §4-8).
+    pub shortcuts: Option<Timestamp>,
     /// The operator has said that a great change is meant (`backup --accept-change`).
     pub accept_change: bool,
 }
@@ -73,6 +76,11 @@ pub trait Source: Send {
     /// at once waits in the spool, so that the reading ends soon.
     fn holds_others_up(&self) -> bool {
         true
+    }
+
+    /// How streamed files are cut; always the same for one kind of source, since chunks of another length are not found again.
+    fn grain(&self) -> Grain {
+        Grain::COARSE
     }
 
     /// Called once, right after `next` has given `None`, while what was read may still be on its way to the store: the place to let go of

@@ -3,6 +3,7 @@
 use blackstart::config::Config;
 use blackstart::error::{Kind, help_of, kind_of};
 use blackstart::job::{self, Rhythm, Task};
+use blackstart::scheduler;
 use jiff::SignedDuration;
 use std::fs;
 use std::path::Path;
@@ -41,6 +42,36 @@ fn an_rpo_alone_is_a_schedule() {
     assert!(!job::parse(text, Path::new("a.toml")).unwrap().job.tasks.contains_key(&Task::Incremental));
     let text = "source = \"a\"\nrpo = \"2h\"\nfull = { cron = \"0 2 * * *\" }\n";
     assert!(job::parse(text, Path::new("a.toml")).unwrap().job.tasks.contains_key(&Task::Incremental));
+}
+
+#[test]
+fn where_a_log_keeps_the_rpo_snapshots_are_daily_unless_said_otherwise() {
+    let source = "[source]\nname = \"a\"\nkind = \"postgres\"\nurl = \"postgres://h/d\"\ncontinuous = true\n";
+    let tasks = |schedule: &str| {
+        let job = job::parse(&format!("{schedule}{source}"), Path::new("a.toml")).unwrap().job;
+        assert!(scheduler::warning(&job, SignedDuration::ZERO, jiff::Timestamp::UNIX_EPOCH).is_none());
+        job.tasks
+    };
+    let daily = Rhythm::Every(SignedDuration::from_hours(24));
+    assert_eq!(tasks("rpo = \"5s\"\n"), [(Task::Incremental, daily.clone())].into());
+    assert_eq!(tasks(""), [(Task::Incremental, daily)].into());
+    let weekly = tasks("rpo = \"5s\"\nfull = { every = \"7d\" }\n");
+    assert_eq!(weekly.keys().collect::<Vec<_>>(), [&Task::Full]);
+    // The same where the source stands in blackstart.toml.
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("blackstart.toml");
+    fs::create_dir(dir.path().join("schedules")).unwrap();
+    fs::write(dir.path().join("schedules/a.toml"), "source = \"a\"\nrpo = \"5s\"\n").unwrap();
+    let write = |lines: &str| {
+        fs::write(&main, format!("repository = \"r\"\n[{source}{lines}").replace("[[source]\n", "[[source]]\n"))
+            .unwrap()
+    };
+    write("");
+    let config = Config::load(Some(&main)).unwrap();
+    assert_eq!(config.jobs[0].tasks.keys().collect::<Vec<_>>(), [&Task::Incremental]);
+    assert!(matches!(config.jobs[0].tasks[&Task::Incremental], Rhythm::Every(_)));
+    write("[source.postgres]\nmode = \"logical\"\n");
+    assert!(format!("{:#}", Config::load(Some(&main)).unwrap_err()).contains("physical snapshots only"));
 }
 
 #[test]
@@ -170,8 +201,7 @@ fn the_shipped_jobs_are_switched_off_and_sound_when_switched_on() {
         assert!(names.contains(&seed), "{seed}: {names:?}");
     }
     for job in &on.jobs {
-        let promise =
-            blackstart::scheduler::warning(job, SignedDuration::from_mins(10), "2026-11-01T00:00:00Z".parse().unwrap());
+        let promise = scheduler::warning(job, SignedDuration::from_mins(10), "2026-11-01T00:00:00Z".parse().unwrap());
         assert_eq!(promise, None);
     }
     let databases = on.jobs.iter().find(|j| j.source.as_str() == "databases").unwrap();

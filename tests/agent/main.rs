@@ -8,10 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod daemon;
 mod days;
 mod jobs;
 mod listener;
 mod metrics;
 mod notices;
 mod process;
+mod receivers;
 mod scheduler;

@@ -1,6 +1,6 @@
 //! The page of metrics: names, escaping, nothing that lingers.
 
-use blackstart::metrics::{DrillFigures, Figures, SourceFigures, page, textfile};
+use blackstart::metrics::{DrillFigures, Figures, LogFigures, SourceFigures, page, textfile};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 pub fn sample() -> Figures {
     let at = |seconds| Timestamp::from_second(seconds).unwrap();
     let source = SourceFigures {
-        newest: Some(at(1_700_000_000)),
+        newest: Some(at(1_699_999_000)),
+        reaches: Some(at(1_700_000_000)),
         verified: Some(at(1_699_990_000)),
         head: Some(7),
         rpo_seconds: Some(3600.0),
@@ -25,6 +26,13 @@ pub fn sample() -> Figures {
         }),
         last_success: BTreeMap::from([("incremental", at(1_700_000_010))]),
         next: BTreeMap::from([("incremental", at(1_700_001_800))]),
+        log: Some(LogFigures {
+            up: true,
+            current: Some(at(1_700_000_000)),
+            retained_bytes: Some(4096),
+            stored_bytes: 7,
+            ..LogFigures::default()
+        }),
     };
     Figures {
         sources: BTreeMap::from([("orders".to_owned(), source)]),
@@ -46,6 +54,12 @@ fn the_page_says_what_is_known() {
     for line in [
         "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"false\"} 1700000000.0",
         "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"true\"} 1699990000.0",
+        "blackstart_snapshot_timestamp_seconds{source=\"orders\"} 1699999000.0",
+        "blackstart_log_receiver_up{source=\"orders\"} 1.0",
+        "blackstart_log_current_timestamp_seconds{source=\"orders\"} 1700000000.0",
+        "blackstart_log_retained_bytes{source=\"orders\"} 4096.0",
+        "blackstart_log_endangered{source=\"orders\"} 0.0",
+        "blackstart_log_stored_bytes_total{source=\"orders\"} 7",
         "blackstart_rpo_target_seconds{source=\"orders\"} 3600.0",
         "blackstart_expected_interval_seconds{source=\"orders\"} 1800.0",
         "blackstart_runs_total{source=\"orders\",task=\"incremental\",result=\"done\"} 3",

@@ -1,104 +1,14 @@
 //! The agent as a process, over real seconds: restarts, kills, a repository that goes away, files that break, systemd.
 
 use rustix::process::Signal;
-use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::daemon::{Daemon, ended, told};
 use super::listener::Listener;
-use super::support::binary::{command, configure, expect, home};
-
-/// A running agent; dropping it kills it.
-struct Daemon {
-    child: std::process::Child,
-    log: PathBuf,
-}
-
-impl Daemon {
-    fn start(home: &Path, environment: &[(&str, &OsStr)]) -> Daemon {
-        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let log = home.join(format!("log{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
-        let mut command = command(home, &["agent"]);
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-        Daemon { child: command.spawn().unwrap(), log }
-    }
-
-    /// The log lines so far. Every line is JSON, and none holds a secret.
-    fn lines(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.log).unwrap();
-        assert!(!text.contains("AGE-SECRET-KEY") && !text.contains("hunter2"), "{text}");
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
-    }
-
-    fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
-        self.lines().iter().filter(|l| wanted(l)).count()
-    }
-
-    /// Waits until `n` lines are so.
-    fn wait(&self, what: &str, n: usize, wanted: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(40);
-        while self.count(&wanted) < n {
-            assert!(Instant::now() < until, "{what}: {}", fs::read_to_string(&self.log).unwrap());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.lines().into_iter().filter(|l| wanted(l)).nth(n - 1).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    /// Stops it as systemd does; gives the exit code.
-    fn stop(mut self) -> i32 {
-        self.signal(Signal::TERM);
-        self.child.wait().unwrap().code().unwrap()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn get(&self, path: &str) -> (u16, String) {
-        let line = self.wait("the address", 1, |l| l["address"].is_string());
-        let url = format!("http://{}{path}", line["address"].as_str().unwrap());
-        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        let mut answer = config.new_agent().get(&url).call().unwrap();
-        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
-    }
-
-    /// A metric's value.
-    fn metric(&self, name: &str) -> f64 {
-        let (status, page) = self.get("/metrics");
-        assert_eq!(status, 200);
-        let line = page.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
-        line.trim().parse().unwrap()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn ended(task: &str) -> impl Fn(&Value) -> bool {
-    let task = task.to_owned();
-    move |l| l["task"] == *task && l["result"] == "done"
-}
-
-fn told(key: &str, phase: &str) -> impl Fn(&Value) -> bool {
-    let (key, phase) = (key.to_owned(), phase.to_owned());
-    move |l| l["message"] == "notice" && l["key"] == *key && l["phase"] == *phase
-}
+use super::support::binary::{configure, expect, home};
 
 /// A home with a repository, and one job that runs every two seconds.
 fn busy_home(config: &str) -> tempfile::TempDir {
@@ -266,4 +176,12 @@ fn nothing_to_do_is_an_error_at_the_start() {
     expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
     let refused = expect(at, &["agent"], 78);
     assert!(refused.err.contains("schedules"), "{}", refused.err);
+}
+
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(40);
+    while !condition() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

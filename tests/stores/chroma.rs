@@ -5,11 +5,13 @@ use crate::support::binary::expect;
 use crate::support::servers::installed;
 use blackstart::clock::SystemClock;
 use blackstart::report::Check;
-use blackstart::source::Source;
 use blackstart::source::chroma::proof::prove;
 use blackstart::source::chroma::verify::Copy;
 use blackstart::source::chroma::{Chroma, Options};
+use blackstart::source::{Before, Piece, Source};
+use jiff::{SignedDuration, Timestamp};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -109,12 +111,24 @@ fn a_round_trip_stores_changed_vectors_only() {
         home.path(),
         &format!("kind = \"chroma\"\npath = \"data\"\n[source.chroma]\npython = \"{}\"", python(version).display()),
     );
+    std::thread::sleep(Duration::from_secs(4)); // so that its files are old enough to be passed over
     let first = report(home.path(), &["backup"], 0);
     assert_eq!((first["outcome"].as_str(), &first["facts"]["verified"]), (Some("complete"), &true.into()), "{first}");
     // Of the deleted collection the segment's directory is still there.
     assert_eq!(first["facts"]["left_out"].as_array().unwrap().len(), 1, "{first}");
     let unchanged = report(home.path(), &["backup"], 0);
     assert_eq!(unchanged["stats"]["bytes_new"], 0, "{unchanged}");
+    assert_eq!(
+        (&unchanged["stats"]["bytes_read"], &unchanged["facts"]["rounds"]),
+        (&0.into(), &0.into()),
+        "{unchanged}"
+    );
+    let full = report(home.path(), &["backup", "--full"], 0);
+    assert_eq!(
+        (&full["stats"]["bytes_read"], &full["stats"]["bytes_new"]),
+        (&full["stats"]["bytes"], &0.into()),
+        "{full}"
+    );
     let output = writer(version, "change", &data, 128, 4000).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let changed = report(home.path(), &["backup"], 0);
@@ -133,6 +147,74 @@ fn a_round_trip_stores_changed_vectors_only() {
         assert_eq!(names, ["alpha", "empty", "tiny", "with_mark"]);
         assert_eq!(found.iter().find(|c| c.name == "alpha").unwrap().count, 3999);
     }
+}
+
+/// A run that may take shortcuts, after one with these facts that began `started`.
+fn again(path: &Path, scratch: &Path, facts: &serde_json::Value, started: Option<Timestamp>) -> Chroma {
+    let mut again = source(path, scratch);
+    again.compare(Before { facts, seq: 1, shortcuts: started, accept_change: false }).unwrap();
+    again
+}
+
+#[test]
+fn what_did_not_change_is_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, scratch) = (dir.path().join("data"), dir.path().join("scratch"));
+    make(VERSIONS[0], &data, 16, 1500);
+    std::thread::sleep(Duration::from_millis(600)); // so that the copy is made in one round
+    let first = copy_all(&mut source(&data, &scratch), &dir.path().join("first")).unwrap();
+    assert_eq!(first.facts["rounds"], 1, "{}", first.facts);
+    let later = Some(Timestamp::now() + SignedDuration::from_secs(60));
+    let rounds = |name: &str, facts: &serde_json::Value, started| {
+        let copied = copy_all(&mut again(&data, &scratch, facts, started), &dir.path().join(name)).unwrap();
+        copied.facts["rounds"].as_u64().unwrap()
+    };
+    assert_eq!(rounds("same", &first.facts, later), 0);
+    assert!(same_files(&dir.path().join("first"), &dir.path().join("same")) > 5);
+    // A full takes no shortcuts; files may have changed after the basis's run began; what was damaged then is looked at again.
+    assert_eq!(rounds("full", &first.facts, None), 1);
+    assert_eq!(rounds("young", &first.facts, Some(Timestamp::now())), 1);
+    let mut doubtful = first.facts.clone();
+    doubtful["verified"] = false.into();
+    assert_eq!(rounds("doubtful", &doubtful, later), 1);
+
+    // The pipeline may want to read a file all the same, and a writer may come then.
+    let mut reading = again(&data, &scratch, &first.facts, later);
+    while reading.next().unwrap().unwrap().path.as_bytes() != b"chroma.sqlite3" {}
+    let mut buffer = vec![0; 1 << 20];
+    let connection = rusqlite::Connection::open(data.join("chroma.sqlite3")).unwrap();
+    connection.execute_batch("PRAGMA user_version = 7").unwrap();
+    let error = loop {
+        match reading.read(&mut buffer) {
+            Ok(Piece::Data(_)) => {}
+            Ok(piece) => panic!("{piece:?}"),
+            Err(e) => break e,
+        }
+    };
+    assert!(format!("{error:#}").contains("was changed while it was read"), "{error:#}");
+
+    // Of the same size, with its old mtime: the ctime tells.
+    let vectors = segment(&data).join("data_level0.bin");
+    let before = fs::metadata(&vectors).unwrap().modified().unwrap();
+    let second = copy_all(&mut source(&data, &scratch), &dir.path().join("second")).unwrap();
+    assert_eq!(rounds("still", &second.facts, later), 0);
+    let file = fs::File::options().write(true).open(&vectors).unwrap();
+    file.write_all_at(b"!", 300).unwrap();
+    file.set_modified(before).unwrap();
+    assert!(rounds("changed", &second.facts, later) > 0);
+    assert_eq!(fs::read(dir.path().join("changed").join(vectors.strip_prefix(&data).unwrap())).unwrap()[300], b'!');
+}
+
+/// How many files two directories have, all of them the same.
+fn same_files(one: &Path, other: &Path) -> usize {
+    fs::read_dir(one).unwrap().flatten().fold(0, |count, entry| {
+        let there = other.join(entry.file_name());
+        if entry.path().is_dir() {
+            return count + same_files(&entry.path(), &there);
+        }
+        assert!(fs::read(entry.path()).unwrap() == fs::read(&there).unwrap(), "{} differs", there.display());
+        count + 1
+    })
 }
 
 /// The directory of the one segment with maps.

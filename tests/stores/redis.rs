@@ -221,6 +221,37 @@ fn valkey_9_with_fields_that_expire() {
     round_trip("valkey-9", "yes", &[&["HEXPIRE", "hash", "100000", "FIELDS", "1", "a"]]);
 }
 
+/// A chunk holds some dozen keys, so that one key in a hundred does not touch nearly all of them.
+#[test]
+fn scattered_changes_of_small_keys_store_little_again() {
+    let server = Server::start("redis-server", "--rdbcompression no");
+    let (mut connection, mut seed) = (server.connect(), 1u64);
+    for n in 0..20_000 {
+        let mut word = || {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            format!("{:08x}", seed >> 32)
+        };
+        let value: String = (0..38).map(|_| word()).collect();
+        connection.command(&["SET", &format!("key:{n}"), &value]).unwrap();
+    }
+    let home = tempfile::tempdir().unwrap();
+    protect(home.path(), &format!("kind = \"redis\"\nurl = \"{}\"", server.url()));
+    let share = |report: serde_json::Value| {
+        report["stats"]["bytes_new"].as_f64().unwrap() / report["stats"]["bytes"].as_f64().unwrap()
+    };
+    report(home.path(), &["backup"], 0);
+    let unchanged = share(report(home.path(), &["backup"], 0));
+    for n in (0..20_000).step_by(100) {
+        connection.command(&["SETRANGE", &format!("key:{n}"), "20", "changed"]).unwrap();
+    }
+    let changed = share(report(home.path(), &["backup"], 0));
+    assert!(unchanged < 0.02 && changed > 0.01 && changed < 0.25, "{unchanged} and {changed} of the bytes were new");
+    let (back, by_hand) = (home.path().join("back"), recover(home.path(), "by-hand"));
+    crate::support::binary::expect(home.path(), &["restore", "store", "--to", "back"], 0);
+    let rdb = |directory: &std::path::Path| std::fs::read(directory.join("dump.rdb")).unwrap();
+    assert!(rdb(&back) == rdb(&by_hand), "the two restores differ");
+}
+
 #[test]
 fn tls_and_a_user_with_no_right_but_to_replicate() {
     let directory = tempfile::tempdir().unwrap();

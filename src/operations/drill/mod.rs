@@ -18,7 +18,7 @@ use super::evidence::{self, Environment, Keys, Objects};
 use super::measures::implausible;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
-use super::{Open, suspect};
+use super::{Open, reach, suspect};
 use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
@@ -108,6 +108,8 @@ pub struct Drilled {
     entries: u64,
     bytes: u64,
     bytes_fetched: u64,
+    /// Up to where the stored log went on when the drill began.
+    log_until: Option<Timestamp>,
     times: Stopwatch,
     deviations: Vec<String>,
     started: Timestamp,
@@ -137,6 +139,7 @@ impl Drilled {
             entries: 0,
             bytes: 0,
             bytes_fetched: 0,
+            log_until: reach::log_after(open, snapshot)?.map(|log| log.until),
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
@@ -255,7 +258,8 @@ impl Drilled {
         options: &Options,
         (scratch_removed, leftovers_removed): (bool, u64),
     ) -> Result<DrillReport> {
-        let exposure = self.started.duration_since(snapshot.data_time).as_secs_f64();
+        let reached = self.log_until.map_or(snapshot.data_time, |until| until.max(snapshot.data_time));
+        let exposure = self.started.duration_since(reached).as_secs_f64().max(0.0);
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
         let timed = options.level == Level::Engine;
@@ -276,6 +280,7 @@ impl Drilled {
             seq: snapshot.seq,
             commit: commit.hash,
             data_time: snapshot.data_time,
+            log_until: self.log_until,
             outcome: snapshot.outcome,
             point: options.point.clone(),
             started: self.started,

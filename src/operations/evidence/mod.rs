@@ -86,6 +86,9 @@ pub struct DrillReport {
     pub seq: u64,
     pub commit: Hash,
     pub data_time: Timestamp,
+    /// Up to where the stored log went on when the drill began; from the level `engine` on it was replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_until: Option<Timestamp>,
     pub outcome: Outcome,
     /// Why this recovery point was taken.
     pub point: String,
@@ -105,7 +108,7 @@ pub struct DrillReport {
     /// Hash of the configuration file in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Hash>,
-    /// Age of the data when the drill began.
+    /// Age of the data when the drill began, the stored log included.
     pub rpo_exposure_seconds: f64,
     pub rpo_target_seconds: Option<f64>,
     pub rpo_met: Option<bool>,

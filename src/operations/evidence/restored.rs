@@ -83,6 +83,7 @@ pub fn record(
         keys: key_ids.clone(),
         environment: environment.clone(),
         configuration: how.configuration,
+        log_until: None,
         rpo_exposure_seconds: how.started.duration_since(snapshot.data_time).as_secs_f64(),
         rpo_target_seconds: None,
         rpo_met: None,

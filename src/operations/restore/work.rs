@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use zstd::bulk::Decompressor;
 
 use super::fetch::{OpenPack, range_needed};
-use super::plan::{FileWork, PackWork, Plan};
+use super::plan::{FileWork, PackWork, Plan, Write};
 use crate::durable;
 use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
@@ -163,7 +163,11 @@ impl Stage<'_> {
         let mut frame = None;
         let begun = Instant::now();
         let mut decoding = Duration::ZERO;
-        for write in &pack.writes {
+        let mut left = pack.writes.as_slice();
+        while let Some(write) = left.first() {
+            let together = together(left);
+            let end = left[together - 1].extent;
+            left = &left[together..];
             if frame != Some(write.extent.frame) {
                 let decode = Instant::now();
                 open.frame(pack, write.extent.frame, decompressor, raw)?;
@@ -172,7 +176,7 @@ impl Stage<'_> {
             }
             let from = write.extent.from as usize;
             let bytes = raw
-                .get(from..from + write.extent.len as usize)
+                .get(from..(end.from + end.len) as usize)
                 .context("the index is damaged: an extent beyond its frame")?;
             if !files.contains_key(&write.file) {
                 if files.len() >= OPEN_FILES {
@@ -184,7 +188,7 @@ impl Stage<'_> {
             }
             let Some((file, work, written)) = files.get_mut(&write.file) else { continue };
             file.write_all_at(bytes, write.extent.at).with_context(|| format!("write {}", work.entry.path))?;
-            *written += 1;
+            *written += together as u64;
             if work.one_pack && *written == work.extents {
                 self.tree.set_metadata(file, &work.entry)?;
                 files.remove(&write.file);
@@ -195,6 +199,12 @@ impl Stage<'_> {
         self.times.add(write, begun.elapsed().saturating_sub(decoding));
         Ok(())
     }
+}
+
+/// How many of the first writes go on where the one before ends, in the file and in the frame: one call writes them. At least 1.
+fn together(writes: &[Write]) -> usize {
+    let joins = |two: &[Write]| two[0].file == two[1].file && two[0].extent.joins(&two[1].extent);
+    1 + writes.windows(2).take_while(|two| joins(two)).count()
 }
 
 /// A pack that nobody wrote would leave zeros in files that look whole.

@@ -8,11 +8,13 @@ mod session;
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::error::{Kind, help_of, kind_of};
+use crate::interrupt;
 use crate::operations::Host;
+pub use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
 use crate::source::postgres::client::Address;
 
@@ -51,45 +53,6 @@ impl Options {
     }
 }
 
-/// What happens while a receiver runs, for whoever watches it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// Connected; the log goes on from here.
-    Streaming {
-        timeline: u32,
-        position: String,
-    },
-    /// Up to here everything is stored.
-    Stored {
-        timeline: u32,
-        position: String,
-        time: Timestamp,
-        bytes: u64,
-    },
-    /// What the server wrote in between is not in the log: points in time need a new snapshot first.
-    Gap {
-        why: String,
-    },
-    Timeline {
-        timeline: u32,
-        position: String,
-    },
-    /// Of the slot: bytes that the server keeps for us.
-    Slot {
-        retained: u64,
-        status: String,
-    },
-    /// Something passing; another session follows after the pause.
-    Waiting {
-        why: String,
-        seconds: f64,
-    },
-    Note {
-        text: String,
-    },
-}
-
 /// What a receiver did until it stopped.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReceiveReport {
@@ -104,7 +67,12 @@ pub struct ReceiveReport {
     pub sessions: u64,
 }
 
-/// Streams until `stop`, or with [`Options::once`] until it has caught up. `Err`: something that does not pass by itself; the log stands as it is.
+/// Whether the receiver is to end: it alone, or the whole process.
+fn is_to_end(stop: &AtomicBool) -> bool {
+    stop.load(std::sync::atomic::Ordering::SeqCst) || interrupt::is_wished()
+}
+
+/// Streams until `stop` or until the process is to end, or with [`Options::once`] until it has caught up. `Err`: something that does not pass by itself; the log stands as it is.
 pub fn receive(
     host: &Host,
     source: &SourceName,
@@ -138,6 +106,9 @@ pub fn receive(
             Ok(session::End::Timeline) => continue,
             Err(error) => error,
         };
+        if is_to_end(stop) {
+            return Ok(report);
+        }
         let first = report.sessions == 1 && report.timeline == 0;
         if lasting(&error) || options.once || first && help_of(&error).is_some() {
             return Err(error);
@@ -148,7 +119,7 @@ pub fn receive(
         tell(&Event::Waiting { why: format!("{error:#}"), seconds: pause.as_secs_f64() });
         let until = Instant::now() + pause;
         while Instant::now() < until {
-            if stop.load(Ordering::SeqCst) {
+            if is_to_end(stop) {
                 return Ok(report);
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -123,7 +123,7 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
 
 /// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
 /// so a snapshot belongs to the window that was the newest when it was taken.
-fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+pub fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
     let before = window.first > 0 && started < log.stretches[window.first].line.started;
     let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
     !before

@@ -72,6 +72,8 @@ pub struct Window {
     pub to: (u32, Position),
     /// The engine's clock at the end.
     pub until: Timestamp,
+    /// The store's own time of the object at the end.
+    pub stored_at: Timestamp,
 }
 
 impl Log {
@@ -154,13 +156,15 @@ impl Log {
     pub fn windows(&self, store: &Store, trust: &Trust) -> Result<Vec<Window>> {
         let mut windows: Vec<Window> = Vec::new();
         for (at, stretch) in self.stretches.iter().enumerate() {
-            let (Some(from), Some(tail)) = (stretch.first(), stretch.last_sound(store, trust)?) else { continue };
+            let (Some(from), Some((tail, stored_at))) = (stretch.first(), stretch.last_sound(store, trust)?) else {
+                continue;
+            };
             let to = (tail.line.timeline, tail.line.end);
             match windows.last_mut() {
                 Some(last) if stretch.line.continues && self.stretches[last.last].line.n + 1 == stretch.line.n => {
-                    (last.last, last.to, last.until) = (at, to, tail.line.time);
+                    (last.last, last.to, last.until, last.stored_at) = (at, to, tail.line.time, stored_at);
                 }
-                _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time }),
+                _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time, stored_at }),
             }
         }
         Ok(windows)
@@ -203,14 +207,15 @@ impl Stretch {
         begun.map_or(self.line.timeline, |(timeline, _)| *timeline)
     }
 
-    /// The last object of the newest timeline that verifies: what a reader can count on. One that is damaged is no reason to lose sight of the rest.
-    fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
+    /// The last object of the newest timeline that verifies, and the store's own time of it: what a reader can count on. One that is damaged is no
+    /// reason to lose sight of the rest.
+    fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<(Fetched, Timestamp)>> {
         let Some((_, spans)) = self.timelines.last_key_value() else { return Ok(None) };
         let mut spans: Vec<&Span> = spans.iter().collect();
         spans.sort_by_key(|s| std::cmp::Reverse((s.end.unwrap_or(s.start + 1), s.start)));
         for span in spans {
             match fetch(store, trust, &self.line.source, span) {
-                Ok(fetched) => return Ok(Some(fetched)),
+                Ok(fetched) => return Ok(Some((fetched, span.object.modified))),
                 Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => return Err(e),
                 Err(_) => {}
             }

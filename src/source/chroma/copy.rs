@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -76,9 +76,13 @@ pub fn copy(way: Way, limit: Duration) -> Result<Copied> {
     let connection = open(&database)?;
     layout::refuse_unknown(&connection, from)?;
     let mut seen = Seen::new();
+    let mut whole = BTreeSet::new();
     for segment in segments(&connection)? {
         // What goes wrong here goes wrong again under the lock, or not.
         let _warm = copy_segment(way, &segment, &mut seen);
+        if fits(&to.join(&segment)).is_ok() {
+            whole.insert(segment);
+        }
     }
     let lock = || connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| sqlite::open::explain(&database, e));
     way.member.fix(Moment::Chosen, lock)?;
@@ -91,7 +95,7 @@ pub fn copy(way: Way, limit: Duration) -> Result<Copied> {
     let mut still = 0;
     loop {
         copied.rounds += 1;
-        still = if settle(way, &segments, &mut copied)? { still + 1 } else { 0 };
+        still = if settle(way, &segments, &whole, &mut copied)? { still + 1 } else { 0 };
         // What stays torn while nobody writes is damaged: writers need not wait for it.
         if still > 0 && copied.torn.is_empty() || still >= STILL {
             break;
@@ -123,7 +127,7 @@ fn too_busy(from: &Path, limit: Duration) -> anyhow::Error {
 }
 
 /// A connection that may lock. It never writes.
-fn open(database: &Path) -> Result<Connection> {
+pub(super) fn open(database: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags).map_err(|e| sqlite::open::explain(database, e))?;
     sqlite::open::harden(&connection).map_err(|e| sqlite::open::explain(database, e))?;
@@ -140,7 +144,7 @@ fn read_only(database: &Path) -> anyhow::Error {
     )
 }
 
-fn segments(connection: &Connection) -> Result<Vec<String>> {
+pub(super) fn segments(connection: &Connection) -> Result<Vec<String>> {
     let all = layout::collections(connection)?.into_iter().map(|c| c.vectors);
     Ok(all.filter(|name| layout::is_segment(name)).collect())
 }
@@ -160,13 +164,14 @@ fn copy_database(connection: &Connection, to: &Path, until: Instant) -> Result<u
     Ok(page)
 }
 
-/// Copies what has changed since it was copied. Whether nothing did, and nothing is likely to.
-fn settle(way: Way, segments: &[String], copied: &mut Copied) -> Result<bool> {
+/// Copies what has changed since it was copied. Whether nothing did, and nothing is likely to. `whole` are segments whose first copy fits together:
+/// where that has not changed, writers need not wait for another look.
+fn settle(way: Way, segments: &[String], whole: &BTreeSet<String>, copied: &mut Copied) -> Result<bool> {
     let mut quiet = true;
     for segment in segments {
         let changed = copy_segment(way, segment, &mut copied.seen)?;
         quiet &= !changed;
-        if !changed && copied.rounds > 1 {
+        if !changed && (copied.rounds > 1 || whole.contains(segment)) {
             continue;
         }
         match fits(&way.to.join(segment)) {
@@ -232,7 +237,7 @@ fn is_fresh(metadata: &Metadata, now: Timestamp) -> bool {
 }
 
 /// Regular files of a directory, by name; none if there is no such directory.
-fn files(directory: &Path) -> Result<BTreeMap<String, Metadata>> {
+pub(super) fn files(directory: &Path) -> Result<BTreeMap<String, Metadata>> {
     let mut found = BTreeMap::new();
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),

@@ -5,7 +5,7 @@
 //!
 //! The database and the vectors are paged files; the vectors' pages are whole elements of the index, so a changed vector costs itself.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,14 +14,14 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name, Stat};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
 use crate::source::barrier::Member;
-use crate::source::{Finished, Piece, Source};
+use crate::source::{Before, Finished, Piece, Source};
 use rustix::fs::FlockOperation;
 
 pub mod copy;
@@ -29,12 +29,14 @@ pub mod hnsw;
 pub mod layout;
 pub mod pickle;
 pub mod proof;
+mod unchanged;
 pub mod verify;
 
 pub use layout::{DATABASE, SEGMENTS, is_alone_in, is_database};
 
-use copy::Way;
+use copy::{Seen, Way};
 use hnsw::Header;
+use unchanged::Known;
 use verify::{Copy, Found};
 
 /// How long the lock may be held if nothing else is said.
@@ -77,6 +79,9 @@ pub struct Facts {
     pub left_out: Vec<String>,
     /// Whether the offline verifier found the copy whole.
     pub verified: bool,
+    /// What the directory looked like: see [`unchanged`]. Absent where it cannot be told whether it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 /// One run's reading of one directory.
@@ -85,15 +90,18 @@ pub struct Chroma {
     scratch: PathBuf,
     options: Options,
     clock: Arc<dyn Clock>,
+    known: Option<Known>,
     copied: Option<Ready>,
     file: Option<File>,
     page: Option<u32>,
     member: Member,
+    /// What the file that is read must still be at its end, where it is not a copy.
+    stat: Option<Stat>,
 }
 
-/// A copy that is ready to be read.
+/// A copy that is ready to be read, or, without scratch, a directory that did not change.
 struct Ready {
-    scratch: Scratch,
+    scratch: Option<Scratch>,
     data_time: Timestamp,
     plan: VecDeque<Entry>,
     facts: Facts,
@@ -112,11 +120,25 @@ impl Chroma {
             ));
         }
         let scratch = options.scratch.clone().unwrap_or(scratch);
-        Ok(Chroma { path, scratch, options, clock, copied: None, file: None, page: None, member: Member::default() })
+        Ok(Chroma {
+            path,
+            scratch,
+            options,
+            clock,
+            known: None,
+            copied: None,
+            file: None,
+            page: None,
+            stat: None,
+            member: Member::default(),
+        })
     }
 
     /// Copies until the copy is whole, at most [`TRIES`] times.
     fn prepare(&self) -> Result<Ready> {
+        if let Some(ready) = self.as_before()? {
+            return Ok(ready);
+        }
         let limit = Duration::from_secs(self.options.lock_seconds.unwrap_or(LOCK));
         self.enough_room()?;
         let mut attempt = 1;
@@ -150,10 +172,33 @@ impl Chroma {
                 rounds: copied.rounds,
                 left_out: copied.left_out.clone(),
                 verified: skipped.is_empty(),
+                state: unchanged::digest(&self.path, &copied.seen),
             };
-            let plan = self.entries(&directory, &copied)?;
-            return Ok(Ready { scratch, data_time, plan, facts, skipped });
+            let plan = self.entries(&directory, &copied.seen, copied.page, facts.state.is_some())?;
+            return Ok(Ready { scratch: Some(scratch), data_time, plan, facts, skipped });
         }
+    }
+
+    /// The directory itself, where nothing of it changed since it was verified.
+    fn as_before(&self) -> Result<Option<Ready>> {
+        // As a member of a group it may have to wait, and the directory is used meanwhile.
+        let usable = |known: &&Known| known.facts.verified && self.member.is_alone();
+        let Some(known) = self.known.as_ref().filter(usable) else { return Ok(None) };
+        let data_time = self.clock.now();
+        let began = Instant::now();
+        let Some((seen, page)) = unchanged::look(&self.path, known)? else { return Ok(None) };
+        let locked_seconds = began.elapsed().as_secs_f64();
+        let plan = self.entries(&self.path, &seen, page, true)?;
+        let facts = Facts { locked_seconds, rounds: 0, ..known.facts.clone() };
+        Ok(Some(Ready { scratch: None, data_time, plan, facts, skipped: Vec::new() }))
+    }
+
+    fn changed(&self) -> anyhow::Error {
+        Failure::new(
+            Kind::Failed,
+            format!("{} was changed while it was read", self.path.display()),
+            "No snapshot was made, and the earlier ones stand. Run the backup again: it copies the directory under the lock.",
+        )
     }
 
     fn enough_room(&self) -> Result<()> {
@@ -177,12 +222,12 @@ impl Chroma {
         Ok(())
     }
 
-    /// The entries of the copy, with the metadata of the originals.
-    fn entries(&self, copy: &Path, copied: &copy::Copied) -> Result<VecDeque<Entry>> {
+    /// The entries of the copy, with the metadata of the originals. The database's tell whether it changes only where its `state` is known.
+    fn entries(&self, copy: &Path, seen: &Seen, page: u32, state: bool) -> Result<VecDeque<Entry>> {
         let look = |path: &Path| std::fs::metadata(path).with_context(|| format!("look at {}", path.display()));
         let mut entries = vec![entry(Name::default(), EntryKind::Dir, &look(&self.path)?)];
         let mut last = "";
-        for (path, metadata) in &copied.seen {
+        for (path, metadata) in seen {
             if let Some((segment, _)) = path.split_once('/')
                 && segment != last
             {
@@ -193,9 +238,9 @@ impl Chroma {
             let mut file = entry(Name::new(path.as_bytes()), EntryKind::File, metadata);
             file.size = look(&copy.join(path))?.len();
             if path == DATABASE {
-                file.page = Some(copied.page);
-                // Its size may be that of a moment later, and a WAL beside it may hold more.
-                file.stat = None;
+                file.page = Some(page);
+                // The file may be longer than its pages, and a WAL beside it may hold more.
+                file.stat = file.stat.filter(|_| state && file.size == metadata.len());
             } else if path.ends_with(layout::VECTORS) {
                 let header = copy.join(path).parent().map(Header::read);
                 file.page = header.and_then(Result::ok).and_then(|h| h.page(file.size));
@@ -260,6 +305,12 @@ impl Source for Chroma {
         self.member = member;
     }
 
+    fn compare(&mut self, before: Before) -> Result<()> {
+        let facts = Facts::deserialize(before.facts).ok();
+        self.known = before.shortcuts.zip(facts).map(|(started, facts)| Known { facts, started });
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if self.copied.is_none() {
             self.copied = Some(self.prepare()?);
@@ -270,7 +321,9 @@ impl Source for Chroma {
         self.page = entry.page;
         self.file = None;
         if entry.kind == EntryKind::File {
-            let path = ready.scratch.copy().join(entry.path.escaped());
+            let directory = ready.scratch.as_ref().map_or_else(|| self.path.clone(), Scratch::copy);
+            self.stat = entry.stat.filter(|_| ready.scratch.is_none());
+            let path = directory.join(entry.path.escaped());
             self.file = Some(File::open(&path).with_context(|| format!("open {}", path.display()))?);
         }
         Ok(Some(entry))
@@ -288,21 +341,35 @@ impl Source for Chroma {
                 n => filled += n,
             }
         }
+        if filled == 0
+            && let Some(stat) = &self.stat
+        {
+            ensure!(entry_stat(&file.metadata().context("look at it")?) == *stat, self.changed());
+        }
         Ok(if filled == 0 { Piece::End } else { Piece::Data(filled) })
     }
 
     fn finish(&mut self) -> Result<Finished> {
         let ready = self.copied.take().context("the directory was never read")?;
         let facts = serde_json::to_value(&ready.facts)?;
-        ready.scratch.directory.close().context("remove the copy in scratch")?;
+        if let Some(scratch) = ready.scratch {
+            scratch.directory.close().context("remove the copy in scratch")?;
+        }
         let data_time = self.member.fixed_at().unwrap_or(ready.data_time);
         Ok(Finished { data_time, skipped: ready.skipped, facts })
     }
 }
 
+fn nanoseconds(n: i64) -> u32 {
+    u32::try_from(n).unwrap_or(0)
+}
+
+fn entry_stat(metadata: &Metadata) -> Stat {
+    Stat(metadata.dev(), metadata.ino(), metadata.ctime(), nanoseconds(metadata.ctime_nsec()))
+}
+
 fn entry(path: Name, kind: EntryKind, metadata: &Metadata) -> Entry {
-    let nanoseconds = |n: i64| u32::try_from(n).unwrap_or(0);
-    let stat = Stat(metadata.dev(), metadata.ino(), metadata.ctime(), nanoseconds(metadata.ctime_nsec()));
+    let stat = entry_stat(metadata);
     Entry {
         path,
         kind,

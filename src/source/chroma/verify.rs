@@ -4,7 +4,7 @@
 //! the vectors, up to an operation V, and maps each id to a label, which names an element of the index. After each, the queue has what came
 //! later. So both, played forward, must name the same ids; each label must be a live element; and an operation after V must be in the queue.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -61,13 +61,21 @@ impl<'a> Copy<'a> {
         Ok(Copy { directory, connection })
     }
 
-    /// SQLite's own check of every page, and that every collection is whole.
+    /// SQLite's own check of every page, and at the same time that every collection is whole.
     pub fn verify(&self) -> Result<(Vec<Check>, Vec<Found>)> {
-        let integrity: rusqlite::Result<String> =
-            self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
-        let integrity = integrity.unwrap_or_else(|e| format!("error: {e}"));
-        let mut checks = vec![Check::compare(format!("integrity of {DATABASE}"), "ok", integrity)];
-        let mut all = Vec::new();
+        let directory = self.directory;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("integrity".to_owned());
+            let integrity = thread.spawn_scoped(scope, || integrity(directory)).context("start a thread")?;
+            let collections = self.collections()?;
+            let integrity = integrity.join().map_err(|_| anyhow!("the check of integrity panicked; this is a bug"))?;
+            let integrity = Check::compare(format!("integrity of {DATABASE}"), "ok", integrity);
+            Ok((std::iter::once(integrity).chain(collections.0).collect(), collections.1))
+        })
+    }
+
+    fn collections(&self) -> Result<(Vec<Check>, Vec<Found>)> {
+        let (mut checks, mut all) = (Vec::new(), Vec::new());
         let collections = match layout::collections(&self.connection) {
             Ok(collections) => collections,
             Err(e) => {
@@ -260,6 +268,15 @@ impl<'a> Copy<'a> {
         }
         Ok(sample)
     }
+}
+
+/// What SQLite's check says, over a connection of its own.
+fn integrity(directory: &Path) -> String {
+    let check = || -> rusqlite::Result<String> {
+        let connection = sqlite::open::open_immutable(&directory.join(DATABASE))?;
+        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+    };
+    check().unwrap_or_else(|e| format!("error: {e}"))
 }
 
 /// As it is kept in a temporary table; another map by its number, negated.

@@ -9,7 +9,7 @@
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -17,9 +17,10 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
+use crate::limits::Grain;
 use crate::net::Roots;
 use crate::source::barrier::{Member, Moment};
-use crate::source::{Before, Finished, Piece, Source};
+use crate::source::{Before, Finished, Piece, Source, stream_entry};
 
 pub mod address;
 pub mod connection;
@@ -177,7 +178,7 @@ impl Redis {
         files.sort_by(|a, b| a.0.cmp(&b.0));
         let mut first: Option<Name> = None;
         let entries = files.into_iter().map(|(path, kind)| {
-            let mut entry = entry(path, kind, now);
+            let mut entry = Entry { path, ..stream_entry("", kind, now) };
             if is_rdb(&entry) {
                 match &first {
                     None => first = Some(entry.path.clone()),
@@ -267,6 +268,11 @@ impl Source for Redis {
 
     fn join(&mut self, member: Member) {
         self.member = member;
+    }
+
+    /// An RDB file has its keys in the order of their hashes, which stays while the server runs.
+    fn grain(&self) -> Grain {
+        Grain::FINE
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {
@@ -375,23 +381,4 @@ fn manifest(entry: &Entry) -> Vec<u8> {
     let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
     let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".manifest");
     format!("file {name}.1.base.rdb seq 1 type b\n").into_bytes()
-}
-
-fn entry(path: Name, kind: EntryKind, now: Timestamp) -> Entry {
-    Entry {
-        path,
-        kind,
-        mode: if kind == EntryKind::Dir { 0o700 } else { 0o600 },
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        user: Name::default(),
-        group: Name::default(),
-        mtime: (now.as_second(), 0),
-        size: 0,
-        page: None,
-        target: None,
-        rdev: None,
-        xattrs: BTreeMap::new(),
-        stat: None,
-    }
 }

@@ -4,11 +4,11 @@ mod open;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Event, Options, ReceiveReport};
+use super::{Event, Options, ReceiveReport, is_to_end};
 use crate::limits::{LOG_UNIT_MAX, MIB};
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
@@ -20,8 +20,10 @@ use open::Opened;
 
 /// Bytes received and not yet stored; beyond, the connection is not read.
 const PENDING_MAX: usize = 32 * MIB;
-/// The server hears of us at least this often; its own limit is a minute by default.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// The server hears of us at least this often, and tells how far it is; its own limit is a minute by default.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// Whoever watches hears at most so often how far behind the log is.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 /// How often the slot is looked at.
 const SLOT_EVERY: Duration = Duration::from_secs(30);
 /// While a piece is on its way to the store: it is to be acknowledged at once.
@@ -66,7 +68,8 @@ pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
     let Opened { writer, pending } = open::open(task, &mut stream, &server, report)?;
     let head = writer.head();
     (report.timeline, report.position) = (head.timeline, Lsn(head.end).to_string());
-    (task.tell)(&Event::Streaming { timeline: head.timeline, position: Lsn(head.end).to_string() });
+    let stretch = writer.stretch.n;
+    (task.tell)(&Event::Streaming { stretch, timeline: head.timeline, position: Lsn(head.end).to_string() });
     std::thread::scope(|scope| {
         let now = Instant::now();
         let mut flow = Flow {
@@ -81,6 +84,8 @@ pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
             stored: head.end,
             told: None,
             goal: server.end,
+            server_end: server.end,
+            lag_told: None,
             looked: None,
         };
         flow.run(scope)
@@ -114,6 +119,9 @@ struct Flow<'r, 't, 'scope> {
     told: Option<(u64, Instant)>,
     /// With `once`: what is to be stored before the end.
     goal: u64,
+    /// Up to where the server has its log, as far as it has said.
+    server_end: u64,
+    lag_told: Option<Instant>,
     looked: Option<Instant>,
 }
 
@@ -127,7 +135,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
             self.hand_over(scope)?;
             self.tell_server()?;
             self.look_at_slot();
-            let stopping = self.task.stop.load(Ordering::SeqCst);
+            let stopping = is_to_end(self.task.stop);
             let done = stopping || self.task.options.once && self.stored >= self.goal;
             if done && matches!(self.desk, Desk::Here(_)) {
                 return self.finish();
@@ -141,7 +149,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
                 _ => self.until_due().min(IDLE),
             };
             match self.stream.receive(wait)? {
-                Received::Wal { start, time } => {
+                Received::Wal { start, end, time } => {
                     let expected = self.stored + self.pending.len() as u64;
                     ensure!(
                         start == expected,
@@ -152,8 +160,10 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
                     self.pending.extend_from_slice(self.stream.bytes());
                     self.time = time;
                     self.oldest.get_or_insert_with(Instant::now);
+                    self.lag(end, time);
                 }
-                Received::Alive { reply, .. } => {
+                Received::Alive { end, time, reply } => {
+                    self.lag(end, time);
                     self.hurry |= reply;
                     if reply {
                         self.told = None;
@@ -163,6 +173,16 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
                 Received::Nothing => {}
             }
         }
+    }
+
+    /// Says how much of what the server has is not stored, now and then while it changes.
+    fn lag(&mut self, end: u64, at: Timestamp) {
+        self.server_end = self.server_end.max(end);
+        if self.lag_told.is_some_and(|told| told.elapsed() < LAG_EVERY) {
+            return;
+        }
+        self.lag_told = Some(Instant::now());
+        (self.task.tell)(&Event::Lag { bytes: self.server_end.saturating_sub(self.stored), at });
     }
 
     fn until_due(&self) -> Duration {
@@ -207,7 +227,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
     where
         't: 'scope,
     {
-        let draining = self.task.stop.load(Ordering::SeqCst);
+        let draining = is_to_end(self.task.stop);
         let due = draining || self.until_due().is_zero();
         if self.pending.is_empty() || !due || !matches!(self.desk, Desk::Here(_)) {
             return Ok(());
@@ -234,7 +254,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
     fn tell_server(&mut self) -> Result<()> {
         let due = self.told.is_none_or(|(stored, at)| stored != self.stored || at.elapsed() > STATUS_EVERY);
         if due {
-            self.stream.confirm(self.stored, self.task.host.open.now())?;
+            self.stream.confirm_and_ask(self.stored, self.task.host.open.now())?;
             self.told = Some((self.stored, Instant::now()));
         }
         Ok(())

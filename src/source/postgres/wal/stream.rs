@@ -29,9 +29,9 @@ pub struct Identity {
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes of the log from `start` on, in [`Stream::bytes`].
-    Wal { start: u64, time: Timestamp },
-    /// Nothing new; up to here the server has its log.
+    /// Bytes of the log from `start` on, in [`Stream::bytes`]; the server has its log up to `end`.
+    Wal { start: u64, end: u64, time: Timestamp },
+    /// Nothing new; up to here the server has sent its log.
     Alive { end: u64, time: Timestamp, reply: bool },
     /// The timeline has ended; the server goes on with `next`, which left it at `at`.
     Ended { next: u32, at: u64 },
@@ -166,7 +166,7 @@ impl Stream {
             Ok(u64::from_be_bytes(bytes.try_into()?))
         };
         match body.first() {
-            Some(b'w') => Ok(Received::Wal { start: number(1)?, time: timestamp(number(17)?)? }),
+            Some(b'w') => Ok(Received::Wal { start: number(1)?, end: number(9)?, time: timestamp(number(17)?)? }),
             Some(b'k') => {
                 let reply = body.get(17).is_some_and(|flag| *flag != 0);
                 Ok(Received::Alive { end: number(1)?, time: timestamp(number(9)?)?, reply })
@@ -180,15 +180,25 @@ impl Stream {
         self.client.body().get(25..).unwrap_or_default()
     }
 
-    /// Tells the server that everything before `stored` is safe.
+    /// Tells the server that everything before `stored` is safe. The last word before the connection is closed: an answer that nobody reads would
+    /// reset the connection, and the server might never see what it was told.
     pub fn confirm(&mut self, stored: u64, now: Timestamp) -> Result<()> {
+        self.status(stored, now, 0)
+    }
+
+    /// The same, and asks how far the server's log has come: the answer is a [`Received::Alive`].
+    pub fn confirm_and_ask(&mut self, stored: u64, now: Timestamp) -> Result<()> {
+        self.status(stored, now, 1)
+    }
+
+    fn status(&mut self, stored: u64, now: Timestamp, answer: u8) -> Result<()> {
         let since = now.duration_since(epoch()?).as_micros();
         let mut message = vec![b'r'];
         // Written and flushed: stored; applied: never, for nothing is. With `remote_write`, too, a commit waits for the repository.
         for value in [stored, stored, 0, u64::try_from(since).unwrap_or(0)] {
             message.extend_from_slice(&value.to_be_bytes());
         }
-        message.push(0);
+        message.push(answer);
         self.client.send(&message)
     }
 

@@ -1,0 +1,135 @@
+//! What the agent looks at beside the clock: its configuration, and the repository.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::daemon::{Agent, Signal};
+use super::observe::observe;
+use super::receivers::Standing;
+use super::serve::serve;
+use super::watch;
+use super::work::open;
+use crate::config::Config;
+use crate::job::Task;
+use crate::repository::layout::SourceName;
+
+/// Changed files are looked for this often.
+const FILES: Duration = Duration::from_secs(2);
+/// While the snapshots do not lead into the log that is being written, the repository is looked at this often.
+const UNTIL_LED: Duration = Duration::from_secs(5);
+
+impl Agent {
+    pub(super) fn serve(&mut self) -> Result<()> {
+        self.http = None;
+        if let Some(address) = self.config.agent.address() {
+            let (service, bound) = serve(address, Arc::clone(&self.shared))?;
+            tracing::info!(address = %bound, "serving metrics and health");
+            if !bound.ip().is_loopback() {
+                tracing::warn!(
+                    "the metrics can be read from other machines: names of sources, sizes and times are in them"
+                );
+            }
+            self.http = Some(service);
+        }
+        Ok(())
+    }
+
+    /// Makes the jobs of the configuration the agent's own.
+    pub(super) fn take_up(&mut self, now: Timestamp) {
+        let key = self.config.drill_key();
+        self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
+        let drills = self.jobs.iter().any(|job| job.tasks.contains_key(&Task::Drill));
+        self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
+        if self.drill_key_missing.is_some() {
+            self.jobs.iter_mut().for_each(|job| drop(job.tasks.remove(&Task::Drill)));
+        }
+        for job in &self.config.jobs {
+            let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
+            let file = job.file.display().to_string();
+            tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
+        }
+        self.memory.learn(&self.jobs, &self.catalog, now);
+        self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
+        self.endings.retain(|(source, task), _| {
+            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
+        });
+        self.observed = None;
+    }
+
+    /// A configuration that is written in several steps counts once it has been the same for two looks.
+    pub(super) fn look_for_changes(&mut self) {
+        if self.files_at.elapsed() < FILES {
+            return;
+        }
+        self.files_at = Instant::now();
+        let files = watch::signature(&self.config.file, &self.config.schedules());
+        if files != self.files && files == self.files_before {
+            self.reload();
+        }
+        self.files_before = files;
+    }
+
+    /// Reads the configuration again. One that is wrong changes nothing, and is told of.
+    pub(super) fn reload(&mut self) {
+        self.files = watch::signature(&self.config.file, &self.config.schedules());
+        let listen = self.config.agent.listen.clone();
+        let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
+            self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
+            self.config = Arc::new(config);
+            self.take_up(self.clock.now());
+            if self.config.agent.listen == listen { Ok(()) } else { self.serve() }
+        });
+        match &loaded {
+            Ok(()) => tracing::info!(jobs = self.jobs.len(), "the configuration is read again"),
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the configuration is wrong; the agent goes on with the old one"
+                );
+            }
+        }
+        self.configuration = loaded.map_err(|error| format!("{error:#}"));
+    }
+
+    pub(super) fn look_at_the_repository(&mut self, standings: &BTreeMap<SourceName, Standing>) {
+        let interval = Duration::try_from(self.config.agent.observe).unwrap_or_default();
+        // What cannot be reached is looked at more often: one wants to know when it is back.
+        let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
+        if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
+            self.to_observe.extend(self.config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()));
+            self.observed = self.observed.map(|_| Instant::now());
+            self.start_observing();
+            return;
+        }
+        for (source, (stretch, since)) in standings.iter().filter_map(|(source, s)| Some((source, s.stretch?))) {
+            let Some(seen) = self.seen.get(source) else { continue };
+            let led = seen.log.as_ref().is_some_and(|log| log.stretch == stretch);
+            let now = self.clock.now();
+            let again = seen.looked.is_none_or(|at| at <= since || now.duration_since(at).unsigned_abs() > UNTIL_LED);
+            if !led && again {
+                self.to_observe.insert(source.clone());
+            }
+        }
+        if !self.to_observe.is_empty() && !self.observing {
+            self.start_observing();
+        }
+    }
+
+    fn start_observing(&mut self) {
+        let sources: Vec<SourceName> = std::mem::take(&mut self.to_observe).into_iter().collect();
+        let (config, clock, sender, before) =
+            (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone(), self.seen.clone());
+        let look = move || {
+            let result = open(&config, &clock).and_then(|open| observe(&open, &sources, &before));
+            // The agent may have ended meanwhile.
+            drop(sender.send(Signal::Observed(result.map_err(|error| format!("{error:#}")))));
+        };
+        match std::thread::Builder::new().name("observe".into()).spawn(look) {
+            Ok(_) => self.observing = true,
+            Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
+        }
+    }
+}

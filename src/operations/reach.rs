@@ -1,0 +1,55 @@
+//! How far a source can be brought back: to the data of its newest snapshot, and on from there to the end of the stored log, as far as there is no gap.
+//!
+//! No key is needed: commits and the heads of the log's objects are signed plain text. What only a key can show, whether the bytes of the log
+//! decrypt, drills show by replaying it.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Open;
+use super::wal::recover::holds;
+use crate::repository::layout::SourceName;
+use crate::repository::log::{Log, Position};
+use crate::repository::snapshot::{LogRange, Snapshot};
+
+/// Where the log ends that follows upon a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogEnd {
+    /// Number of the stretch with which it ends.
+    pub stretch: u64,
+    pub timeline: u32,
+    pub position: Position,
+    /// The engine's clock when it had written the last byte; the store's own time of that object where it is earlier, since a clock that is ahead
+    /// must not make data look fresh. An engine that has written nothing since has lost nothing since either.
+    pub until: Timestamp,
+}
+
+/// Where the log ends that goes on from `snapshot`; `None`: no log does.
+pub fn log_after(open: &Open, snapshot: &Snapshot) -> Result<Option<LogEnd>> {
+    match &snapshot.log {
+        Some(range) => log_from(open, &snapshot.source, range, snapshot.started),
+        None => Ok(None),
+    }
+}
+
+/// The same for a snapshot of `source` with this range of the log, begun at `started`.
+pub fn log_from(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<Option<LogEnd>> {
+    let read = || {
+        let log = Log::list(&open.store, &open.trust, source)?;
+        let windows = log.windows(&open.store, &open.trust)?;
+        let found = windows.iter().rev().find(|window| holds(&log, window, range, started));
+        anyhow::Ok(found.map(|window| LogEnd {
+            stretch: log.stretches[window.last].line.n,
+            timeline: window.to.0,
+            position: window.to.1,
+            until: window.until.min(window.stored_at),
+        }))
+    };
+    read().with_context(|| format!("look at the log of {source}"))
+}
+
+/// The time up to which nothing is lost, with the log that follows upon the snapshot.
+pub fn point(snapshot: &Snapshot, log: Option<&LogEnd>) -> Timestamp {
+    log.map_or(snapshot.data_time, |log| log.until.max(snapshot.data_time))
+}
