@@ -25,10 +25,18 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
     }
     let host = shell.host(&config)?;
     let wanted = wanted(&config, args)?;
-    each(shell, sources, |source| {
+    let mut stored = None;
+    let mut ending = each(shell, sources, |source| {
         let report = one(shell, &config, &host, source, wanted.clone())?;
-        Ok((exit(&report), report))
-    })
+        let exit = exit(&report);
+        stored = stored.max(Some(exit));
+        Ok((exit, report))
+    })?;
+    // Some have their snapshot, and some have not.
+    if let (Exit::Failed(_), Some(exit)) = (ending.exit, stored) {
+        ending.exit = exit.max(Exit::Partial);
+    }
+    Ok(ending)
 }
 
 /// Does `work` for every source, goes on after errors, and ends as the worst of them.

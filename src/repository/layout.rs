@@ -202,8 +202,10 @@ pub fn parse_group(key: &Key) -> Option<(GroupName, u64)> {
     (n.len() == 10).then_some((GroupName::new(group).ok()?, number))
 }
 
+pub const LEASES: &str = "leases/";
+
 pub fn lease(source: &SourceName) -> Key {
-    Key::new(format!("leases/{source}"))
+    Key::new(format!("{LEASES}{source}"))
 }
 
 /// Prefix of everything of a source's log.
