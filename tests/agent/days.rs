@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::support::binary::{configure, expect, home};
 
-struct TestClock(Mutex<Timestamp>);
+pub struct TestClock(Mutex<Timestamp>);
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
@@ -22,13 +22,17 @@ impl Clock for TestClock {
 }
 
 impl TestClock {
-    fn set(&self, to: Timestamp) {
+    pub fn at(time: &str) -> TestClock {
+        TestClock(Mutex::new(time.parse().unwrap()))
+    }
+
+    pub fn set(&self, to: Timestamp) {
         *self.0.lock().unwrap() = to;
     }
 }
 
 /// Ticks until nothing more is due at this moment.
-fn settle(agent: &mut Agent) {
+pub fn settle(agent: &mut Agent) {
     let until = Instant::now() + Duration::from_secs(60);
     let mut quiet = 0;
     while quiet < 3 {
