@@ -1,9 +1,8 @@
 //! Groups end to end: an application writes a counter to SQLite, PostgreSQL, Redis and a file, one after the other and without a pause, and is
 //! backed up as a group meanwhile. What comes back must be of the moments that the common point states.
 
-use super::Leashed;
-use super::redis::Server;
 use crate::support::binary::{configure, expect};
+use crate::support::engines::{Leashed, Server, make, writer};
 use crate::support::postgres::{Cluster, installed};
 use blackstart::clock::{Clock, SystemClock};
 use blackstart::source::redis::connection::Reply;
@@ -279,7 +278,7 @@ fn a_store_that_is_down_costs_the_point_and_nothing_else() {
 fn vectors_join() {
     let home = tempfile::tempdir().unwrap();
     let at = home.path();
-    super::chroma::make("1.5.9", &at.join("vectors"), 16, 300);
+    make("1.5.9", &at.join("vectors"), 16, 300);
     fs::create_dir(at.join("etc")).unwrap();
     fs::write(at.join("etc/model"), "small").unwrap();
     expect(at, &["init", "--repo", "repo"], 0);
@@ -288,7 +287,7 @@ fn vectors_join() {
         "\n[[source]]\nname = \"vectors\"\nkind = \"chroma\"\npath = \"vectors\"\n[[source]]\nname = \"etc\"\nkind = \"files\"\npath = \"etc\"\n\
          [[group]]\nname = \"rag\"\nsources = [\"vectors\", \"etc\"]\n",
     );
-    let load = Leashed::start(&super::chroma::writer("1.5.9", "load", &at.join("vectors"), 16, 300), &at.join("log"));
+    let load = Leashed::start(&writer("1.5.9", "load", &at.join("vectors"), 16, 300), &at.join("log"));
     let point = expect(at, &["backup", "--group", "rag", "--json"], 0).json()["report"]["groups"][0]["point"].clone();
     drop(load);
     assert_eq!(

@@ -24,6 +24,7 @@ use crate::source::barrier::Member;
 use crate::source::{Before, Finished, Piece, Source};
 use rustix::fs::FlockOperation;
 
+pub mod asked;
 pub mod copy;
 pub mod hnsw;
 pub mod layout;

@@ -5,7 +5,9 @@
 //! (PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP, of 15 and of 14.)
 
 use anyhow::{Context, Result, bail, ensure};
+use std::time::Instant;
 
+use super::behind::Behind;
 use crate::source::postgres::client::{Client, Event, Rows, ServerError, literal};
 
 /// Version from which the options stand in parentheses and there is one copy.
@@ -44,16 +46,26 @@ pub struct Feed {
     pending: Option<Archive>,
     in_archive: bool,
     ended: bool,
+    behind: Behind,
 }
 
 impl Feed {
     /// Starts a base backup with its WAL, the server's checkpoint made at once.
-    pub fn start(mut client: Client) -> Result<Feed> {
+    pub fn start(client: Client) -> Result<Feed> {
+        Feed::start_with(client, "")
+    }
+
+    /// … of what has changed since the backup whose manifest was uploaded.
+    pub fn start_with_changes(client: Client) -> Result<Feed> {
+        Feed::start_with(client, ", INCREMENTAL")
+    }
+
+    fn start_with(mut client: Client, more: &str) -> Result<Feed> {
         let one_copy = client.version() >= ONE_COPY;
         let label = literal("blackstart");
         client.begin(&if one_copy {
             format!(
-                "BASE_BACKUP (LABEL {label}, CHECKPOINT 'fast', WAL, WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256')"
+                "BASE_BACKUP (LABEL {label}, CHECKPOINT 'fast', WAL, WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256'{more})"
             )
         } else {
             format!("BASE_BACKUP LABEL {label} FAST WAL NOWAIT MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'")
@@ -84,6 +96,7 @@ impl Feed {
             pending: None,
             in_archive: false,
             ended: false,
+            behind: Behind::begin(Instant::now()),
         };
         if one_copy {
             let event = feed.client.next()?;
@@ -110,6 +123,11 @@ impl Feed {
         Ok(archive)
     }
 
+    /// When what is read now may have been sent at the earliest.
+    pub fn earliest(&self) -> Option<Instant> {
+        self.behind.earliest()
+    }
+
     /// Bytes of the current archive; 0 at its end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.left.0 == self.left.1 && self.in_archive {
@@ -119,6 +137,7 @@ impl Feed {
         let n = body.len().min(buffer.len());
         buffer[..n].copy_from_slice(&body[..n]);
         self.left.0 += n;
+        self.behind.note(n, Instant::now());
         Ok(n)
     }
 
@@ -176,6 +195,12 @@ impl Feed {
         let end = rows(&mut self.client)?;
         while self.client.next()? != Event::Ready {}
         Ok((end.one()?.required(0)?.to_owned(), end.one()?.parse(1)?))
+    }
+
+    /// Ends a backup that nobody wants any more.
+    pub fn abandon(self) {
+        // The server also notices that the connection is gone, later.
+        let _best_effort = self.client.cancel();
     }
 
     /// Warnings that have come.

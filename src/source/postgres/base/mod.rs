@@ -3,6 +3,7 @@
 //! * The snapshot is the data directory as a restore wants it: what `base.tar` has at its root, each tablespace in `pg_tblspc/<oid>/` in place of
 //!   the link (where they lay is in the facts), and `backup_manifest`. The server itself leaves out what must not be copied.
 //! * Files of relations are paged with the server's block size, so that an incremental stores changed pages only; all else is streamed.
+//! * From version 17 on an incremental also reads changed pages only, where that is safe ([`changes`]): the others are the basis's ([`blocks`]).
 //! * Everything comes in the server's order, `pg_control` and the WAL last ([`Order::AsTheyCome`]).
 //! * Each file's SHA-256 is compared with the one that the server took while it read the file.
 //! * Pages with a wrong checksum end the command with an error after everything has been sent: the snapshot is kept, as partial, with the
@@ -10,15 +11,18 @@
 //! * A temporary slot keeps the server from removing the WAL that the backup will need.
 //! * The time of the data is that at which `pg_control` arrived: the last file before the backup's end.
 
+mod arriving;
+mod begin;
 mod behind;
+mod blocks;
+mod changes;
 mod feed;
 mod manifest;
 mod members;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use tar::EntryType;
@@ -31,10 +35,11 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
 use crate::source::barrier::Member as Seat;
-use crate::source::{Before, Finished, Order, Piece, Source};
-use behind::Behind;
+use crate::source::{BasisFiles, Before, Finished, Order, Piece, Source};
+use blocks::Changes;
+use changes::Ground;
 use feed::{Archive, Feed};
-use manifest::{Arrived, Manifest};
+use manifest::{Arrived, Arriving, Instead, Manifest};
 use members::{Member, Members};
 
 /// The manifest's name in a snapshot, as `pg_basebackup` has it.
@@ -51,6 +56,12 @@ pub struct BaseBackup {
     facts: Facts,
     /// Until the backup begins.
     walsender: Option<Client>,
+    /// The facts of the newest snapshot.
+    before: Option<Facts>,
+    /// What the server may compare with.
+    ground: Option<Ground>,
+    /// The files that may come as changes, with their sizes in the basis, where the server sends such.
+    asked: Option<HashMap<Vec<u8>, u64>>,
     /// The end of its connection ends the slot.
     slot: Option<Client>,
     feed: Option<Feed>,
@@ -62,6 +73,8 @@ pub struct BaseBackup {
     /// Whose files they are, as the server has it.
     owner: Option<Entry>,
     arrived: Arrived,
+    /// What the snapshot has in place of files that arrived.
+    instead: HashMap<Vec<u8>, Instead>,
     /// Directories that stand for tablespaces.
     tablespaces: HashSet<u32>,
     /// Configuration from outside the data directory.
@@ -69,7 +82,6 @@ pub struct BaseBackup {
     manifest: Manifest,
     data_time: Timestamp,
     ended: bool,
-    behind: Behind,
     /// `pg_control` has come, which the server had sent at this time at the earliest; what it sends next comes after the backup's end.
     control: Option<Instant>,
     seat: Seat,
@@ -77,7 +89,8 @@ pub struct BaseBackup {
 
 /// The file that is being read.
 enum Current {
-    Member { path: Vec<u8>, hash: Sha256, size: u64 },
+    Member(Arriving),
+    Changes(Arriving, Changes),
     Manifest,
     Bytes(Vec<u8>),
 }
@@ -96,6 +109,9 @@ impl BaseBackup {
             facts: Facts { transport: "stream".into(), database: address.database.clone(), ..facts },
             address,
             walsender: Some(walsender),
+            before: None,
+            ground: None,
+            asked: None,
             slot: None,
             feed: None,
             archive: None,
@@ -104,29 +120,15 @@ impl BaseBackup {
             ready: VecDeque::new(),
             owner: None,
             arrived: Arrived::new(),
+            instead: HashMap::new(),
             tablespaces: HashSet::new(),
             config,
             manifest: Manifest::new()?,
             data_time,
             ended: false,
-            behind: Behind::begin(Instant::now()),
             control: None,
             seat: Seat::default(),
         })
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
-        self.seat.ready()?;
-        self.behind = Behind::begin(Instant::now());
-        self.slot = reserve_wal(&self.address);
-        walsender.patience = super::CHECKPOINT_MAX;
-        let feed = Feed::start(walsender)?;
-        (self.facts.start_lsn, self.facts.timeline) = feed.start.clone();
-        self.facts.tablespaces =
-            feed.tablespaces.iter().map(|t| TablespaceFact { oid: t.oid, location: t.location.clone() }).collect();
-        self.feed = Some(feed);
-        Ok(())
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>> {
@@ -167,6 +169,17 @@ impl BaseBackup {
             Archive::Tablespace(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
             _ => member.path.clone(),
         };
+        if self.asked.is_some()
+            && let Some((path, current, size)) = self.take_changed(&path, member.size)?
+        {
+            return self.push(archive, Member { size, ..member }, path, Some(current));
+        }
+        let is_file = member.kind == EntryType::Regular;
+        let current = is_file.then(|| Current::Member(Arriving::new(path.clone())));
+        self.push(archive, member, path, current)
+    }
+
+    fn push(&mut self, archive: Archive, member: Member, path: Vec<u8>, current: Option<Current>) -> Result<()> {
         let name = Name(path.clone());
         let kind = match member.kind {
             EntryType::Regular => EntryKind::File,
@@ -210,9 +223,8 @@ impl BaseBackup {
         ensure!(kind != EntryKind::Symlink, "{} is a link, and what it points to was not sent", entry.path);
         if path == b"global/pg_control" {
             self.data_time = self.clock.now();
-            self.control = self.behind.earliest();
+            self.control = self.feed.as_ref().and_then(Feed::earliest);
         }
-        let current = (kind == EntryKind::File).then(|| Current::Member { path, hash: Sha256::new(), size: 0 });
         self.ready.push_back((entry, current));
         Ok(())
     }
@@ -255,6 +267,9 @@ impl BaseBackup {
         }
         self.ended = true;
         self.slot = None;
+        if !self.instead.is_empty() {
+            self.manifest = self.manifest.instead(&self.instead)?;
+        }
         self.manifest.rewind()?;
         let entry = self.directory(Name::new(MANIFEST))?;
         let entry = Entry { kind: EntryKind::File, mode: 0o600, size: self.manifest.size, ..entry };
@@ -269,22 +284,6 @@ impl BaseBackup {
         }
         Ok(())
     }
-
-    fn read_member(&mut self, buffer: &mut [u8]) -> Result<Piece> {
-        let Some(feed) = &mut self.feed else { bail!("a file after the backup's end (this is a bug)") };
-        let Some(Current::Member { path, hash, size }) = &mut self.current else { return Ok(Piece::End) };
-        let n = self.members.read(feed, buffer)?;
-        hash.update(&buffer[..n]);
-        self.behind.note(n, Instant::now());
-        *size += n as u64;
-        if n > 0 {
-            return Ok(Piece::Data(n));
-        }
-        ensure!(self.arrived.len() < FILES_MAX, "the cluster has more than {FILES_MAX} files");
-        self.arrived.insert(std::mem::take(path), (hash.finalize_reset().into(), *size));
-        self.current = None;
-        Ok(Piece::End)
-    }
 }
 
 impl Source for BaseBackup {
@@ -297,11 +296,20 @@ impl Source for BaseBackup {
     }
 
     fn compare(&mut self, before: Before) -> Result<()> {
+        self.before = serde_json::from_value(before.facts.clone()).ok();
         self.facts.compare(&before)
     }
 
     fn join(&mut self, member: Seat) {
         self.seat = member;
+    }
+
+    fn lean_on(&mut self, basis: &BasisFiles) -> Result<()> {
+        match Ground::find(self.before.as_ref(), &self.facts, basis) {
+            Ok(ground) => self.ground = Some(ground),
+            Err(why) => self.facts.read_whole = Some(format!("{why:#}")),
+        }
+        Ok(())
     }
 
     fn order(&self) -> Order {
@@ -310,7 +318,9 @@ impl Source for BaseBackup {
 
     fn next(&mut self) -> Result<Option<Entry>> {
         self.current = None;
-        self.next_entry().map_err(|e| explain(e, &self.address))
+        let entry = self.next_entry().map_err(|e| explain(e, &self.address))?;
+        entry.iter().for_each(|entry| self.facts.tally(entry));
+        Ok(entry)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {
@@ -359,16 +369,4 @@ fn damaged(said: &ServerError, notices: &[ServerError]) -> String {
         said.message,
         named.join("; ")
     )
-}
-
-/// A slot that goes with its connection, so that the WAL from now on stays. Without one the server may remove WAL that the backup
-/// needs; then it says so itself, and the backup fails.
-fn reserve_wal(address: &Address) -> Option<Client> {
-    let mut client = Client::connect(address, Session::Replication).ok()?;
-    let mut id = [0; 8];
-    aws_lc_rs::rand::fill(&mut id).ok()?;
-    let name: String = id.iter().map(|b| format!("{b:02x}")).collect();
-    let reserve = if client.version() >= 150_000 { "(RESERVE_WAL)" } else { "RESERVE_WAL" };
-    client.query(&format!("CREATE_REPLICATION_SLOT blackstart_{name} TEMPORARY PHYSICAL {reserve}")).ok()?;
-    Some(client)
 }
