@@ -182,6 +182,9 @@ pub struct Backup {
     /// The source is right as it is, though it has changed greatly: suspect snapshots, a dump that shrank, another server
     #[arg(long)]
     pub accept_change: bool,
+    /// The names are those of groups: the points of all members are fixed together, and one signed object says which snapshots belong together
+    #[arg(long, requires = "sources")]
+    pub group: bool,
 }
 
 /// Print the completions of a shell
@@ -277,6 +280,9 @@ pub struct Restore {
     /// SOURCE is the name of a restore plan: show it, and run it for real once its name is confirmed
     #[arg(long, conflicts_with_all = ["to", "into", "which", "path", "in_place", "repo"])]
     pub plan: bool,
+    /// SOURCE is the name of a group: all members from one common point, each below DIR under its own name; --snapshot is the number of the point
+    #[arg(long, conflicts_with_all = ["plan", "into", "path", "in_place", "lsn", "xid", "name", "immediate", "before", "pause", "timeline"])]
+    pub group: bool,
     /// Go on behind the last good stage of a plan that stopped
     #[arg(long, requires = "plan", conflicts_with = "restart")]
     pub resume: bool,

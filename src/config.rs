@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod group;
 mod named;
 mod places;
 mod source;
@@ -26,6 +27,7 @@ use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use group::GroupConfig;
 pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
 pub(crate) use text::explain;
@@ -70,6 +72,9 @@ pub struct Config {
     pub notify: Vec<notify::Channel>,
     #[serde(default)]
     pub source: Vec<SourceConfig>,
+    /// Sources that are backed up and brought back together.
+    #[serde(default)]
+    pub group: Vec<GroupConfig>,
     /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
     #[serde(skip)]
     pub jobs: Vec<Job>,
@@ -149,6 +154,7 @@ impl Config {
                 tiers.validate(policy, source.rto).with_context(|| format!("tiers of {}", source.name))?;
             }
         }
+        self.group.iter().enumerate().try_for_each(|(i, group)| group.validate(&self.group[..i]))?;
         self.agent.validate()?;
         notify::validate(&self.notify)?;
         if !(1..=22).contains(&self.level) {

@@ -31,6 +31,9 @@ pub struct Drill {
     /// The names are those of restore plans: rehearse them in scratch
     #[arg(long, requires = "sources", conflicts_with_all = ["level", "point"])]
     pub plan: bool,
+    /// The names are those of groups: all members, from one common point; --point is its number
+    #[arg(long, requires = "sources", conflicts_with = "plan")]
+    pub group: bool,
     /// The recovery key file
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::group;
 use super::output::{self, Ending, Exit, Shell, numbers, size, span, time};
 use crate::cli::Backup;
 use crate::config::{Config, SourceConfig};
@@ -14,20 +15,16 @@ use crate::report::Outcome;
 
 pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
     let config = shell.config()?;
+    if args.group {
+        return group::backup(shell, &config, args);
+    }
     let sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
         shell.say("There is nothing to back up: the configuration has no source. `blackstart protect PATH` adds one.");
         return Ending::new(Exit::NothingToDo, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
-    let wanted = Options {
-        full: args.full,
-        baseline: args.baseline,
-        adopt: args.adopt,
-        heal: args.heal,
-        accept_change: args.accept_change,
-        ..options(&config)?
-    };
+    let wanted = wanted(&config, args)?;
     let mut stored = None;
     let mut ending = each(shell, sources, |source| {
         let report = one(shell, &config, &host, source, wanted.clone())?;
@@ -69,6 +66,18 @@ pub fn each<R: Serialize>(
     Ending::new(worst, json!({"sources": reports}))
 }
 
+/// What the command line asks for.
+pub fn wanted(config: &Config, args: &Backup) -> Result<Options> {
+    Ok(Options {
+        full: args.full,
+        baseline: args.baseline,
+        adopt: args.adopt,
+        heal: args.heal,
+        accept_change: args.accept_change,
+        ..options(config)?
+    })
+}
+
 pub fn options(config: &Config) -> Result<Options> {
     let defaults = Options::default();
     Ok(Options {
@@ -107,7 +116,7 @@ pub fn one(
     Ok(report)
 }
 
-fn say(shell: &Shell, report: &BackupReport) {
+pub fn say(shell: &Shell, report: &BackupReport) {
     let mode = serde_json::to_value(report.mode).ok().and_then(|m| m.as_str().map(str::to_owned)).unwrap_or_default();
     shell.say(format!(
         "{}: snapshot {} ({mode}) has the data of {}: {} in {} entries; {} read, {} stored, in {}",

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::backup::each;
 use super::open::{Canary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, size, span, time};
-use super::plan;
 use super::restore::configuration;
+use super::{group, plan};
 use crate::cli::Drill;
 use crate::config::{Config, SourceConfig};
 use crate::durable;
@@ -39,6 +39,9 @@ impl Wanted {
 pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
     if args.plan {
         return plans(shell, args);
+    }
+    if args.group {
+        return group::drill(shell, args);
     }
     let config = shell.config()?;
     let sources = config.chosen(&args.sources)?;

@@ -19,6 +19,7 @@ mod bucket;
 mod check;
 mod confirm;
 mod drill;
+mod group;
 mod health;
 mod help;
 mod init;

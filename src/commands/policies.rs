@@ -14,13 +14,14 @@ pub struct Place<'a> {
 }
 
 /// Areas that are written once.
-const WRITTEN_ONCE: [&str; 9] = [
+const WRITTEN_ONCE: [&str; 10] = [
     "packs/*",
     "index/*",
     "snapshots/*",
     "wal/*",
     "trust/*",
     "drills/*",
+    "groups/*",
     "repository.json",
     "README.txt",
     "recover*.py",
@@ -71,7 +72,7 @@ pub fn agent(place: &Place) -> Value {
     all.push(place.reads(&["*"]));
     all.push(allow(
         &["s3:PutObject"],
-        place.arns(&["packs/*", "index/*", "snapshots/*", "wal/*", "drills/*", "leases/*", "probe/*"]),
+        place.arns(&["packs/*", "index/*", "snapshots/*", "wal/*", "drills/*", "groups/*", "leases/*", "probe/*"]),
     ));
     all.push(allow(&["s3:PutObjectRetention"], place.arns(&LOCKED)));
     policy(all)
@@ -99,8 +100,17 @@ pub fn restorer(place: &Place) -> Value {
 /// Who watches: sees commits, drill reports and how far logs reach; of the data, not even ciphertext but for that of the logs.
 pub fn watcher(place: &Place) -> Value {
     let mut all = place.looks();
-    let areas =
-        ["repository.json", "README.txt", "recover*.py", "trust/*", "snapshots/*", "wal/*", "drills/*", "index/*"];
+    let areas = [
+        "repository.json",
+        "README.txt",
+        "recover*.py",
+        "trust/*",
+        "snapshots/*",
+        "wal/*",
+        "drills/*",
+        "groups/*",
+        "index/*",
+    ];
     all.push(place.reads(&areas));
     policy(all)
 }

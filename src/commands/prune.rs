@@ -9,6 +9,7 @@ use crate::cli::Prune;
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
 use crate::operations::Host;
+use crate::operations::group;
 use crate::operations::locks::{self, Settled};
 use crate::operations::prune::{self, Plan};
 
@@ -36,8 +37,12 @@ fn one(shell: &Shell, args: &Prune, config: &Config, host: &Host, source: &Sourc
     plan.remove_covers = args.uncover;
     let go = plan.remove.len() as u64;
     let stay = plan.decisions.iter().filter(|d| !d.keep.is_empty()).count() as u64;
-    let planned = json!({"source": source.name, "plan": &plan});
     foretell(shell, source, &plan);
+    let broken = group::broken_by(&host.open, &source.name, &plan.remove)?;
+    for (group, n) in &broken {
+        shell.say(format!("{}: point {n} of group {group} will not be whole any more", source.name));
+    }
+    let planned = json!({"source": source.name, "plan": &plan, "groups": broken});
     if args.dry_run {
         let numbers: Vec<String> = plan.remove.iter().map(|r| r.seq.to_string()).collect();
         shell.say(format!(
@@ -66,7 +71,10 @@ fn one(shell: &Shell, args: &Prune, config: &Config, host: &Host, source: &Sourc
     if let Some(settled) = &settled {
         say_settled(shell, source, settled);
     }
-    Ok((Exit::Done, json!({"source": source.name, "plan": planned["plan"], "report": report, "settled": settled})))
+    Ok((
+        Exit::Done,
+        json!({"source": source.name, "plan": planned["plan"], "groups": planned["groups"], "report": report, "settled": settled}),
+    ))
 }
 
 /// What will not go, and until when.

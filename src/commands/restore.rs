@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::drill::by_hand;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
-use super::{load, plan, point};
+use super::{group, load, plan, point};
 use crate::cli::{Restore, ThawHaste};
 use crate::config::Config;
 use crate::entry::Name;
@@ -37,10 +37,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     if args.into.is_some() {
         return load::run(shell, args);
     }
-    let to = args.to.as_deref().context("--to DIR says where to restore")?;
-    let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
-    // `DIR/` means DIR.
-    let to: PathBuf = to.components().collect();
+    let to = to(args)?;
+    if args.group {
+        return group::restore(shell, args, to);
+    }
     if args.in_place {
         may_replace(args, &to)?;
     }
@@ -100,6 +100,14 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
 }
 
+/// Where to restore to.
+fn to(args: &Restore) -> Result<PathBuf> {
+    let to = args.to.as_deref().context("--to DIR says where to restore")?;
+    let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
+    // `DIR/` means DIR.
+    Ok(to.components().collect())
+}
+
 /// Databases have more to them than a rename.
 fn not_in_place(kind: &str) -> anyhow::Error {
     let help = match kind {
@@ -118,7 +126,7 @@ fn not_in_place(kind: &str) -> anyhow::Error {
 }
 
 /// What a restore would do.
-fn foretell(
+pub fn foretell(
     shell: &Shell,
     open: &Open,
     identities: &[Identity],
@@ -229,7 +237,7 @@ fn offers(frozen: &Frozen) -> String {
 }
 
 /// Makes sure that nothing that is needed lies in the ice.
-fn thawed(
+pub fn thawed(
     shell: &Shell,
     args: &Restore,
     open: &Open,

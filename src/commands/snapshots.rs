@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+use super::group;
 use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
@@ -89,8 +90,9 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         }
         windows.extend(found);
     }
+    let groups = group::list(shell, &reader.open, args.source.as_ref(), &mut faults)?;
     let exit = if faults.is_empty() { Exit::Done } else { Exit::CheckFailed };
-    Ending::new(exit, json!({"snapshots": rows, "faults": faults, "windows": windows}))
+    Ending::new(exit, json!({"snapshots": rows, "faults": faults, "windows": windows, "groups": groups}))
 }
 
 fn list(

@@ -51,6 +51,7 @@ impl Config {
         }
         self.validate().with_context(|| format!("read {}", directory.display()))?;
         plans::add(&mut self, of_plans)?;
+        self.members_are_known()?;
         Ok(self)
     }
 }

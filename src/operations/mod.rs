@@ -21,6 +21,7 @@ pub mod confirm;
 pub mod contents;
 pub mod drill;
 pub mod evidence;
+pub mod group;
 pub mod load;
 pub mod locks;
 pub mod measures;

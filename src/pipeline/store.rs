@@ -18,7 +18,7 @@ use super::spool::SpoolPlace;
 use super::table::{Done, PackTable, sender};
 use super::uploads::Uploads;
 use super::worker::{self, Shared};
-use crate::limits::CHECKPOINT_EVERY;
+use crate::limits::{CHECKPOINT_EVERY, PACKS_IN_MEMORY};
 use crate::progress::Progress;
 use crate::repository::agefile::{Identity, Recipient};
 use crate::repository::checkpoint::{Beginning, Circumstances, Journal};
@@ -44,6 +44,8 @@ pub struct Options {
     /// zstd's.
     pub level: i32,
     pub workers: usize,
+    /// Packs in memory at once, those of the workers among them.
+    pub packs: usize,
     /// Where objects wait that the store does not take as fast as the source is read; without, the source waits.
     pub spool: Option<SpoolPlace>,
     /// Where the run notes what it has stored, and under which circumstances another may go on from that.
@@ -55,8 +57,15 @@ pub struct Options {
 
 impl Options {
     pub fn new(level: i32, workers: usize) -> Options {
-        let (spool, checkpoint) = (None, None);
-        Options { level, workers, spool, checkpoint, checkpoint_every: CHECKPOINT_EVERY, progress: Progress::default() }
+        Options {
+            level,
+            workers,
+            packs: PACKS_IN_MEMORY,
+            spool: None,
+            checkpoint: None,
+            checkpoint_every: CHECKPOINT_EVERY,
+            progress: Progress::default(),
+        }
     }
 }
 
@@ -137,7 +146,7 @@ pub fn store(
     let (mut layers, unfinished) = layers::ground(basis, target).context("merge index layers")?;
     let journal = begin_journal(basis, &unfinished, secrets, target, options)?;
     let place = options.spool.as_ref().filter(|_| source.holds_others_up());
-    let uploads = Arc::new(Uploads::start(target.index.store.clone(), options.workers, place)?);
+    let uploads = Arc::new(Uploads::start(target.index.store.clone(), options.workers, options.packs, place)?);
     // Unbounded but small: a line is a few KiB, and what is under way is bounded by the uploads.
     let (told, done) = async_channel::unbounded();
     let packs = Packs::new(target, options.level, Arc::clone(&uploads), basis.next_pack, told.clone());

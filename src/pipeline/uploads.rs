@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::spool::{Kept, Spool, SpoolPlace};
 use crate::bridge::Store;
-use crate::limits::{PACK_MAX, PACKS_IN_MEMORY};
+use crate::limits::PACK_MAX;
 use crate::repository::layout::Hash;
 use crate::storage::{self, Key};
 
@@ -40,6 +40,8 @@ pub struct Uploads {
 
 struct Inner {
     store: Store,
+    /// In memory at once, once the source has been read.
+    packs: usize,
     pool: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     spool: Option<Arc<Spool>>,
     state: Mutex<State>,
@@ -66,8 +68,8 @@ struct Waiting {
 }
 
 impl Uploads {
-    /// `workers` hold a pack buffer each while the source is read.
-    pub fn start(store: Store, workers: usize, spool: Option<&SpoolPlace>) -> Result<Uploads> {
+    /// `workers` hold a pack buffer each while the source is read; at most `packs` are in memory at once, but never fewer than two beside theirs.
+    pub fn start(store: Store, workers: usize, packs: usize, spool: Option<&SpoolPlace>) -> Result<Uploads> {
         let mut failed = None;
         let spool = spool.and_then(|place| match Spool::open(place) {
             Ok(spool) => Some(Arc::new(spool)),
@@ -77,7 +79,7 @@ impl Uploads {
                 None
             }
         });
-        let buffers = if spool.is_some() { PACKS_IN_MEMORY.max(workers + 2) } else { workers + 2 };
+        let buffers = if spool.is_some() { packs.max(workers + 2) } else { workers + 2 };
         let pool = async_channel::bounded(buffers);
         for _ in 0..buffers {
             // The channel has room for exactly these.
@@ -87,7 +89,14 @@ impl Uploads {
         let at_once = if spool.is_some() { buffers - workers } else { buffers };
         let state =
             State { under_way: 0, at_once, waiting: VecDeque::new(), ended: false, spooled: 0, spool_failed: failed };
-        let inner = Arc::new(Inner { store, pool, spool, state: Mutex::new(state), changed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            store,
+            packs: packs.max(1),
+            pool,
+            spool,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let drain = inner.spool.is_some().then(|| {
             let inner = Arc::clone(&inner);
             std::thread::Builder::new().name("spool".into()).spawn(move || inner.drain())
@@ -134,7 +143,7 @@ impl Uploads {
     /// Waits until everything has been told. Call it when the source has been read and the workers have ended.
     pub fn finish(&self) {
         let mut state = self.inner.state();
-        state.at_once = PACKS_IN_MEMORY;
+        state.at_once = self.inner.packs;
         self.inner.changed.notify_all();
         while state.under_way > 0 || !state.waiting.is_empty() {
             state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -63,6 +63,29 @@ impl fmt::Display for SourceName {
     }
 }
 
+/// The name of a group: as that of a source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GroupName(SourceName);
+
+impl GroupName {
+    pub fn new(name: &str) -> Result<GroupName> {
+        SourceName::new(name).map(GroupName)
+    }
+}
+
+impl From<SourceName> for GroupName {
+    fn from(name: SourceName) -> GroupName {
+        GroupName(name)
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A SHA-256, written as hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
@@ -173,6 +196,24 @@ pub fn drill(subject: &str, n: u64) -> Key {
 pub fn parse_drill(key: &Key) -> Option<u64> {
     let (_, n) = key.as_str().strip_prefix("drills/")?.split_once('/')?;
     (n.len() == 10).then(|| n.parse().ok())?
+}
+
+pub const GROUPS: &str = "groups/";
+
+/// Prefix of the common points of a group.
+pub fn groups(group: &GroupName) -> String {
+    format!("{GROUPS}{group}/")
+}
+
+pub fn group(group: &GroupName, n: u64) -> Key {
+    Key::new(format!("{GROUPS}{group}/{n:010}"))
+}
+
+/// Group and number of the key of a common point.
+pub fn parse_group(key: &Key) -> Option<(GroupName, u64)> {
+    let (group, n) = key.as_str().strip_prefix(GROUPS)?.split_once('/')?;
+    let number = n.parse().ok()?;
+    (n.len() == 10).then_some((GroupName::new(group).ok()?, number))
 }
 
 pub const LEASES: &str = "leases/";

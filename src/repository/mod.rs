@@ -6,6 +6,7 @@ use crate::error::{Failure, Kind};
 
 pub mod agefile;
 pub mod checkpoint;
+pub mod group;
 pub mod history;
 pub mod index;
 pub mod keys;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub mod barrier;
 pub mod chroma;
 pub mod command;
 pub mod detect;
@@ -52,6 +53,12 @@ pub trait Source: Send {
     fn compare(&mut self, before: Before) -> Result<()> {
         let _nothing_to_compare = before;
         Ok(())
+    }
+
+    /// Called at most once, before the first `next`: the source is read as a member of a group, and fixes its point at the barrier. One that does not
+    /// know how lets its place go, and the group has no common point.
+    fn join(&mut self, member: barrier::Member) {
+        drop(member);
     }
 
     /// Asked once, before the first `next`.

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name, Stat};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Finished, Piece, Source};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -46,6 +47,7 @@ pub struct Sqlite {
     clock: Arc<dyn Clock>,
     reading: Option<Reading>,
     walked: bool,
+    member: Member,
 }
 
 /// The read transaction, and how far it got.
@@ -75,7 +77,7 @@ impl Sqlite {
             )
         })?;
         open::refuse_what_is_no_database(&file, &stat(&file)?)?;
-        Ok(Sqlite { path, file, clock, reading: None, walked: false })
+        Ok(Sqlite { path, file, clock, reading: None, walked: false, member: Member::default() })
     }
 
     /// Begins the read transaction and looks at the file inside it.
@@ -137,11 +139,19 @@ impl Source for Sqlite {
         self.path.display().to_string()
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if self.walked {
             return Ok(None);
         }
-        let (reading, entry) = self.begin()?;
+        let (reading, entry) = self.member.fix(Moment::Chosen, || self.begin())?;
+        // Beside a WAL the transaction holds nobody up; otherwise writers wait for its end.
+        if open::journal(&reading.connection).map_err(|e| open::explain(&self.path, e))? == "wal" {
+            self.member.take_turn()?;
+        }
         self.reading = Some(reading);
         self.walked = true;
         Ok(Some(entry))

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod faults;
 mod forged;
+mod groups;
 mod histories;
 mod keys;
 mod lists;

@@ -7,6 +7,7 @@ mod support;
 
 mod broken;
 mod chroma;
+mod groups;
 mod redis;
 mod stream;
 

@@ -359,6 +359,7 @@ impl<'a> Run<'a> {
         // What the source holds now, as far as one can tell before it has been read.
         self.options.progress.expect(self.basis_of.as_ref().map_or(0, |(_, sealed)| sealed.stats.bytes));
         let options = pipeline::Options {
+            packs: self.options.packs,
             spool: self.options.spool.clone(),
             checkpoint: Some((path.clone(), circumstances)),
             checkpoint_every: self.options.checkpoint_every,

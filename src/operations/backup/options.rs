@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use std::time::Duration;
 
-use crate::limits::{CHECKPOINT_EVERY, WORKERS_MAX};
+use crate::limits::{CHECKPOINT_EVERY, PACKS_IN_MEMORY, WORKERS_MAX};
 use crate::operations::prune;
 use crate::pipeline::SpoolPlace;
 use crate::progress::Progress;
@@ -25,6 +25,8 @@ pub struct Options {
     /// zstd's.
     pub level: i32,
     pub workers: usize,
+    /// Packs in memory at once, those of the workers among them.
+    pub packs: usize,
     /// Where packs wait that the store does not take as fast as the source is read. Without, the source waits.
     pub spool: Option<SpoolPlace>,
     /// An interrupted run stores again at most what it read in this time.
@@ -47,6 +49,7 @@ impl Default for Options {
             accept_change: false,
             level: 3,
             workers: cores.clamp(1, WORKERS_MAX),
+            packs: PACKS_IN_MEMORY,
             spool: None,
             checkpoint_every: CHECKPOINT_EVERY,
             grace: prune::GRACE,

@@ -28,6 +28,7 @@ use super::layout::{self, DATABASE, MAPS};
 use super::pickle;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
+use crate::source::barrier::{Member, Moment};
 use crate::source::sqlite;
 
 /// How long to wait for the lock: Chroma holds it for one transaction.
@@ -64,6 +65,8 @@ pub struct Way<'a> {
     /// A directory of ours.
     pub to: &'a Path,
     pub clock: &'a dyn Clock,
+    /// The lock is what fixes the point.
+    pub member: &'a Member,
 }
 
 /// Copies a directory into an empty one, holding the lock for at most `limit`.
@@ -81,7 +84,8 @@ pub fn copy(way: Way, limit: Duration) -> Result<Copied> {
             whole.insert(segment);
         }
     }
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| sqlite::open::explain(&database, e))?;
+    let lock = || connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| sqlite::open::explain(&database, e));
+    way.member.fix(Moment::Chosen, lock)?;
     let began = Instant::now();
     let page = copy_database(&connection, to, began + limit)?;
     seen.insert(DATABASE.to_owned(), std::fs::metadata(&database).context("look at the database")?);
@@ -192,7 +196,7 @@ fn fits(directory: &Path) -> Result<()> {
 
 /// Copies the files of one segment that are not as they were `seen`. Whether there were any, or files are so young that there may be more.
 fn copy_segment(way: Way, segment: &str, seen: &mut Seen) -> Result<bool> {
-    let Way { from, to, clock } = way;
+    let Way { from, to, clock, .. } = way;
     let mut changed = false;
     let now = files(&from.join(segment))?;
     let prefix = format!("{segment}/");

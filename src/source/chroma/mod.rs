@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name, Stat};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::Member;
 use crate::source::{Before, Finished, Piece, Source};
 use rustix::fs::FlockOperation;
 
@@ -94,6 +95,7 @@ pub struct Chroma {
     copied: Option<Ready>,
     file: Option<File>,
     page: Option<u32>,
+    member: Member,
     /// What the file that is read must still be at its end, where it is not a copy.
     stat: Option<Stat>,
 }
@@ -119,7 +121,18 @@ impl Chroma {
             ));
         }
         let scratch = options.scratch.clone().unwrap_or(scratch);
-        Ok(Chroma { path, scratch, options, clock, known: None, copied: None, file: None, page: None, stat: None })
+        Ok(Chroma {
+            path,
+            scratch,
+            options,
+            clock,
+            known: None,
+            copied: None,
+            file: None,
+            page: None,
+            stat: None,
+            member: Member::default(),
+        })
     }
 
     /// Copies until the copy is whole, at most [`TRIES`] times.
@@ -134,7 +147,7 @@ impl Chroma {
             let scratch = Scratch::make(&self.scratch)?;
             let directory = scratch.copy();
             let data_time = self.clock.now();
-            let way = Way { from: &self.path, to: &directory, clock: &*self.clock };
+            let way = Way { from: &self.path, to: &directory, clock: &*self.clock, member: &self.member };
             let copied = copy::copy(way, limit).with_context(|| format!("copy {}", self.path.display()))?;
             let (checks, collections) = Copy::open(&directory).and_then(|copy| copy.verify())?;
             let wrong: Vec<&crate::report::Check> = checks.iter().filter(|c| !c.passed).collect();
@@ -169,7 +182,9 @@ impl Chroma {
 
     /// The directory itself, where nothing of it changed since it was verified.
     fn as_before(&self) -> Result<Option<Ready>> {
-        let Some(known) = self.known.as_ref().filter(|known| known.facts.verified) else { return Ok(None) };
+        // As a member of a group it may have to wait, and the directory is used meanwhile.
+        let usable = |known: &&Known| known.facts.verified && self.member.is_alone();
+        let Some(known) = self.known.as_ref().filter(usable) else { return Ok(None) };
         let data_time = self.clock.now();
         let began = Instant::now();
         let Some(same) = unchanged::look(&self.path, known)? else { return Ok(None) };
@@ -287,6 +302,10 @@ impl Source for Chroma {
         self.path.display().to_string()
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn compare(&mut self, before: Before) -> Result<()> {
         let facts = Facts::deserialize(before.facts).ok();
         self.known = before.shortcuts.zip(facts).map(|(started, facts)| Known { facts, started });
@@ -296,6 +315,7 @@ impl Source for Chroma {
     fn next(&mut self) -> Result<Option<Entry>> {
         if self.copied.is_none() {
             self.copied = Some(self.prepare()?);
+            self.member.take_turn()?;
         }
         let ready = self.copied.as_mut().context("read the copy")?;
         let Some(entry) = ready.plan.pop_front() else { return Ok(None) };
@@ -336,7 +356,8 @@ impl Source for Chroma {
         if let Some(scratch) = ready.scratch {
             scratch.directory.close().context("remove the copy in scratch")?;
         }
-        Ok(Finished { data_time: ready.data_time, skipped: ready.skipped, facts })
+        let data_time = self.member.fixed_at().unwrap_or(ready.data_time);
+        Ok(Finished { data_time, skipped: ready.skipped, facts })
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Failure, Kind};
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Before, Finished, Piece, Source, stream_entry};
 pub use dump::Dump;
 pub use options::{Options, Stream};
@@ -58,6 +59,7 @@ pub struct Command {
     given: usize,
     dump: Option<Dump>,
     done: Vec<StreamFacts>,
+    member: Member,
 }
 
 impl Command {
@@ -74,7 +76,17 @@ impl Command {
             ));
         }
         let (before, done) = (Vec::new(), Vec::new());
-        Ok(Command { streams, programs, clock, before, began: None, given: 0, dump: None, done })
+        Ok(Command {
+            streams,
+            programs,
+            clock,
+            before,
+            began: None,
+            given: 0,
+            dump: None,
+            done,
+            member: Member::default(),
+        })
     }
 }
 
@@ -99,10 +111,14 @@ impl Source for Command {
         Ok(())
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         self.given += 1;
         if self.given == 1 {
-            let began = self.clock.now();
+            let began = self.member.fix(Moment::Chosen, || Ok(self.clock.now()))?;
             self.began = Some(began);
             return Ok(Some(stream_entry("", EntryKind::Dir, began)));
         }
@@ -126,6 +142,7 @@ impl Source for Command {
     fn finish(&mut self) -> Result<Finished> {
         let whole = self.done.len() == self.streams.len() && self.dump.is_none();
         anyhow::ensure!(whole, "{} of {} streams have ended", self.done.len(), self.streams.len());
+        self.member.throughout();
         let facts = Facts { streams: std::mem::take(&mut self.done) };
         let data_time = self.began.context("end of a source that was not begun")?;
         Ok(Finished { data_time, skipped: Vec::new(), facts: serde_json::to_value(facts)? })

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, Name};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Finished, Piece, Source};
 use anyhow::{Context, Result, bail};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -51,6 +52,7 @@ pub struct Files {
     started: Timestamp,
     root_entry: Option<Entry>,
     walk: Walk,
+    member: Member,
     elsewhere: BTreeMap<String, PathBuf>,
 }
 
@@ -66,7 +68,7 @@ impl Files {
         elsewhere.retain(|_, path| exclude.matched_path_or_any_parents(path, false).is_ignore());
         let (walk, root_entry) =
             Walk::begin(root, exclude, tolerate, options.one_file_system).map_err(|e| cannot_open(root, &e))?;
-        Ok(Files { shown: root.display().to_string(), started, root_entry, walk, elsewhere })
+        Ok(Files { shown: root.display().to_string(), started, root_entry, walk, elsewhere, member: Member::default() })
     }
 }
 
@@ -93,8 +95,14 @@ impl Source for Files {
         self.shown.clone()
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if let Some(entry) = self.root_entry.take() {
+            // Nothing but the root was looked at before.
+            self.member.fix(Moment::Chosen, || Ok(()))?;
             return Ok(Some(entry));
         }
         Ok(self.walk.next())
@@ -114,11 +122,12 @@ impl Source for Files {
         if self.root_entry.is_some() {
             bail!("the walk of {} has not begun (this is a bug)", self.shown);
         }
+        self.member.throughout();
         let (skipped, mut facts) = self.walk.end()?;
         if !self.elsewhere.is_empty() {
             facts["elsewhere"] = serde_json::to_value(&self.elsewhere).context("note the sources in the tree")?;
         }
-        Ok(Finished { data_time: self.started, skipped, facts })
+        Ok(Finished { data_time: self.member.fixed_at().unwrap_or(self.started), skipped, facts })
     }
 }
 

@@ -9,7 +9,7 @@
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -19,12 +19,14 @@ use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
 use crate::limits::Grain;
 use crate::net::Roots;
-use crate::source::{Before, Finished, Piece, Source};
+use crate::source::barrier::{Member, Moment};
+use crate::source::{Before, Finished, Piece, Source, stream_entry};
 
 pub mod address;
 pub mod asked;
 pub mod connection;
 pub mod engine;
+mod fork;
 pub mod proof;
 pub mod rdb;
 mod refusal;
@@ -88,6 +90,7 @@ pub struct Redis {
     reading: Reading,
     file: Option<RdbStream>,
     begun: Option<Begun>,
+    member: Member,
 }
 
 /// A server that was found fit.
@@ -112,6 +115,8 @@ struct Begun {
     by: &'static str,
     /// The file must not be older, in seconds of the server's clock.
     not_before: Option<i64>,
+    /// It may be the file of a fork that another replica had asked for before us.
+    shared: bool,
 }
 
 impl Redis {
@@ -134,6 +139,7 @@ impl Redis {
             reading: Reading::Nothing,
             file: None,
             begun: None,
+            member: Member::default(),
         })
     }
 
@@ -146,8 +152,7 @@ impl Redis {
     /// Connects, once, and refuses a server that is not fit.
     fn meet(&mut self) -> Result<&mut Met> {
         if self.met.is_none() {
-            let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
-            let mut connection = Connection::open(&self.address, &roots).map_err(|e| self.unreachable(e))?;
+            let mut connection = self.connect()?;
             let info = Info::ask(&mut connection)?;
             server::refuse_unfit(&info, &connection, self.options.from_replica)?;
             let theirs = info.number("server_time_usec").and_then(|t| Timestamp::from_microsecond(t).ok());
@@ -155,6 +160,11 @@ impl Redis {
             self.met = Some(Met { connection: Some(connection), info, ahead });
         }
         self.met.as_mut().context("meet the server")
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
+        Connection::open(&self.address, &roots).map_err(|e| self.unreachable(e))
     }
 
     fn unreachable(&self, error: anyhow::Error) -> anyhow::Error {
@@ -183,7 +193,7 @@ impl Redis {
         files.sort_by(|a, b| a.0.cmp(&b.0));
         let mut first: Option<Name> = None;
         let entries = files.into_iter().map(|(path, kind)| {
-            let mut entry = entry(path, kind, now);
+            let mut entry = Entry { path, ..stream_entry("", kind, now) };
             if is_rdb(&entry) {
                 match &first {
                     None => first = Some(entry.path.clone()),
@@ -197,8 +207,27 @@ impl Redis {
         Ok(entries.collect())
     }
 
-    /// Has the server begin to send its data.
+    /// Has the server begin to send its data: the fork is the point.
     fn begin(&mut self) -> Result<RdbStream> {
+        let member = std::mem::take(&mut self.member);
+        let (file, not_before) = if member.is_alone() {
+            (self.begin_at_once()?, None)
+        } else {
+            member.fix(Moment::Awaited, || {
+                // The server may have closed the first one while we waited for the others.
+                let fresh = self.connect()?;
+                self.meet()?.connection = Some(fresh);
+                fork::watch(self.connect().ok(), || self.begin_at_once())
+            })?
+        };
+        if let Some(moment) = not_before {
+            member.not_before(moment);
+        }
+        self.member = member;
+        Ok(file)
+    }
+
+    fn begin_at_once(&mut self) -> Result<RdbStream> {
         let at = self.clock.now();
         let saved = self.options.file.clone();
         let met = self.meet()?;
@@ -206,11 +235,11 @@ impl Redis {
         let mut connection = met.connection.take().context("read the data twice")?;
         let Some(path) = saved else {
             let mut payload = sync::begin(connection, &version)?;
-            self.begun = Some(Begun { at, by: "sync", not_before: None });
+            self.begun = Some(Begun { at, by: "sync", not_before: None, shared: !payload.is_diskless() });
             return RdbStream::start(Box::new(move |to, most| payload.read_some(to, most)));
         };
         let (origin, asked) = saved::save(&mut connection, &path)?;
-        self.begun = Some(Begun { at, by: "bgsave", not_before: Some(asked) });
+        self.begun = Some(Begun { at, by: "bgsave", not_before: Some(asked), shared: false });
         RdbStream::start(origin)
     }
 
@@ -250,6 +279,10 @@ impl Source for Redis {
             ));
         }
         Ok(())
+    }
+
+    fn join(&mut self, member: Member) {
+        self.member = member;
     }
 
     /// An RDB file has its keys in the order of their hashes, which stays while the server runs.
@@ -311,6 +344,9 @@ impl Source for Redis {
         let forked = rdb.ctime.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(|t| t - met.ahead);
         let lag = SignedDuration::from_secs(met.info.number("master_last_io_seconds_ago").unwrap_or(0).max(0));
         let data_time = forked.map_or(begun.at, |t| t.min(begun.at)) - lag;
+        if begun.shared || lag.is_positive() {
+            self.member.may_be_as_early_as(data_time);
+        }
         let (flavour, version) = met.info.version();
         let mode = [met.info.get("server_mode"), met.info.get("redis_mode")].into_iter().find(|m| !m.is_empty());
         let facts = Facts {
@@ -366,23 +402,4 @@ fn manifest(entry: &Entry) -> Vec<u8> {
     let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
     let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".manifest");
     format!("file {name}.1.base.rdb seq 1 type b\n").into_bytes()
-}
-
-fn entry(path: Name, kind: EntryKind, now: Timestamp) -> Entry {
-    Entry {
-        path,
-        kind,
-        mode: if kind == EntryKind::Dir { 0o700 } else { 0o600 },
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        user: Name::default(),
-        group: Name::default(),
-        mtime: (now.as_second(), 0),
-        size: 0,
-        page: None,
-        target: None,
-        rdev: None,
-        xattrs: BTreeMap::new(),
-        stat: None,
-    }
 }

@@ -65,6 +65,11 @@ impl<R: Read> Payload<R> {
         Ok(Payload { from, end, held: Vec::new(), done: false })
     }
 
+    /// Whether the server forks for whoever has asked by then, and for nobody after: no file that it had begun before.
+    pub fn is_diskless(&self) -> bool {
+        matches!(self.end, End::Mark(_))
+    }
+
     /// Appends some bytes of the file to `to`: at least one, none at the end that was announced. An end that was not announced is an error.
     pub fn read_some(&mut self, to: &mut Vec<u8>, most: usize) -> Result<usize> {
         let before = to.len();

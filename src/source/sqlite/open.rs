@@ -98,6 +98,11 @@ pub fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
         .map(|n| n.max(0).unsigned_abs())
 }
 
+/// The journal mode: `wal`, `delete`, …
+pub fn journal(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("PRAGMA main.journal_mode", [], |row| row.get(0))
+}
+
 pub fn truncated(path: &Path, bytes: u64, expected: u64) -> anyhow::Error {
     Failure::new(
         Kind::Failed,

@@ -13,6 +13,7 @@ const PLACE_WAIT: Duration = Duration::from_secs(10);
 impl BaseBackup {
     pub(super) fn begin(&mut self) -> Result<()> {
         let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
+        self.seat.ready()?;
         self.slot = reserve_wal(&self.address);
         walsender.patience = super::super::CHECKPOINT_MAX;
         let Some(ground) = self.ground.take() else { return self.begun(Feed::start(walsender)?) };

@@ -5,7 +5,9 @@
 //! (PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP, of 15 and of 14.)
 
 use anyhow::{Context, Result, bail, ensure};
+use std::time::Instant;
 
+use super::behind::Behind;
 use crate::source::postgres::client::{Client, Event, Rows, ServerError, literal};
 
 /// Version from which the options stand in parentheses and there is one copy.
@@ -44,6 +46,7 @@ pub struct Feed {
     pending: Option<Archive>,
     in_archive: bool,
     ended: bool,
+    behind: Behind,
 }
 
 impl Feed {
@@ -93,6 +96,7 @@ impl Feed {
             pending: None,
             in_archive: false,
             ended: false,
+            behind: Behind::begin(Instant::now()),
         };
         if one_copy {
             let event = feed.client.next()?;
@@ -119,6 +123,11 @@ impl Feed {
         Ok(archive)
     }
 
+    /// When what is read now may have been sent at the earliest.
+    pub fn earliest(&self) -> Option<Instant> {
+        self.behind.earliest()
+    }
+
     /// Bytes of the current archive; 0 at its end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.left.0 == self.left.1 && self.in_archive {
@@ -128,6 +137,7 @@ impl Feed {
         let n = body.len().min(buffer.len());
         buffer[..n].copy_from_slice(&body[..n]);
         self.left.0 += n;
+        self.behind.note(n, Instant::now());
         Ok(n)
     }
 

@@ -13,6 +13,7 @@
 
 mod arriving;
 mod begin;
+mod behind;
 mod blocks;
 mod changes;
 mod feed;
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 use tar::EntryType;
 
 use super::client::{Address, Client, ServerError, Session, explain};
@@ -32,6 +34,7 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
+use crate::source::barrier::Member as Seat;
 use crate::source::{BasisFiles, Before, Finished, Order, Piece, Source};
 use blocks::Changes;
 use changes::Ground;
@@ -79,6 +82,9 @@ pub struct BaseBackup {
     manifest: Manifest,
     data_time: Timestamp,
     ended: bool,
+    /// `pg_control` has come, which the server had sent at this time at the earliest; what it sends next comes after the backup's end.
+    control: Option<Instant>,
+    seat: Seat,
 }
 
 /// The file that is being read.
@@ -120,6 +126,8 @@ impl BaseBackup {
             manifest: Manifest::new()?,
             data_time,
             ended: false,
+            control: None,
+            seat: Seat::default(),
         })
     }
 
@@ -156,6 +164,7 @@ impl BaseBackup {
 
     /// Makes the entry of a member, and of the directory that nothing is sent for: the root, or that of a tablespace.
     fn take(&mut self, archive: Archive, member: Member) -> Result<()> {
+        self.note_end();
         let path = match archive {
             Archive::Tablespace(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
             _ => member.path.clone(),
@@ -214,9 +223,17 @@ impl BaseBackup {
         ensure!(kind != EntryKind::Symlink, "{} is a link, and what it points to was not sent", entry.path);
         if path == b"global/pg_control" {
             self.data_time = self.clock.now();
+            self.control = self.feed.as_ref().and_then(Feed::earliest);
         }
         self.ready.push_back((entry, current));
         Ok(())
+    }
+
+    /// Of a group: the end of the backup is the point. The server makes it after it has sent `pg_control`, and before anything else.
+    fn note_end(&mut self) {
+        if let Some(sent) = self.control.take() {
+            self.seat.was_fixed(sent);
+        }
     }
 
     /// A private directory that belongs to the owner of everything else.
@@ -228,6 +245,7 @@ impl BaseBackup {
 
     /// Receives the manifest, checks everything against it, awaits the end of the command, and makes an entry of it.
     fn take_manifest(&mut self) -> Result<()> {
+        self.note_end();
         let mut feed = self.feed.take().context("a manifest without a backup (this is a bug)")?;
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -280,6 +298,10 @@ impl Source for BaseBackup {
     fn compare(&mut self, before: Before) -> Result<()> {
         self.before = serde_json::from_value(before.facts.clone()).ok();
         self.facts.compare(&before)
+    }
+
+    fn join(&mut self, member: Seat) {
+        self.seat = member;
     }
 
     fn lean_on(&mut self, basis: &BasisFiles) -> Result<()> {

@@ -31,6 +31,7 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
+use crate::source::barrier::{Member, Moment};
 use crate::source::{Before, Finished, Order, Piece, Source};
 use ahead::Pool;
 pub use reach::Reach;
@@ -59,6 +60,7 @@ pub struct FileCopy {
     /// Paths of the configuration outside the data directory.
     config: Vec<String>,
     data_time: Timestamp,
+    member: Member,
 }
 
 enum Stage {
@@ -97,10 +99,12 @@ impl FileCopy {
             damaged: BTreeMap::new(),
             config,
             data_time,
+            member: Member::default(),
         })
     }
 
     fn begin(&mut self) -> Result<()> {
+        self.member.ready()?;
         self.reserve_wal();
         self.session.patience = super::CHECKPOINT_MAX;
         let start = match self.is_new() {
@@ -176,8 +180,16 @@ impl FileCopy {
         Ok(())
     }
 
-    /// `pg_control`, the end of the backup, what it gives, and the WAL.
+    /// Of a group: the end of the backup is the point.
     fn end(&mut self) -> Result<()> {
+        let member = std::mem::take(&mut self.member);
+        member.fix(Moment::Chosen, || self.end_at_once())?;
+        self.member = member;
+        Ok(())
+    }
+
+    /// `pg_control`, the end of the backup, what it gives, and the WAL.
+    fn end_at_once(&mut self) -> Result<()> {
         let control = control::read(&self.data)?;
         self.push_bytes("global/pg_control", control)?;
         self.data_time = self.clock.now();
@@ -292,6 +304,10 @@ impl Source for FileCopy {
 
     fn compare(&mut self, before: Before) -> Result<()> {
         self.facts.compare(&before)
+    }
+
+    fn join(&mut self, member: Member) {
+        self.member = member;
     }
 
     fn order(&self) -> Order {

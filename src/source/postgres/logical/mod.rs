@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
+use crate::source::barrier::{Member, Moment};
 use crate::source::command::{Dump, Stream};
 use crate::source::{Before, Finished, Piece, Source, stream_entry};
 use count::Counter;
@@ -45,6 +46,9 @@ const LOCK_WAIT: &str = "--lock-wait-timeout=600s";
 const IDLE: Duration = Duration::from_secs(2 * 3600);
 const WHOLE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Databases whose snapshots are held open at once, as a member of a group: each needs a connection.
+const HELD_MAX: usize = 50;
+
 /// One run: one dump after another.
 pub struct Logical {
     address: Address,
@@ -57,6 +61,9 @@ pub struct Logical {
     /// Entries given so far.
     given: usize,
     current: Option<Current>,
+    member: Member,
+    /// As a member of a group: the snapshots that the dumps will read, by database.
+    held: BTreeMap<String, (Client, String)>,
 }
 
 /// What one run is to dump, and what it knows by now.
@@ -76,6 +83,12 @@ enum Item {
     Globals,
 }
 
+impl Item {
+    fn database(&self) -> Option<&str> {
+        if let Item::Database(database) = self { Some(&database.name) } else { None }
+    }
+}
+
 struct Current {
     dump: Dump,
     /// Of a database.
@@ -87,7 +100,18 @@ impl Logical {
     pub fn open(address: Address, options: &Options, clock: Arc<dyn Clock>) -> Logical {
         let bin = options.bin.clone();
         let select = options.select.clone();
-        Logical { address, select, bin, clock, expected: None, plan: None, given: 0, current: None }
+        Logical {
+            address,
+            select,
+            bin,
+            clock,
+            expected: None,
+            plan: None,
+            given: 0,
+            current: None,
+            member: Member::default(),
+            held: BTreeMap::new(),
+        }
     }
 
     fn connect(&self, database: &str) -> Result<Client> {
@@ -145,6 +169,36 @@ impl Logical {
         Ok(Plan { began, programs, items, facts, done: Vec::new(), skipped })
     }
 
+    /// As a member of a group: takes the snapshots of all databases at the barrier. They hold nobody up, but the server keeps old rows for them.
+    fn hold_all(&mut self, mut plan: Plan) -> Result<Plan> {
+        if self.member.is_alone() {
+            return Ok(plan);
+        }
+        let names: Vec<&str> = plan.items.iter().filter_map(Item::database).collect();
+        ensure!(names.len() <= HELD_MAX, "{} databases in one group, and {HELD_MAX} are the most", names.len());
+        let clients: Result<Vec<Client>> = names.iter().map(|name| self.connect(name)).collect();
+        let mut clients = clients?;
+        let member = std::mem::take(&mut self.member);
+        let (began, held) = member.fix(Moment::Chosen, || {
+            let began = self.clock.now();
+            let held: Result<Vec<String>> = clients.iter_mut().map(count::begin).collect();
+            Ok((began, held?))
+        })?;
+        plan.began = began;
+        let names = names.into_iter().map(str::to_owned);
+        self.held = names.zip(clients.into_iter().zip(held)).collect();
+        member.take_turn()?;
+        self.member = member;
+        Ok(plan)
+    }
+
+    /// A transaction in `database` whose snapshot a dump can read.
+    fn hold(&self, database: &str) -> Result<(Client, String)> {
+        let mut client = self.connect(database)?;
+        let snapshot = count::begin(&mut client)?;
+        Ok((client, snapshot))
+    }
+
     /// `pg_dump` complains only where nothing at all of what is named is there.
     fn all_named_are_there(&self, items: &[Item]) -> Result<()> {
         if self.select.tables.is_empty() && self.select.schemas.is_empty() && self.select.exclude_schemas.is_empty() {
@@ -187,7 +241,9 @@ impl Logical {
         }
     }
 
-    fn start(&self, item: &Item, plan: &Plan) -> Result<Current> {
+    fn start(&mut self, number: usize) -> Result<Current> {
+        let plan = self.plan.as_ref().context("a run that has not begun")?;
+        let item = &plan.items[number];
         let dump = |file: &str, program: &str, arguments: &[String], database: &str| {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let spec = plan.programs.spec(program, &arguments, &self.address, database);
@@ -208,8 +264,10 @@ impl Logical {
             }
             Item::Database(database) => {
                 let mut database = database.clone();
-                let mut client = self.connect(&database.name)?;
-                let snapshot = count::begin(&mut client)?;
+                let (mut client, snapshot) = match self.held.remove(&database.name) {
+                    Some(held) => held,
+                    None => self.hold(&database.name)?,
+                };
                 catalog::describe(&mut client, &mut database)?;
                 let select = catalog::with_partitions(&mut client, &self.select)?;
                 let schemas: BTreeSet<&str> = select.tables.iter().filter_map(|t| Some(t.split_once('.')?.0)).collect();
@@ -260,9 +318,14 @@ impl Source for Logical {
         Ok(())
     }
 
+    fn join(&mut self, member: Member) {
+        self.member = member;
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         if self.plan.is_none() {
-            self.plan = Some(self.begin()?);
+            let plan = self.begin()?;
+            self.plan = Some(self.hold_all(plan)?);
         }
         let plan = self.plan.as_ref().context("a run that has not begun")?;
         let Some(item) = plan.items.get(self.given) else { return Ok(None) };
@@ -273,7 +336,7 @@ impl Source for Logical {
             Item::Globals => stream_entry(GLOBALS, EntryKind::File, plan.began),
         };
         if entry.kind == EntryKind::File {
-            self.current = Some(self.start(item, plan)?);
+            self.current = Some(self.start(self.given - 1)?);
         }
         Ok(Some(entry))
     }
