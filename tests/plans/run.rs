@@ -172,7 +172,7 @@ fn a_failed_check_rolls_back_what_was_done() {
     let drilled = expect(at, &["drill", "--plan", "app"], 4);
     assert!(drilled.out.contains("FAILED  rows: expected at least 3, found: 1"), "{}", drilled.out);
     assert!(drilled.out.contains("start: not reached"), "{}", drilled.out);
-    let real = expect(at, &["restore", "--plan", "app", "--confirm", "app"], 1);
+    let real = expect(at, &["restore", "--plan", "app", "--confirm", "app"], 4);
     for name in ["app", "db"] {
         assert_eq!(fs::read_to_string(at.join("live").join(name).join("mine")).unwrap(), name, "{}", real.all());
         assert_eq!(kept(at, name), 1, "the restored copy is beside");
