@@ -23,6 +23,7 @@ use crate::source::barrier::{Member, Moment};
 use crate::source::{Before, Finished, Piece, Source, stream_entry};
 
 pub mod address;
+mod aof_layout;
 pub mod asked;
 pub mod connection;
 pub mod engine;
@@ -40,9 +41,10 @@ pub mod sync;
 pub use refusal::RIGHTS;
 
 use address::Address;
+use aof_layout::{aof_names, has_manifests, manifest};
 use connection::Connection;
 use replication::Place;
-use server::{Facts, Flavour, Info};
+use server::{Facts, Info};
 use stream::RdbStream;
 
 /// What `kind` is in the configuration and in commits.
@@ -370,36 +372,6 @@ impl Source for Redis {
     }
 }
 
-/// From Redis 7 on an append-only file is a directory with a manifest.
-fn has_manifests(info: &Info) -> bool {
-    let (flavour, version) = info.version();
-    flavour == Flavour::Valkey || engine::major_minor(&version).is_some_and(|v| v >= (7, 0))
-}
-
-/// Names of the directory of the append-only file and of its files; the defaults where the user may not ask.
-fn aof_names(connection: Option<&mut Connection>) -> Result<(String, String)> {
-    let mut names = ["appendonlydir".to_owned(), "appendonly.aof".to_owned()];
-    let Some(connection) = connection else { return Ok(names.into()) };
-    for (name, parameter) in names.iter_mut().zip(["appenddirname", "appendfilename"]) {
-        if let Some(connection::Reply::List(pair)) = connection.try_command(&["CONFIG", "GET", parameter])?
-            && let Some(value) = pair.get(1).and_then(connection::Reply::text)
-            && !value.is_empty()
-            && !value.contains(['/', '%', ' '])
-            && value != ".."
-        {
-            value.clone_into(name);
-        }
-    }
-    Ok(names.into())
-}
-
 fn is_rdb(entry: &Entry) -> bool {
     entry.kind != EntryKind::Dir && entry.path.as_bytes().ends_with(b".rdb")
-}
-
-/// What the manifest beside a base file says (<https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/>).
-fn manifest(entry: &Entry) -> Vec<u8> {
-    let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
-    let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".manifest");
-    format!("file {name}.1.base.rdb seq 1 type b\n").into_bytes()
 }
