@@ -333,24 +333,4 @@ impl Agent {
             tracing::error!(error = format!("{error:#}"), "the run is in no audit log; backups go on");
         }
     }
-
-    /// Notes a run in the audit log.
-    fn write_down(&self, run: &Run) {
-        let entry = Entry {
-            version: 1,
-            at: run.finished,
-            id: run.run.clone(),
-            phase: Phase::Ended,
-            by: Who::here(),
-            host: self.config.host_name(),
-            verb: "agent".into(),
-            arguments: vec![run.task.to_string(), run.source.to_string()],
-            outcome: Some(run.result.clone()),
-            exit: None,
-            previous: None,
-        };
-        if let Err(error) = self.audit.append(entry) {
-            tracing::error!(error = format!("{error:#}"), "the run is in no audit log; backups go on");
-        }
-    }
 }
