@@ -80,7 +80,8 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
         Ok(answer.passed)
     })?;
     if args.check.is_some() && !asked.is_empty() && asked.iter().all(|one| one.answer.starts_with("error: ")) {
-        let help = "Nothing is said of the snapshots: the SQL failed on the newest and on the oldest. Correct it, and ask again.";
+        let help =
+            "Nothing is said of the snapshots: it failed on the newest and on the oldest. Correct it, and ask again.";
         return Err(Failure::new(Kind::Usage, format!("the check could not be asked: {}", asked[0].answer), help));
     }
     let good = found.map(|n| points[n].1);
