@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::daemon::Signal;
 use super::observe::Seen;
+use super::problems::Findings;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
-use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Problem, Route};
+use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Route};
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
@@ -54,16 +55,16 @@ impl Teller {
         Arc::clone(&self.deliveries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells what has changed among `problems`.
+    /// Tells what has changed with `findings`.
     pub fn tell(
         &mut self,
-        problems: Vec<Problem>,
+        findings: Findings,
         seen: &BTreeMap<SourceName, Seen>,
         catalog: &mut Catalog,
         now: Timestamp,
     ) {
         let deliveries = self.channels();
-        let changes = self.alarms.update(problems, now);
+        let changes = self.alarms.update(findings.wrong, &findings.unknown, now);
         for change in &changes {
             let problem = change.alarm.problem.clone();
             tracing::warn!(

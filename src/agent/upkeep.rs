@@ -53,9 +53,7 @@ impl Agent {
         }
         self.memory.learn(&self.jobs, &self.catalog, now);
         self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
-        self.endings.retain(|(source, task), _| {
-            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
-        });
+        self.endings.learn(&self.config.jobs, &self.catalog);
         self.observed = None;
     }
 

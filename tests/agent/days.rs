@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::support::binary::{configure, expect, home};
 
-struct TestClock(Mutex<Timestamp>);
+pub struct TestClock(Mutex<Timestamp>);
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
@@ -22,13 +22,17 @@ impl Clock for TestClock {
 }
 
 impl TestClock {
-    fn set(&self, to: Timestamp) {
+    pub fn at(now: Timestamp) -> TestClock {
+        TestClock(Mutex::new(now))
+    }
+
+    pub fn set(&self, to: Timestamp) {
         *self.0.lock().unwrap() = to;
     }
 }
 
 /// Ticks until nothing more is due at this moment.
-fn settle(agent: &mut Agent) {
+pub fn settle(agent: &mut Agent) {
     let until = Instant::now() + Duration::from_secs(60);
     let mut quiet = 0;
     while quiet < 3 {
@@ -60,7 +64,7 @@ fn three_days_a_jump_ahead_and_a_jump_back() {
     let config = Config::load(Some(&at.join("blackstart.toml"))).unwrap();
     // Not in the past of what `protect` has just written.
     let begin: Timestamp = "2031-06-01T00:30:00Z".parse().unwrap();
-    let clock = Arc::new(TestClock(Mutex::new(begin)));
+    let clock = Arc::new(TestClock::at(begin));
     let mut agent = Agent::start(config, clock.clone()).unwrap();
     for step in 0..3 * 24 * 2 {
         clock.set(begin + SignedDuration::from_mins(30 * step));
