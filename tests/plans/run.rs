@@ -258,3 +258,41 @@ fn a_secret_reaches_the_program_alone() {
     assert!(drilled.out.contains("a: FAILED"), "{}", drilled.out);
     assert!(!drilled.all().contains(" hunter2"), "a secret in the output: {}", drilled.all());
 }
+
+/// What a drill replaced was not done: its undo would touch the live system.
+#[test]
+fn a_drill_takes_nothing_back_that_it_has_not_done() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    let text = r#"
+rpo = "1h"
+rto = "10m"
+[[stage]]
+name = "stop"
+run = ["touch", "LIVE-RUN"]
+drill = { run = ["true"] }
+undo = ["touch", "LIVE-UNDO"]
+[[stage]]
+name = "tree"
+restore = { source = "app", to = "live/app" }
+[[stage]]
+name = "own"
+run = ["touch", "DRILL-RUN"]
+drill = "run"
+undo = ["touch", "DRILL-UNDO"]
+[[stage]]
+name = "whole"
+check = [{ name = "files", files = "${copy.app}", at_least = 2000 }]
+undo = ["touch", "CHECK-UNDO"]
+on_failure = "rollback"
+"#;
+    plan(at, "careful", text);
+    let drilled = expect(at, &["drill", "--plan", "careful"], 4);
+    for (name, there) in
+        [("LIVE-RUN", false), ("LIVE-UNDO", false), ("CHECK-UNDO", false), ("DRILL-RUN", true), ("DRILL-UNDO", true)]
+    {
+        assert_eq!(at.join(name).exists(), there, "{name}: {}", drilled.all());
+    }
+    assert!(drilled.all().contains("was left out"), "{}", drilled.all());
+}

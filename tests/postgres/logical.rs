@@ -117,6 +117,46 @@ fn a_selection_is_dumped_and_nothing_else() {
     assert!(missing.err.contains("the server has no database nowhere"), "{}", missing.err);
 }
 
+/// `pg_dump --table` of a partitioned table takes no rows, and says nothing of a table that is not there where another is.
+#[test]
+fn a_table_that_is_named_comes_with_all_its_rows_or_not_at_all() {
+    let cluster = Cluster::new(15);
+    cluster.sql(
+        "create schema cold; create table events (n int, at int) partition by range (at); \
+         create table events_1 partition of events for values from (0) to (10) partition by range (n); \
+         create table events_1_low partition of events_1 for values from (0) to (1000); \
+         create table cold.events_2 partition of events for values from (10) to (20); \
+         insert into events select g, g % 20 from generate_series(0, 499) g; create table other (n int); create table orders as select 1 n",
+    );
+    let home =
+        home(&cluster, "postgres", "[source.postgres.select]\ntables = [\"public.events\", \"public.orders\"]\n");
+    let at = home.path();
+    let report = report(&expect(at, &["backup", "--json"], 0));
+    assert_eq!(
+        *rows(&report, 0),
+        serde_json::json!({"public.events_1_low": 250, "cold.events_2": 250, "public.orders": 1}),
+        "{report}"
+    );
+    expect(at, &["drill"], 0);
+    expect(at, &["restore", "pg", "--into", &cluster.url("postgres").replace("/postgres?", "/chosen?")], 0);
+    assert_eq!(in_database(&cluster, "chosen", "select count(*) from events"), "500");
+    let keeps_rows = "keeps rows in cold.events_2, whose schema is not selected";
+    for (select, says) in [
+        ("tables = [\"public.orders\", \"public.customers\"]", "no database has public.customers"),
+        ("schemas = [\"public\", \"nowhere\"]", "no database has nowhere"),
+        ("schemas = [\"public\"]", keeps_rows),
+        ("exclude_schemas = [\"cold\"]", keeps_rows),
+    ] {
+        configure(at, &cluster, "postgres", &format!("[source.postgres.select]\n{select}\n"));
+        let refused = expect(at, &["backup"], 78);
+        assert!(refused.err.contains(says), "{select}: {}", refused.err);
+    }
+    let select = "[source.postgres.select]\nexclude_schemas = [\"cold\"]\nexclude_tables = [\"public.events\"]\n";
+    configure(at, &cluster, "postgres", select);
+    let report = crate::logical::report(&expect(at, &["backup", "--json"], 0));
+    assert_eq!(*rows(&report, 1), serde_json::json!({"public.orders": 1, "public.other": 0}), "{report}");
+}
+
 fn in_database(cluster: &Cluster, database: &str, sql: &str) -> String {
     let output = cluster.tool(
         "psql",

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::report::Ended;
 use super::super::stage::program;
-use super::super::{Action, Stage};
+use super::super::{Action, InDrill, Stage};
 use super::{Mode, Progress, Run};
 
 impl Run<'_> {
@@ -16,7 +16,16 @@ impl Run<'_> {
             let Some(stage) = self.plan.stages.iter().find(|s| s.name == done.name) else { continue };
             // A stage that failed may have done a part.
             let acted = matches!(done.outcome, Ended::Done | Ended::DoneBefore | Ended::Failed);
-            if !acted || self.wanted.mode == Mode::Drill && matches!(stage.action, Action::Restore(_)) {
+            let in_drill = self.wanted.mode == Mode::Drill;
+            if !acted || in_drill && matches!(stage.action, Action::Restore(_)) {
+                continue;
+            }
+            // What a drill left out or replaced was not done, and must not be taken back from the live system.
+            if in_drill && stage.in_drill != InDrill::Run {
+                if !stage.undo.is_empty() {
+                    let what = format!("the undo of stage {:?} was left out, as the stage itself", stage.name);
+                    progress.deviations.push(what);
+                }
                 continue;
             }
             match self.take_back(stage, progress, done.kept.as_deref(), done.point.as_ref().map(|p| p.to.as_str())) {

@@ -140,7 +140,8 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
             if done && matches!(self.desk, Desk::Here(_)) {
                 return self.finish();
             }
-            if self.pending.len() >= PENDING_MAX {
+            // A server that never pauses would otherwise have something new for each time that the desk comes back.
+            if stopping || self.pending.len() >= PENDING_MAX {
                 std::thread::sleep(BRIEF);
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What the server's catalogs say of databases and tables.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 
 use super::facts::Database;
 use super::selection::Selection;
@@ -86,6 +87,68 @@ pub(super) fn describe(client: &mut Client, facts: &mut Database) -> Result<()> 
         .value("select to_char(transaction_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")?
         .context("ask for the time")?;
     Ok(())
+}
+
+/// Which of the schemas and tables that a selection names are in this database.
+pub(super) fn named(client: &mut Client, selection: &Selection) -> Result<BTreeSet<String>> {
+    let tables = among("n.nspname || '.' || c.relname", &selection.tables);
+    let schemas = among("nspname", &selection.schemas);
+    let rows = client.rows(&format!(
+        "select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace where {tables} \
+         union select nspname from pg_namespace where {schemas}"
+    ))?;
+    rows.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect()
+}
+
+/// The selection with the partitions of the tables that it names, at every depth: `pg_dump` takes a partitioned table without them, which is
+/// without its rows.
+pub(super) fn with_partitions(client: &mut Client, selection: &Selection) -> Result<Selection> {
+    let mut whole = selection.clone();
+    for names in [&mut whole.tables, &mut whole.exclude_tables] {
+        let rows = client.rows(&format!(
+            "select pn.nspname || '.' || p.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace, \
+             pg_partition_tree(c.oid) t join pg_class p on p.oid = t.relid join pg_namespace pn on pn.oid = p.relnamespace \
+             where c.relkind = 'p' and {}",
+            among("n.nspname || '.' || c.relname", names)
+        ))?;
+        for row in &rows.rows {
+            let name = row.required(0)?.to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// The first partition whose table a selection of schemas takes, and not the partition with its rows: table and partition.
+pub(super) fn partition_left_out(client: &mut Client, selection: &Selection) -> Result<Option<(String, String)>> {
+    if !selection.tables.is_empty() || selection.schemas.is_empty() && selection.exclude_schemas.is_empty() {
+        return Ok(None);
+    }
+    let rows = client.rows(
+        "select n.nspname, c.relname, pn.nspname, p.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace, \
+         pg_partition_tree(c.oid) t join pg_class p on p.oid = t.relid join pg_namespace pn on pn.oid = p.relnamespace \
+         where c.relkind = 'p' and not c.relispartition and pn.nspname <> n.nspname order by 1, 2, 3, 4",
+    )?;
+    for row in &rows.rows {
+        let [schema, table, other, partition] = [0, 1, 2, 3].map(|n| row.required(n));
+        let (schema, table, other, partition) = (schema?, table?, other?, partition?);
+        let named = format!("{other}.{partition}");
+        if selection.takes_table(schema, table)
+            && !selection.takes_table(other, partition)
+            && !selection.exclude_tables.contains(&named)
+        {
+            return Ok(Some((format!("{schema}.{table}"), named)));
+        }
+    }
+    Ok(None)
+}
+
+/// A condition: the expression is one of `names`.
+fn among(expression: &str, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+    if names.is_empty() { "false".to_owned() } else { format!("{expression} in ({})", names.join(", ")) }
 }
 
 /// Schema and name of the tables whose rows a dump has. Those that belong to extensions are made by `CREATE EXTENSION`.

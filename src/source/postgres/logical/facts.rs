@@ -39,6 +39,9 @@ pub struct Database {
     /// The clauses of `CREATE DATABASE` that cannot be changed later: encoding and locale.
     pub create: String,
     pub extensions: Vec<String>,
+    /// Schemas that must be there before the dump is taken back: a dump of single tables makes none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
     /// Roles that something in the database belongs to or is granted to.
     pub roles: Vec<String>,
     /// Rows by `schema.table`, counted in the snapshot that was dumped; `None` where they could not be counted.

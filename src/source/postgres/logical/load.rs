@@ -109,6 +109,10 @@ pub fn load(plan: &Plan, copy: &Path) -> Result<(Vec<Loaded>, Vec<Check>)> {
             rebuild::create(&mut admin, name, facts)
                 .map_err(|e| stopped(format!("the database {name} was not made: {e:#}"), copy))?;
         }
+        let mut client = connect(&plan.address, name)?;
+        client.patience = PATIENCE;
+        rebuild::schemas(&mut client, facts)
+            .map_err(|e| stopped(format!("the schemas of {name} were not made: {e:#}"), copy))?;
         let ended = rebuild::pg_restore(&plan.programs, &plan.address, name, &copy.join(&facts.file), &[])?;
         ended.success().map_err(|e| stopped(format!("not all of {} came into {name}: {e:#}", facts.file), copy))?;
         // The owner may do without; who restores may not be allowed to give it away.
@@ -116,8 +120,6 @@ pub fn load(plan: &Plan, copy: &Path) -> Result<(Vec<Loaded>, Vec<Check>)> {
         let mut stderr = ended.stderr;
         stderr.extend(admin.query(&sql).err().map(|e| format!("{name} does not belong to {}: {e:#}", facts.owner)));
         loaded.push(done(&facts.file, "pg_restore", facts.dump_bytes, began, stderr));
-        let mut client = connect(&plan.address, name)?;
-        client.patience = PATIENCE;
         let (expected, actual) = rebuild::compare(&mut client, facts)?;
         checks.push(Check::compare(format!("{name}: rows as in the snapshot that was dumped"), expected, actual));
     }

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,9 +139,36 @@ impl Logical {
                 skipped.push(Skip::new(&Name::new(database.facts.file), why));
             }
         }
+        self.all_named_are_there(&items)?;
         ensure!(items.len() > 2, "the server has no database that {} may dump", self.address.user);
         items.push(Item::Globals);
         Ok(Plan { began, programs, items, facts, done: Vec::new(), skipped })
+    }
+
+    /// `pg_dump` complains only where nothing at all of what is named is there.
+    fn all_named_are_there(&self, items: &[Item]) -> Result<()> {
+        if self.select.tables.is_empty() && self.select.schemas.is_empty() && self.select.exclude_schemas.is_empty() {
+            return Ok(());
+        }
+        let help = "Nothing was backed up: the earlier snapshots stand. Correct [source.postgres.select].";
+        let (mut found, mut left_out) = (BTreeSet::new(), None);
+        for item in items {
+            let Item::Database(database) = item else { continue };
+            let mut client = self.connect(&database.name)?;
+            found.extend(catalog::named(&mut client, &self.select)?);
+            let partition = catalog::partition_left_out(&mut client, &self.select)?;
+            left_out = left_out.or(partition.map(|(table, partition)| (&database.name, table, partition)));
+        }
+        let schemas = self.select.schemas.iter().filter(|_| self.select.tables.is_empty());
+        if let Some(name) = self.select.tables.iter().chain(schemas).find(|name| !found.contains(*name)) {
+            let what = format!("no database has {name}, which is named in the selection (tables as `schema.table`)");
+            return Err(Failure::new(Kind::Config, what, help));
+        }
+        if let Some((database, table, partition)) = left_out {
+            let what = format!("{table} of {database} keeps rows in {partition}, whose schema is not selected");
+            return Err(Failure::new(Kind::Config, what, help));
+        }
+        Ok(())
     }
 
     /// Whether this is the server that the newest snapshot is of.
@@ -183,10 +211,13 @@ impl Logical {
                 let mut client = self.connect(&database.name)?;
                 let snapshot = count::begin(&mut client)?;
                 catalog::describe(&mut client, &mut database)?;
-                let counter = Counter::start(client, snapshot, &self.select);
+                let select = catalog::with_partitions(&mut client, &self.select)?;
+                let schemas: BTreeSet<&str> = select.tables.iter().filter_map(|t| Some(t.split_once('.')?.0)).collect();
+                database.schemas = schemas.into_iter().filter(|s| *s != "public").map(str::to_owned).collect();
+                let counter = Counter::start(client, snapshot, &select);
                 let mut arguments = text(&["--format=custom", "--compress=0", "--no-password", LOCK_WAIT]);
                 arguments.push(format!("--snapshot={}", counter.snapshot));
-                arguments.extend(self.select.arguments());
+                arguments.extend(select.arguments());
                 let dump = dump(&database.file, "pg_dump", &arguments, &database.name)?;
                 Ok(Current { dump, counted: Some((database, counter)) })
             }

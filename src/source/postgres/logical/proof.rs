@@ -119,13 +119,14 @@ fn take_back(
         }
         rebuild::create_without_locale(admin, name, facts).with_context(|| format!("make the database {name}"))?;
     }
+    let mut client = engine.client(name)?;
+    client.patience = PATIENCE;
+    rebuild::schemas(&mut client, facts)?;
     let dump = copy.join(&facts.file);
     let more = ["--exit-on-error", "--no-tablespaces"];
     let ended = rebuild::pg_restore(programs, &engine.address(name), name, &dump, &more)?;
     let result = ended.success().map_or_else(|e| format!("{e:#}"), |()| "takes the dump back".to_owned());
     checks.push(Check::compare(format!("{name}: pg_restore"), "takes the dump back", result));
-    let mut client = engine.client(name)?;
-    client.patience = PATIENCE;
     let (expected, actual) = rebuild::compare(&mut client, facts)?;
     checks.push(Check::compare(format!("{name}: rows in the snapshot that was dumped"), expected, actual));
     Ok(checks)

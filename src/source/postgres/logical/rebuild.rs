@@ -30,6 +30,14 @@ fn create_sql(name: &str, clauses: &str) -> String {
     format!("create database {} template template0 {clauses}", identifier(name))
 }
 
+/// Makes the schemas that the dump takes for granted. `client` is connected to the new database.
+pub(super) fn schemas(client: &mut Client, facts: &Database) -> Result<()> {
+    for schema in &facts.schemas {
+        client.query(&format!("create schema if not exists {}", identifier(schema)))?;
+    }
+    Ok(())
+}
+
 /// Runs `pg_restore` on a dump in the custom format, with several connections. An `Err`: it could not be run.
 pub(super) fn pg_restore(
     programs: &Programs,
