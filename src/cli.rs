@@ -152,6 +152,9 @@ pub struct Check {
 
 /// Back up now
 ///
+/// Exit codes: 0 done, 3 partial (something was skipped, or some of the sources failed), 4 a snapshot looks wrong, 11 another writer holds the
+/// series, 64 usage, 78 configuration, 1 failed otherwise.
+///
 /// Example: blackstart backup orders --full
 #[derive(Debug, Args)]
 pub struct Backup {

@@ -198,6 +198,7 @@ impl Config {
                     exclude: source.exclude.clone(),
                     one_file_system: source.one_file_system,
                     tolerate_changing: source.tolerate_changing.clone(),
+                    within: self.within(source)?,
                 };
                 Box::new(Files::open(&self.path_of(source)?, options, &**clock)?)
             }

@@ -15,8 +15,7 @@ use crate::error::{Failure, Kind};
 const LENGTH_MAX: u64 = 64 << 10;
 
 /// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The name of an environment variable.
     Env(String),
@@ -24,6 +23,46 @@ pub enum Secret {
     File(PathBuf),
     /// A credential that systemd passed (`LoadCredential=`), by name.
     Credential(String),
+}
+
+/// How it is written in a configuration.
+#[derive(Deserialize)]
+#[serde(remote = "Secret", rename_all = "lowercase", deny_unknown_fields)]
+enum Reference {
+    Env(String),
+    File(PathBuf),
+    Credential(String),
+}
+
+/// A table alone. By hand, because the error for anything else would quote it, and it may be the secret itself.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Secret, D::Error> {
+        struct Table;
+        fn in_plain_sight<E: de::Error>() -> E {
+            E::custom(
+                "write where the secret is, { env = \"…\" }, { file = \"…\" } or { credential = \"…\" }, and not the secret itself",
+            )
+        }
+        impl<'de> Visitor<'de> for Table {
+            type Value = Secret;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ env = \"…\" }, { file = \"…\" } or { credential = \"…\" }")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
+                Reference::deserialize(de::value::MapAccessDeserializer::new(map))
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Secret, E> {
+                Err(in_plain_sight())
+            }
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+                Err(in_plain_sight())
+            }
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+                Err(in_plain_sight())
+            }
+        }
+        d.deserialize_any(Table)
+    }
 }
 
 impl Secret {
@@ -139,6 +178,15 @@ mod tests {
         let sample: Sample = toml::from_str("url = { env = \"BLACKSTART_NO_SUCH\" }\n").unwrap();
         let error = sample.url.read(dir.path()).unwrap_err();
         assert_eq!(crate::error::kind_of(&error), Kind::Config);
+    }
+
+    #[test]
+    fn a_secret_in_plain_sight_is_refused_and_not_repeated() {
+        for value in ["\"sEcret-pw-9\"", "90210", "90210.5"] {
+            let error = toml::from_str::<Sample>(&format!("url = \"x\"\npassword = {value}\n")).unwrap_err();
+            assert!(error.message().contains("{ file = "), "{error:?}");
+            assert!(!error.message().contains("sEcret") && !error.message().contains("90210"), "{error:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,13 @@
-//! Lengths of time as people write them in a configuration: `90s`, `1h`, `30d`.
+//! Lengths of time as people write them in a configuration, `90s`, `1h`, `30d`; and times as they are told.
 
-use jiff::{SignedDuration, Span, SpanRelativeTo};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::{Deserialize, Deserializer};
+
+/// RFC 3339 in local time, without sub-seconds: how people are told a time everywhere.
+pub fn local(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
 
 /// A positive length of time; a day has 24 hours. The error says what to write.
 pub fn length(text: &str) -> Result<SignedDuration, String> {

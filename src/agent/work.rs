@@ -159,7 +159,7 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
 fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
     let open = open(config, clock)?;
     let keys = KeyFile::read(&config.drill_key())?;
-    let signer = drill::signer(keys.signing.as_ref())?;
+    let signer = drill::signer(&open, &keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
     let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
@@ -214,7 +214,8 @@ fn expire(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Res
 
 fn look_over(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
     let open = open(config, clock)?;
-    let report = verify::verify(&open, Some(&source.name), &verify::Options::default())?;
+    let options = verify::Options { expected: vec![source.name.clone()], ..verify::Options::default() };
+    let report = verify::verify(&open, Some(&source.name), &options)?;
     let first = report.sources.iter().flat_map(|s| &s.faults).next().map(|f| format!("{}: {}", f.object, f.what));
     let result = if report.sound() { "done" } else { "check-failed" };
     let line = first.map_or(format!("{} is whole", source.name), |f| format!("{} is DAMAGED: {f}", source.name));

@@ -28,10 +28,18 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
         accept_change: args.accept_change,
         ..options(&config)?
     };
-    each(shell, sources, |source| {
+    let mut stored = None;
+    let mut ending = each(shell, sources, |source| {
         let report = one(shell, &config, &host, source, wanted.clone())?;
-        Ok((exit(&report), report))
-    })
+        let exit = exit(&report);
+        stored = stored.max(Some(exit));
+        Ok((exit, report))
+    })?;
+    // Some have their snapshot, and some have not.
+    if let (Exit::Failed(_), Some(exit)) = (ending.exit, stored) {
+        ending.exit = exit.max(Exit::Partial);
+    }
+    Ok(ending)
 }
 
 /// Does `work` for every source, goes on after errors, and ends as the worst of them.

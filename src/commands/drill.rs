@@ -95,7 +95,7 @@ pub fn one(
     wanted: Wanted,
 ) -> Result<DrillReport> {
     let busy = shell.busy(format!("drilling {} ({})", source.name, wanted.level), &Progress::default());
-    let signer = drill::signer(keys.signing.as_ref())?;
+    let signer = drill::signer(open, keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
     let (commit, snapshot, why) = drill::choose(open, &source.name, wanted.point)?;

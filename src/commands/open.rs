@@ -14,12 +14,20 @@ use crate::error::{self, Failure, Kind};
 use crate::operations::{Host, Open};
 use crate::repository::agefile::Identity;
 use crate::repository::keys::{KeyFile, KeyPair};
+use crate::repository::layout::SourceName;
 use crate::repository::trust::Trust;
 
 /// A repository to read, and the configuration that named it.
 pub struct Reader {
     pub config: Option<Config>,
     pub open: Open,
+}
+
+impl Reader {
+    /// The sources that the configuration names.
+    pub fn expected(&self) -> Vec<SourceName> {
+        self.config.iter().flat_map(|config| &config.source).map(|source| source.name.clone()).collect()
+    }
 }
 
 impl Shell {
@@ -110,9 +118,7 @@ pub struct Canary {
 impl Canary {
     /// Seals a few bytes to the recipients in force and opens them with `identities`.
     pub fn fly(open: &Open, identities: &[Identity]) -> Result<()> {
-        let song = b"blackstart canary";
-        let mut sealed = crate::repository::agefile::seal(&open.trust.recovery_recipients()?, song)?.bytes;
-        crate::repository::agefile::open(&mut sealed, identities).context("try the recovery key")?;
+        open.trust.require_reader(identities)?;
         Canary::remember(open)
     }
 

@@ -2,8 +2,6 @@
 
 use anyhow::Error;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -18,6 +16,7 @@ use crate::clock::Clock;
 use crate::error::{self, Kind};
 use crate::progress::Progress;
 pub use crate::size::in_words as size;
+pub use crate::time::local as time;
 
 /// Between two looks at how far an operation has come.
 const TICK: Duration = Duration::from_millis(120);
@@ -246,11 +245,6 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     let mut lines = vec![line(heading)];
     lines.extend(rows.iter().map(|row| line(std::array::from_fn(|i| row[i].as_str()))));
     lines.join("\n")
-}
-
-/// RFC 3339 in local time, without sub-seconds.
-pub fn time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// `1 snapshot`, `2 snapshots`.

@@ -70,6 +70,7 @@ pub fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
         confirmed(&plan, asked)?;
     }
     let keys = recovery_key(Some(&config), asked.identity)?;
+    open.trust.require_reader(&keys.identities)?;
     durable::create_directories(&config.scratch()).context("make the directory for scratch")?;
     let tell = |n: usize, report: Option<&StageReport>| say_stage(shell, &plan, n, report);
     let verb = if asked.mode == Mode::Real { "restore --plan" } else { "drill --plan" };

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::open::recovery_key;
 use super::output::{self, Ending, Exit, Shell};
 use super::setup::{self, Keys, Made};
+use super::status::restore_command;
 use super::{backup, drill, sample};
-use crate::cli::Protect;
+use crate::cli::{self, Protect};
 use crate::config::{Config, SourceConfig, resolve_location};
 use crate::error::{Failure, Kind, kind_of};
 use crate::interrupt;
@@ -43,7 +44,7 @@ pub fn run(shell: &Shell, args: &Protect) -> Result<Ending> {
     let writer = sample.then(|| sample::keep_writing(&paths[0])).transpose()?;
     let (exit, reports) = protect_all(shell, &config, &host, &sources);
     drop(writer);
-    say_end(shell, &config, &host, &sources);
+    say_end(shell, &config, &host, &reports);
     Ending::new(exit, json!({"config": config.file, "made": made, "sources": reports}))
 }
 
@@ -189,7 +190,7 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
     (worst, reports)
 }
 
-fn say_end(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceConfig]) {
+fn say_end(shell: &Shell, config: &Config, host: &Host, reports: &[Value]) {
     shell.say("");
     shell.say(format!("Configuration  {}", config.file.display()));
     shell.say(format!("Repository     {}", host.open.store.place()));
@@ -203,7 +204,11 @@ fn say_end(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceConfig
         shell.say("The recovery key is not on this machine, as it should be. Nothing was restored to prove this run:");
         shell.say("  `blackstart drill --identity FILE` does it.");
     }
-    if let Some(first) = sources.first() {
-        shell.say(format!("Restore with   blackstart restore {} --to DIR", first.name));
+    // What has no snapshot cannot be restored.
+    let stored = reports.iter().filter(|report| report["backup"].is_object());
+    let names = stored.filter_map(|report| SourceName::new(report["source"].as_str()?).ok());
+    for (n, name) in names.enumerate() {
+        let command = restore_command(Some(config), &name, &cli::Place::default(), &host.open);
+        shell.say(format!("{}{command}", if n == 0 { "Restore with   " } else { "               " }));
     }
 }

@@ -19,8 +19,8 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
         sources.retain(|s| s.retention.is_some());
     }
     if sources.is_empty() {
-        shell.say("There is nothing to prune: no source has a [source.retention], so nothing expires.");
-        return Ending::new(Exit::NothingToDo, json!({"sources": []}));
+        shell.say("note: no source has a [source.retention], so nothing expires.");
+        return Ending::new(Exit::Done, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
     each(shell, sources, |source| one(shell, args, &config, &host, source))

@@ -23,6 +23,7 @@ use crate::repository::layout::Hash;
 use crate::repository::sealed::SealedPart;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::postgres;
 use crate::storage::Haste;
 use crate::target;
 
@@ -57,8 +58,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         say_suspects(shell, open, &snapshot, &wanted)?;
     }
     if args.in_place && snapshot.kind != "files" {
-        let help = "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first.";
-        return Err(Failure::new(Kind::Usage, "a database is not replaced in place", help));
+        return Err(not_in_place(&snapshot.kind));
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
     let workers = backup::Options::default().workers;
@@ -95,6 +95,23 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
+}
+
+/// Databases have more to them than a rename.
+fn not_in_place(kind: &str) -> anyhow::Error {
+    let help = match kind {
+        "sqlite" => {
+            "Nothing was changed. Restore beside it, stop what uses the database, and move the file into place; remove its -wal and -shm first."
+        }
+        "command" => {
+            "Nothing was changed. Restore beside it, and load it: --into does it where the source has `restore` programs."
+        }
+        postgres::LOGICAL => "Nothing was changed. Load it into a new database: --into postgres://user@host/NAME.",
+        _ => {
+            "Nothing was changed. Restore beside it, stop the server, and swap the directories; keep the old one until the new one has proven itself."
+        }
+    };
+    Failure::new(Kind::Usage, "a database is not replaced in place", help)
 }
 
 /// What a restore would do.
@@ -177,7 +194,7 @@ fn why(pick: &Pick) -> String {
     match pick {
         Pick::Latest => "the newest complete snapshot that is not suspect".into(),
         Pick::LatestVerified(_) => "the newest snapshot that a drill has proven".into(),
-        Pick::At(time) => format!("the newest with data of {time} or before"),
+        Pick::At(at) => format!("the newest with data of {} or before", time(*at)),
         Pick::Seq(_) => "named by number".into(),
     }
 }

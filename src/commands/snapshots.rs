@@ -49,6 +49,13 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     for fault in &faults {
         shell.warn(fault);
     }
+    if let Some(source) = &args.source
+        && rows.is_empty()
+        && faults.is_empty()
+        && !reader.expected().contains(source)
+    {
+        return Err(series::unknown(&reader.open.store, source));
+    }
     if rows.is_empty() {
         shell.say("There are no snapshots here.");
     } else {

@@ -142,7 +142,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     Ok(Row {
         measures,
         suspect,
-        restore: restore_command(&source, place, open),
+        restore: restore_command(config, &source, place, open),
         source,
         host: whole.snapshots().last().map(|(_, s)| s.host.clone()),
         seq: newest.map(|(_, s)| s.seq),
@@ -180,13 +180,17 @@ fn unproven(drills: &[DrillReport], proven: bool, source: &SourceName) -> Option
     }
 }
 
-fn restore_command(source: &SourceName, place: &Place, open: &Open) -> String {
+/// As it works here: with the key file named where none lies on this machine.
+pub fn restore_command(config: Option<&Config>, source: &SourceName, place: &Place, open: &Open) -> String {
     match &place.repo {
         Some(repo) => {
             let root = open.trust.root.id();
             format!("blackstart restore {source} --repo '{repo}' --root {root} --identity KEY --to DIR")
         }
-        None => format!("blackstart restore {source} --to DIR"),
+        None if config.is_some_and(|config| config.recovery_key().exists()) => {
+            format!("blackstart restore {source} --to DIR")
+        }
+        None => format!("blackstart restore {source} --identity KEY --to DIR"),
     }
 }
 

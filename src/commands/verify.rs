@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::time::Instant;
 
-use super::open::recovery_key;
+use super::open::{Canary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Verify;
 use crate::operations::reread::{Budget, Coverage};
@@ -15,15 +15,23 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         true => Some(recovery_key(reader.config.as_ref(), args.identity.as_deref())?.identities),
         false => None,
     };
+    if let Some(identities) = &read_data {
+        Canary::fly(&reader.open, identities)?;
+    }
     let until = args.during.map(|time| Instant::now() + time.unsigned_abs());
     let budget = Budget { bytes: args.subset, until };
-    let options = verify::Options { hashes: args.hashes, read_data, budget, ..verify::Options::default() };
+    let expected = reader.expected();
+    let options = verify::Options { hashes: args.hashes, read_data, budget, expected, ..verify::Options::default() };
     let busy = shell.busy("verifying".into(), &options.progress);
     let report = verify::verify(&reader.open, args.source.as_ref(), &options)?;
     drop(busy);
     let mut sound = true;
     for source in &report.sources {
-        let verdict = if source.faults.is_empty() { "whole" } else { "DAMAGED" };
+        let verdict = match (source.faults.is_empty(), source.snapshots) {
+            (true, _) => "whole",
+            (false, 0) => "MISSING",
+            (false, _) => "DAMAGED",
+        };
         shell.say(format!(
             "{}: {verdict}: {}, {}, {} read",
             source.source,
@@ -37,6 +45,9 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         if source.archived > 0 {
             let packs = count(source.archived, "pack");
             shell.say(format!("{}: {packs} in an archive class were not read; they are there", source.source));
+        }
+        for foreign in &source.foreign {
+            shell.warn(format!("{}: {}: {}", source.source, foreign.object, foreign.what));
         }
         for fault in &source.faults {
             sound = false;

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::output::{Ending, Exit, Shell, count, span, table, time};
 use crate::cli::Watch;
 use crate::durable;
+use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::watch::{self, Alarm, Bounds, Cause, Seen, Sight};
 
@@ -56,8 +57,19 @@ pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
 }
 
 fn round(shell: &Shell, args: &Watch, bounds: &Bounds, seen: &mut Seen) -> Result<(Vec<Sight>, Vec<Alarm>)> {
-    let open: Open = shell.reader(&args.place)?.open;
-    let sights = watch::look(&open, seen, bounds)?;
+    let reader = shell.reader(&args.place)?;
+    let open: &Open = &reader.open;
+    // What this host itself has seen counts as seen before.
+    let mut before = seen.clone();
+    for (source, head) in open.remembered() {
+        before.0.entry(source).or_insert(head);
+    }
+    let sights = watch::look(open, &before, bounds, &reader.expected())?;
+    if sights.is_empty() {
+        let help =
+            "Nothing is protected here: somebody emptied it, or nothing was ever backed up. Is the address right?";
+        return Err(Failure::new(Kind::CheckFailed, "the repository holds no source", help));
+    }
     let alarms = watch::judge(&sights, bounds, open.now());
     watch::remember(seen, &sights);
     if let Some(path) = &args.state {

@@ -1,11 +1,13 @@
 //! Where things lie: paths in the configuration are relative to its directory.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Config, SourceConfig};
+use super::{Config, SourceConfig, SourceKind};
 use crate::pipeline::SpoolPlace;
 use crate::secret::Text;
+use crate::source::chroma;
 use crate::source::postgres::client::Address;
 use crate::storage::location::Location;
 
@@ -70,6 +72,20 @@ impl Config {
     pub fn path_of(&self, source: &SourceConfig) -> Result<PathBuf> {
         let path = source.path.as_ref().with_context(|| format!("source {} has no path", source.name))?;
         Ok(self.directory().join(path))
+    }
+
+    /// The other sources whose data lies below the path of `tree`, with their paths relative to it.
+    pub(super) fn within(&self, tree: &SourceConfig) -> Result<BTreeMap<String, PathBuf>> {
+        let root = self.path_of(tree)?;
+        let relative = |source: &SourceConfig| {
+            let mut path = self.directory().join(source.path.as_ref()?);
+            if source.kind == SourceKind::Chroma {
+                path.push(chroma::DATABASE);
+            }
+            let below = path.strip_prefix(&root).ok().filter(|below| !below.as_os_str().is_empty())?;
+            Some((source.name.to_string(), below.to_owned()))
+        };
+        Ok(self.source.iter().filter(|source| source.name != tree.name).filter_map(relative).collect())
     }
 
     /// What a source reads, for people: its path, or its address as it is written in the configuration.

@@ -1,6 +1,7 @@
 //! The operations: one public function each, each returns a report. They print nothing, read no configuration, and take the clock as an argument.
 
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use crate::bridge::Store;
 use crate::clock::Clock;
 use crate::repository::agefile::Identity;
 use crate::repository::keys::KeyPair;
-use crate::repository::layout::SourceName;
+use crate::repository::layout::{Hash, SourceName};
+use crate::repository::memory;
 use crate::repository::trust::Trust;
 
 pub mod backup;
@@ -54,6 +56,16 @@ pub struct Host {
 impl Open {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Where the host's memory of its commits lies.
+    pub fn memory(&self) -> Option<PathBuf> {
+        Some(self.state.as_ref()?.join(&self.trust.id).join("sources"))
+    }
+
+    /// The newest commit of each source that this host has seen in the repository.
+    pub fn remembered(&self) -> BTreeMap<SourceName, (u64, Hash)> {
+        self.memory().map_or_else(BTreeMap::new, |directory| memory::remembered(&directory))
     }
 
     /// Where index objects of `source` are kept locally.

@@ -9,7 +9,7 @@ use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
-use crate::source::{Settings, chroma, command, postgres, redis, sqlite};
+use crate::source::{Settings, chroma, command, files, postgres, redis, sqlite};
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -30,7 +30,10 @@ pub struct Case<'a> {
 pub fn advice(kind: &str, facts: &serde_json::Value) -> Vec<String> {
     match kind {
         "chroma" => chroma::proof::advice(),
+        "files" => files::advice(facts),
+        "sqlite" => sqlite::advice(),
         "redis" => redis::proof::advice(facts),
+        postgres::PHYSICAL => postgres::restored::advice(facts),
         _ => Vec::new(),
     }
 }

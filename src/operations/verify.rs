@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use zstd::bulk::Decompressor;
 
 use super::basis::{index_store, pack_table};
-use super::evidence::Chain;
+use super::evidence::{self, Chain};
 use super::reread::{Budget, Coverage, Queue};
 use super::restore::{OpenPack, PackWork};
 use super::{Open, backup, wal};
@@ -27,6 +27,8 @@ pub struct Options {
     pub read_data: Option<Vec<Identity>>,
     /// How much of the data is read in this run.
     pub budget: Budget,
+    /// Sources that must be there, beside those that the repository, or this host's memory, knows of.
+    pub expected: Vec<SourceName>,
     /// Counts stored bytes read.
     pub progress: Progress,
 }
@@ -50,6 +52,8 @@ pub struct SourceVerified {
     /// Packs that could not be read because they lie in an archive class. That they are there has been checked.
     pub archived: u64,
     pub faults: Vec<Fault>,
+    /// Drill reports by keys that may not sign here. They count for nothing and hurt nothing.
+    pub foreign: Vec<Fault>,
     /// Objects that somebody has deleted or written over in a store that keeps versions. Older versions of them are there, and count.
     pub covers: Vec<Cover>,
 }
@@ -70,13 +74,19 @@ impl VerifyReport {
     }
 }
 
-/// Verifies one source, or all.
+/// Verifies one source, or all. A source of which nothing is left is a fault; a name that nobody knows is `Kind::Usage`.
 pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Result<VerifyReport> {
+    // Looked up before the listing, which may only be newer.
+    let remembered = open.remembered();
+    let mut due: BTreeSet<SourceName> = options.expected.iter().chain(remembered.keys()).cloned().collect();
+    // Only what had a snapshot was ever drilled.
+    due.extend(evidence::subjects(open)?.iter().filter_map(|subject| SourceName::new(subject).ok()));
     let names = match source {
-        Some(name) => vec![name.clone()],
-        None => series::sources(&open.store)?,
+        Some(name) => BTreeSet::from([name.clone()]),
+        None => series::sources(&open.store)?.into_iter().chain(due.iter().cloned()).collect(),
     };
-    let sources = names.iter().map(|name| verify_source(open, name, options)).collect::<Result<_>>()?;
+    let one = |name: &SourceName| verify_source(open, name, (due.contains(name), remembered.get(name)), options);
+    let sources = names.iter().map(one).collect::<Result<_>>()?;
     let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
     Ok(VerifyReport { sources, covers: covers.iter().filter_map(Written::cover).collect() })
 }
@@ -84,8 +94,16 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
 /// What snapshots need: size, and which snapshots.
 type Needed = BTreeMap<Key, (Hash, u64, Vec<u64>)>;
 
-fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<SourceVerified> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+/// `due`: whether there must be snapshots; `seen`: the newest commit that this host has seen.
+fn verify_source(
+    open: &Open,
+    source: &SourceName,
+    (due, seen): (bool, Option<&(u64, Hash)>),
+    options: &Options,
+) -> Result<SourceVerified> {
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
+    let gone = gone(&series, &whole, due, seen);
     let mut faults: Vec<Fault> = whole
         .faults
         .iter()
@@ -94,6 +112,7 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
             what: why.clone(),
             hurts: Vec::new(),
         })
+        .chain(gone)
         .collect();
     let needed = needed_by(open, &whole, source, &mut faults);
     let mut there: HashMap<Key, Written> = HashMap::new();
@@ -103,10 +122,13 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
     }
     let mut covers = whole.covers.clone();
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
-    drill_faults(open, source, &mut faults, &mut covers)?;
+    let foreign = drill_faults(open, source, &mut faults, &mut covers)?;
     let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
     covers.extend(log.covers);
     faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
+    if !due && whole.commits.is_empty() && whole.faults.is_empty() && log.objects == 0 {
+        return Err(series::unknown(&open.store, source));
+    }
     let (mut bytes_read, mut archived) = (log.bytes_read, 0);
     for (key, (hash, size, seqs)) in &needed {
         let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
@@ -142,8 +164,25 @@ fn verify_source(open: &Open, source: &SourceName, options: &Options) -> Result<
         coverage,
         archived,
         faults,
+        foreign,
         covers,
     })
+}
+
+/// That commits are gone as a whole, which no chain shows: all of them, or the newest.
+fn gone(series: &Series, whole: &Whole, due: bool, seen: Option<&(u64, Hash)>) -> Option<Fault> {
+    let fault = |object: String, what: &str| Some(Fault { object, what: what.to_owned(), hurts: Vec::new() });
+    match seen {
+        Some((seq, hash)) if matches!(series.has(*seq, *hash), Ok(false)) => fault(
+            layout::snapshot(&series.source, *seq).to_string(),
+            "is gone: this host has seen it, and no prune record removed it. Somebody deleted it, or the store shows an older state",
+        ),
+        _ if due && whole.commits.is_empty() && whole.faults.is_empty() => fault(
+            layout::snapshots(&series.source),
+            "there is no snapshot: none was ever made, or somebody deleted them",
+        ),
+        _ => None,
+    }
 }
 
 /// What the snapshots of `source` need.
@@ -173,16 +212,18 @@ fn hash_now(options: &Options, key: &Key) -> bool {
     (options.hashes || of_index) && !decrypted
 }
 
-/// Reports that prove nothing, because they do not verify, gaps in their chain, and those that are covered.
-fn drill_faults(open: &Open, source: &SourceName, faults: &mut Vec<Fault>, covers: &mut Vec<Cover>) -> Result<()> {
+/// Reports that prove nothing, because they do not verify, gaps in their chain, and those that are covered. Gives those that are foreign.
+fn drill_faults(
+    open: &Open,
+    source: &SourceName,
+    faults: &mut Vec<Fault>,
+    covers: &mut Vec<Cover>,
+) -> Result<Vec<Fault>> {
     let chain = Chain::read(open, source.as_str())?;
     covers.extend(chain.covers);
-    faults.extend(chain.faults.into_iter().map(|(key, what)| Fault {
-        object: key.to_string(),
-        what,
-        hurts: Vec::new(),
-    }));
-    Ok(())
+    let fault = |(key, what): (Key, String)| Fault { object: key.to_string(), what, hurts: Vec::new() };
+    faults.extend(chain.faults.into_iter().map(fault));
+    Ok(chain.foreign.into_iter().map(fault).collect())
 }
 
 /// What is wrong with the bytes of an object. `Err`: they could not be read.

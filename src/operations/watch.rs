@@ -1,14 +1,14 @@
 //! Looks at a repository from outside, without any key: what is the newest point of each source, and is that as it should be? The agents
 //! may all be dead; silence is what this notices.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Open, drill, reach};
 use crate::report::Outcome;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::{Commit, Line, Snapshot};
 
@@ -73,10 +73,15 @@ pub struct Alarm {
     pub text: String,
 }
 
-/// Looks at every source of the repository, and at those seen before.
-pub fn look(open: &Open, seen: &Seen, bounds: &Bounds) -> Result<Vec<Sight>> {
+/// Looks at every source of the repository, at those that it has traces of, at those seen before, and at those `expected`.
+pub fn look(open: &Open, seen: &Seen, bounds: &Bounds, expected: &[SourceName]) -> Result<Vec<Sight>> {
     let mut names: BTreeSet<SourceName> = series::sources(&open.store)?.into_iter().collect();
-    names.extend(seen.0.keys().chain(bounds.of_source.keys()).cloned());
+    names.extend(seen.0.keys().chain(bounds.of_source.keys()).chain(expected).cloned());
+    // A lease outlives the snapshots that somebody deletes.
+    let leases = open.store.list(layout::LEASES).context("list leases")?;
+    names.extend(
+        leases.iter().filter_map(|lease| SourceName::new(lease.key.as_str().strip_prefix(layout::LEASES)?).ok()),
+    );
     names.into_iter().map(|name| look_at(open, name, seen, bounds.verified.is_some())).collect()
 }
 

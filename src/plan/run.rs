@@ -79,7 +79,7 @@ impl Run<'_> {
     /// Runs the plan to its end and stores the report. `Err`: it could not be begun, or a drill could not be carried out here.
     pub fn go(&self) -> Result<PlanReport> {
         if self.wanted.mode == Mode::Drill {
-            signer(self.keys.signing.as_ref())?;
+            signer(self.open, self.keys, &self.plan.sources())?;
         }
         let started = self.open.now();
         let mut progress = self.begin(started)?;

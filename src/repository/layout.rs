@@ -161,8 +161,10 @@ pub fn parse_drill(key: &Key) -> Option<u64> {
     (n.len() == 10).then(|| n.parse().ok())?
 }
 
+pub const LEASES: &str = "leases/";
+
 pub fn lease(source: &SourceName) -> Key {
-    Key::new(format!("leases/{source}"))
+    Key::new(format!("{LEASES}{source}"))
 }
 
 /// Prefix of everything of a source's log.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Hash, SourceName};
@@ -23,6 +24,17 @@ struct Content {
 pub struct Memory {
     path: PathBuf,
     content: Content,
+}
+
+/// The newest commit of each source that this host has seen, for readers. What cannot be read is left out.
+pub fn remembered(directory: &Path) -> BTreeMap<SourceName, (u64, Hash)> {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let one = |file: std::fs::DirEntry| {
+        let name = SourceName::new(file.file_name().to_str()?.strip_suffix(".json")?).ok()?;
+        let content: Content = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
+        Some((name, content.seen?))
+    };
+    files.filter_map(one).collect()
 }
 
 impl Memory {

@@ -11,6 +11,7 @@ use super::layout::{self, Hash, SourceName};
 use super::snapshot::{Commit, Line, Named, PackChange, Snapshot, read_pack_list};
 use super::trust::Trust;
 use crate::bridge::Store;
+use crate::error::{Failure, Kind};
 use crate::storage;
 
 /// Commits fetched at once.
@@ -43,6 +44,18 @@ pub fn sources(store: &Store) -> Result<Vec<SourceName>> {
     let listed = history::list(store, layout::SNAPSHOTS).context("list snapshots")?;
     let names: BTreeSet<_> = listed.iter().filter_map(|w| Some(layout::parse_snapshot(&w.key)?.0)).collect();
     Ok(names.into_iter().collect())
+}
+
+/// For a name that nothing in the repository has: most likely it is misspelt.
+pub fn unknown(store: &Store, source: &SourceName) -> anyhow::Error {
+    let known = sources(store).unwrap_or_default();
+    let known: Vec<&str> = known.iter().map(SourceName::as_str).collect();
+    let help = if known.is_empty() {
+        "The repository has no snapshots.".into()
+    } else {
+        format!("There are: {}.", known.join(", "))
+    };
+    Failure::new(Kind::Usage, format!("there is no source {source} here"), help)
 }
 
 impl<'a> Series<'a> {

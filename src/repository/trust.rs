@@ -4,13 +4,13 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::agefile::Recipient;
+use super::agefile::{self, Identity, Recipient};
 use super::history;
 use super::layout::{self, Hash, SourceName};
 use super::signed::{PublicKey, SignedLine, SigningKey};
 use super::{FORMAT, check_format};
 use crate::bridge::Store;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, kind_of};
 use crate::storage::{self, Key};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -197,6 +197,19 @@ impl Trust {
     /// The recovery recipients of the present epoch.
     pub fn recovery_recipients(&self) -> Result<Vec<Recipient>> {
         self.recipients.iter().map(|r| parse_recipient(r)).collect()
+    }
+
+    /// That `identities` open what is sealed to the recipients in force. With another key, every object would look damaged.
+    pub fn require_reader(&self, identities: &[Identity]) -> Result<()> {
+        let mut sealed = agefile::seal(&self.recovery_recipients()?, b"blackstart canary")?.bytes;
+        agefile::open(&mut sealed, identities).map(drop).map_err(|e| match kind_of(&e) {
+            Kind::WrongKey => Failure::new(
+                Kind::WrongKey,
+                "the key file is not one of this repository: it cannot decrypt what is sealed to its recipients",
+                "Nothing was read or written, and nothing is said of the backup. Give the recovery key of this repository: --identity FILE.",
+            ),
+            _ => e.context("try the recovery key"),
+        })
     }
 
     /// The certificate of a host's signing key.

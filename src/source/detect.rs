@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{chroma, postgres, redis};
+use crate::error::{Failure, Kind};
 
 /// A walk that looks for databases stops here.
 const ENTRIES_MAX: usize = 100_000;
@@ -87,7 +88,10 @@ fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
 
 fn at_path(path: &Path) -> Result<Vec<Found>> {
     let path = std::path::absolute(path).with_context(|| format!("resolve {}", path.display()))?;
-    let metadata = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+    let metadata = std::fs::metadata(&path).map_err(|e| {
+        let help = "Nothing was done. Give a directory, a SQLite database, or the address of a server (postgres://…, redis://…).";
+        Failure::new(Kind::Usage, format!("{} cannot be protected: {e}", path.display()), help)
+    })?;
     let mut names = BTreeSet::new();
     if metadata.is_file() {
         let is_sqlite =

@@ -28,6 +28,14 @@ pub mod check;
 pub mod facts;
 pub mod open;
 
+/// What a person who has restored a database needs to know.
+pub fn advice() -> Vec<String> {
+    vec![
+        "To put it into place: stop what uses the database, remove the -wal and -shm of the old one there, and move the file. Left behind, they would be played into it."
+            .to_owned(),
+    ]
+}
+
 /// One run's reading of one database. The read transaction lasts from the first [`Source::next`] to [`Source::finish`] (or the drop):
 /// in WAL mode it blocks no writer, but keeps checkpoints from ending; in rollback mode writers cannot commit meanwhile.
 pub struct Sqlite {

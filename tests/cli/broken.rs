@@ -1,6 +1,6 @@
 //! A repository that someone or something has damaged: which verb says what.
 
-use crate::support::binary::{configure, expect, files_below, home, noise};
+use crate::support::binary::{configure, expect, files_below, home, noise, root_of};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -97,4 +97,39 @@ fn a_commit_that_does_not_verify() {
     expect(at, &["restore", "app", "--at", &second, "--to", "early"], 0);
     let status = expect(at, &["status"], 4);
     assert!(status.out.contains("commits do not verify"), "{}", status.all());
+}
+
+#[test]
+fn a_source_that_is_gone_is_not_whole_and_a_misspelt_one_is_no_source() {
+    let home = home();
+    let at = home.path();
+    repository(at);
+    for arguments in [&["verify", "ap"][..], &["snapshots", "ap"]] {
+        let wrong = expect(at, arguments, 64);
+        assert!(wrong.err.contains("no source ap") && wrong.err.contains("There are: app"), "{}", wrong.all());
+    }
+    let (repo, root) = (at.join("repo").display().to_string(), root_of(at));
+    let outside = ["watch", "--older-than", "1d", "--repo", &repo, "--root", &root];
+    expect(at, &outside, 0);
+    // The newest commit alone: only who has seen it can know.
+    let newest = at.join("repo/snapshots/app/0000000002");
+    let commit = fs::read(&newest).unwrap();
+    fs::remove_file(&newest).unwrap();
+    assert!(expect(at, &["verify"], 4).err.contains("snapshots/app/0000000002: is gone"));
+    fs::write(&newest, commit).unwrap();
+    expect(at, &["verify"], 0);
+    for area in ["snapshots", "packs", "index"] {
+        fs::remove_dir_all(at.join("repo").join(area).join("app")).unwrap();
+    }
+    for arguments in [&["verify"][..], &["verify", "app"]] {
+        let gone = expect(at, arguments, 4);
+        assert!(gone.out.contains("app: MISSING"), "{}", gone.all());
+    }
+    // Without its memory, the configuration tells it; without both, the lease.
+    fs::remove_dir_all(at.join("blackstart/state")).unwrap();
+    expect(at, &["verify"], 4);
+    expect(at, &["watch"], 4);
+    assert!(expect(at, &outside, 4).err.contains("there is no complete snapshot"));
+    fs::remove_dir_all(at.join("repo/leases")).unwrap();
+    assert!(expect(at, &outside, 4).err.contains("holds no source"));
 }

@@ -13,13 +13,16 @@ mod restore;
 mod verbs;
 
 use std::fs;
-use support::binary::{expect, home, run};
+use support::binary::{expect, files_below, home, run};
 
 #[test]
 fn protect_twice_then_restore() {
     let home = home();
     let at = home.path();
-    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    let first = expect(at, &["protect", "app", "--repo", "repo"], 0);
+    for source in ["app", "orders"] {
+        assert!(first.out.contains(&format!("blackstart restore {source} --to DIR")), "{}", first.out);
+    }
     let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();
     fs::write(at.join("blackstart.toml"), format!("# my comment\n{config}")).unwrap();
     fs::write(at.join("app/etc/new"), "new").unwrap();
@@ -29,12 +32,15 @@ fn protect_twice_then_restore() {
     let after = fs::read_to_string(at.join("blackstart.toml")).unwrap();
     assert_eq!(after, format!("# my comment\n{config}"));
     assert_eq!(expect(at, &["backup", "orders", "--json"], 0).json()["report"]["sources"][0]["seq"], 3);
-    expect(at, &["restore", "app", "--to", "back"], 0);
+    let back = expect(at, &["restore", "app", "--to", "back"], 0);
+    assert!(back.out.contains("Not in it, because they are sources of their own: orders (orders.db)"), "{}", back.out);
+    assert!(!at.join("back/orders.db").exists());
     assert_eq!(fs::read_to_string(at.join("back/etc/new")).unwrap(), "new");
     fs::write(at.join("back/etc/new"), "mine").unwrap();
     assert_ne!(run(at, &["restore", "app", "--to", "back"]).code, 0);
     assert_eq!(fs::read_to_string(at.join("back/etc/new")).unwrap(), "mine");
-    expect(at, &["restore", "orders", "--to", "db"], 0);
+    let db = expect(at, &["restore", "orders", "--to", "db"], 0);
+    assert!(db.out.contains("remove the -wal and -shm of the old one"), "{}", db.out);
     let database = rusqlite::Connection::open(at.join("db/orders.db")).unwrap();
     assert_eq!(database.query_row("select sum(n) from t", [], |row| row.get::<_, i64>(0)).unwrap(), 6);
     let listed = expect(at, &["snapshots", "--json"], 0).json();
@@ -42,6 +48,51 @@ fn protect_twice_then_restore() {
     expect(at, &["check"], 0);
     let status = run(at, &["status", "--json"]).json();
     assert_eq!(status["report"]["sources"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_said_to_do_next_works_here() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    fs::rename(at.join("blackstart/keys/recovery.key"), at.join("usb.key")).unwrap();
+    fs::rename(at.join("app/orders.db"), at.join("elsewhere")).unwrap();
+    let again = run(at, &["protect"]);
+    assert!(again.out.contains("blackstart restore app --identity KEY --to DIR"), "{}", again.all());
+    // What has no snapshot of this run is not offered.
+    assert!(!again.out.contains("blackstart restore orders"), "{}", again.all());
+    let status = run(at, &["status"]);
+    assert!(status.out.contains("blackstart restore orders --identity KEY --to DIR"), "{}", status.all());
+    let missing = expect(at, &["protect", "nope"], 64);
+    assert!(missing.err.contains("help: "), "{}", missing.err);
+    // Nothing more would come of the same command.
+    let pack = files_below(&at.join("repo/packs/app"), |_| true).remove(0);
+    fs::remove_file(pack).unwrap();
+    let gone = expect(at, &["restore", "app", "--identity", "usb.key", "--to", "back"], 1);
+    assert!(gone.err.contains("that does not help") && !gone.err.contains("again resumes"), "{}", gone.err);
+}
+
+#[test]
+fn no_password_is_ever_repeated() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", "repo"], 0);
+    let before = fs::read_to_string(at.join("blackstart.toml")).unwrap();
+    let source = |lines: &str| format!("{before}[[source]]\nname = \"pg\"\nkind = \"postgres\"\n{lines}\n");
+    let url = "url = \"postgres://me:sEcret-1@127.0.0.1:1/d?password=sEcret-2&connect_timeout=1\"";
+    fs::write(at.join("blackstart.toml"), source(url)).unwrap();
+    for verb in ["backup", "check", "status"] {
+        let said = run(at, &[verb]).all();
+        assert!(!said.contains("sEcret"), "{said}");
+    }
+    let url = "url = \"postgres://me@127.0.0.1:1/d?connect_timeout=1\"";
+    fs::write(at.join("blackstart.toml"), source(url)).unwrap();
+    let refused = expect(at, &["backup"], 1);
+    assert!(refused.err.contains("Is the server running") && refused.err.contains("127.0.0.1:1"), "{}", refused.err);
+    let plain = "url = \"postgres://me@h/d\"\npassword = \"sEcret-3\"";
+    fs::write(at.join("blackstart.toml"), source(plain)).unwrap();
+    let said = expect(at, &["check"], 78).err;
+    assert!(!said.contains("sEcret") && said.contains("{ file = "), "{said}");
 }
 
 #[test]

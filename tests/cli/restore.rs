@@ -1,6 +1,6 @@
 //! Every way to say what to restore, and where.
 
-use crate::support::binary::{configure, expect, home};
+use crate::support::binary::{command, configure, expect, finish, home};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +43,10 @@ fn by_number_by_time_by_proof() {
     assert_eq!(port(&at.join("two")), "port = 2\n");
     let early = expect(at, &["restore", "app", "--at", "1999-12-31 23:59", "--to", "x"], 64);
     assert!(early.err.contains("The oldest snapshot of app has data of"), "{}", early.err);
+    // Times are told as `snapshots` tells them: in local time.
+    let mut there = command(at, &["restore", "app", "--at", "1999-12-31 23:59", "--to", "x"]);
+    let there = finish(&there.env("TZ", "Asia/Tokyo").output().unwrap());
+    assert!(there.err.contains("1999-12-31T23:59:00+09:00 or before"), "{}", there.err);
     expect(at, &["restore", "app", "--at", "yesterday", "--to", "x"], 64);
     expect(at, &["restore", "app", "--snapshot", "7", "--to", "x"], 64);
     expect(at, &["restore", "app", "--snapshot", "1", "--at", &times[1], "--to", "x"], 64);
@@ -117,7 +121,7 @@ fn in_place_asks_twice_and_keeps_what_was_there() {
     expect(at, &["restore", "app", "--to", "app", "--in-place"], 64);
     expect(at, &["restore", "app", "--to", "app", "--in-place", "--confirm", "orders"], 64);
     let database = expect(at, &["restore", "orders", "--to", "app", "--in-place", "--confirm", "orders"], 64);
-    assert!(database.err.contains("Nothing was changed"), "{}", database.err);
+    assert!(database.err.contains("Nothing was changed") && database.err.contains("-wal"), "{}", database.err);
     assert_eq!(port(&at.join("app")), "broken");
     let report = expect(at, &["restore", "app", "--to", "app/", "--in-place", "--confirm", "app", "--json"], 0).json();
     assert_eq!(port(&at.join("app")), "port = 3\n");

@@ -18,7 +18,8 @@ fn nothing_is_called_protected_before_its_time() {
     let at = home.path();
     expect(at, &["init", "--repo", "repo"], 0);
     expect(at, &["backup"], 6);
-    expect(at, &["prune"], 6);
+    let nothing = expect(at, &["prune"], 0);
+    assert!(nothing.out.contains("note: no source has a [source.retention]"), "{}", nothing.out);
     expect(at, &["drill"], 6);
     assert!(expect(at, &["status"], 6).out.starts_with("ATTENTION: nothing is protected yet"));
     let untried = expect(at, &["check"], 4);
@@ -107,9 +108,10 @@ fn a_second_host_is_let_in_and_does_not_write_what_is_not_its_own() {
     configure(two, APP);
     let busy = expect(two, &["backup", "app"], 11);
     assert!(busy.err.contains("--adopt") && busy.err.contains("help: "), "{}", busy.err);
-    // The other source goes on, and the run ends as the worst.
-    let both = expect(two, &["backup", "--json"], 11).json();
+    // The other source goes on, and the run is partial.
+    let both = expect(two, &["backup", "--json"], 3).json();
     assert_eq!(both["report"]["sources"][0]["outcome"], "complete", "{both}");
+    assert_eq!(both["report"]["sources"][1]["error"]["kind"], "busy", "{both}");
     expect(two, &["backup", "app", "--adopt"], 0);
     expect(one, &["backup"], 11);
     expect(one, &["verify", "--hashes"], 0);
@@ -117,6 +119,21 @@ fn a_second_host_is_let_in_and_does_not_write_what_is_not_its_own() {
     assert_eq!(names["report"]["sources"].as_array().unwrap().len(), 2);
     expect(two, &["drill"], 12);
     expect(two, &["drill", "--identity", &key], 0);
+}
+
+#[test]
+fn a_backup_of_which_some_is_done_is_partial_and_one_of_which_none_is_has_failed() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", "repo"], 0);
+    for name in ["gone", "lost"] {
+        configure(at, &format!("[[source]]\nname = \"{name}\"\nkind = \"files\"\npath = \"{name}\"\n"));
+    }
+    expect(at, &["backup"], 1);
+    configure(at, APP);
+    let some = expect(at, &["backup"], 3);
+    assert!(some.out.contains("app: snapshot 1") && some.err.contains("gone failed"), "{}", some.all());
+    assert!(expect(at, &["backup", "--help"], 0).out.contains("3 partial"));
 }
 
 #[test]

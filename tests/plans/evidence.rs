@@ -1,7 +1,9 @@
 //! The chain of reports: complete, signed, verified offline and by OpenSSH; and what each level of a drill notices.
 
-use super::protected;
+use super::{plan, protected};
 use crate::support::binary::{expect, files_below, noise, root_of, run};
+use blackstart::repository::keys::KeyPair;
+use blackstart::repository::layout::Hash;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -72,6 +74,69 @@ fn the_chain_shows_what_was_removed_and_what_was_altered() {
     expect(at, &["report"], 0);
     flip(&report(3));
     assert!(expect(at, &["report"], 4).err.contains("0000000003"));
+}
+
+#[test]
+fn a_wrong_key_says_nothing_of_the_backup_and_leaves_nothing_behind() {
+    let (home, other) = (protected(), protected());
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    plan(at, "p", "[[stage]]\nname = \"a\"\nrestore = { source = \"app\", to = \"x\" }\n");
+    for key in ["recovery.key", "host.key"] {
+        let key = other.path().join("blackstart/keys").join(key).display().to_string();
+        for arguments in [
+            &["drill", "app"][..],
+            &["drill", "app", "--level", "existence"],
+            &["drill", "--plan", "p"],
+            &["verify", "--read-data"],
+        ] {
+            let refused = expect(at, &[arguments, &["--identity", &key]].concat(), 12);
+            assert!(refused.err.contains("nothing is said of the backup"), "{}", refused.all());
+        }
+    }
+    // This host's key may not sign evidence, nor may one that reads everything and is not certified.
+    let host = fs::read_to_string(at.join("blackstart/keys/host.key")).unwrap();
+    let owner = fs::read_to_string(at.join("blackstart/keys/recovery.key")).unwrap();
+    let line = |text: &str, start: &str| text.lines().find(|l| l.starts_with(start)).unwrap().to_owned();
+    let mixed = format!("{}\n{}\n", line(&host, "# blackstart-signing-key"), line(&owner, "AGE-SECRET-KEY"));
+    fs::write(at.join("mixed.key"), mixed).unwrap();
+    for key in ["blackstart/keys/host.key", "mixed.key"] {
+        expect(at, &["drill", "app", "--identity", key], 12);
+    }
+    let restored = expect(at, &["restore", "app", "--to", "back", "--identity", "mixed.key"], 0);
+    assert!(restored.err.contains("its record could not be stored"), "{}", restored.all());
+    assert!(files_below(&at.join("repo/drills"), |_| true).is_empty());
+    expect(at, &["verify", "--read-data"], 0);
+}
+
+#[test]
+fn a_report_by_a_foreign_key_is_foreign_and_no_damage() {
+    let (home, other) = (protected(), protected());
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    expect(at, &["drill", "app"], 0);
+    let report = |n: u64| at.join(format!("repo/drills/app/{n:010}"));
+    let foreign = KeyPair::read(&other.path().join("blackstart/keys/recovery.key")).unwrap().signing;
+    let forge = |n: u64| {
+        let before = fs::read(report(n - 1)).unwrap();
+        let text = before.split(|b| *b == b'\n').next().unwrap();
+        let mut line: serde_json::Value = serde_json::from_slice(text).unwrap();
+        (line["n"], line["previous"]) = (n.into(), Hash::of(&before).to_string().into());
+        fs::write(report(n), foreign.sign_line(&line).unwrap()).unwrap();
+    };
+    forge(2);
+    for verb in ["verify", "report"] {
+        let said = expect(at, &[verb], 0);
+        assert!(said.err.contains("may not sign") && said.err.contains("counts for nothing"), "{}", said.all());
+    }
+    expect(at, &["drill", "app"], 0);
+    assert!(expect(at, &["verify"], 0).out.contains("app: whole"));
+    // In the place of one that others name, it is evidence taken out.
+    expect(at, &["drill", "app"], 0);
+    forge(3);
+    for verb in ["verify", "report"] {
+        assert!(expect(at, &[verb], 4).err.contains("the chain is broken"));
+    }
 }
 
 #[test]

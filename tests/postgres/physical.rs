@@ -40,7 +40,9 @@ impl Home {
 
     /// Restores into a cluster that does not run yet.
     fn restore(&self, to: &Cluster) {
-        self.run(&["restore", "pg", "--to", to.data.to_str().unwrap()], 0);
+        let said = self.run(&["restore", "pg", "--to", to.data.to_str().unwrap()], 0).out;
+        assert!(said.contains(&format!("Start PostgreSQL {} on it", to.major)), "{said}");
+        assert!(said.contains("Never remove backup_label"), "{said}");
     }
 }
 
@@ -120,6 +122,9 @@ fn comes_back(transport: &str, majors: Vec<u32>) {
         // What the live cluster has is not what a copy may touch.
         let before = fs::metadata(&place).unwrap().modified().unwrap();
         let copy = revive(&home, major);
+        let data = copy.data.to_str().unwrap();
+        let in_place = home.run(&["restore", "pg", "--to", data, "--in-place", "--confirm", "pg"], 64).err;
+        assert!(in_place.contains("swap the directories") && !in_place.contains("-wal"), "{in_place}");
         assert!(is_consistent(&copy), "{major}: {}", sums(&copy));
         assert_eq!(copy.value("select count(*) from elsewhere"), "20000");
         assert_eq!(copy.value("select count(*) from fleeting"), "0", "unlogged tables are empty after a recovery");

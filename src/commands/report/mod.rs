@@ -33,6 +33,7 @@ fn list(shell: &Shell, place: &Place) -> Result<Ending> {
     let (mut rows, mut reports, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for subject in evidence::subjects(&reader.open)? {
         let chain = Chain::read(&reader.open, &subject)?;
+        chain.foreign.iter().for_each(|(key, why)| shell.warn(format!("{key}: {why}")));
         faults.extend(chain.faults.iter().map(|(key, why)| format!("{key}: {why}")));
         for stored in &chain.reports {
             rows.push(row(stored)?);

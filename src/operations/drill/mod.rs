@@ -4,6 +4,7 @@
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
 mod cold;
+mod key;
 mod levels;
 mod point;
 mod proofs;
@@ -29,6 +30,7 @@ use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::Settings;
 use crate::storage;
 pub use evidence::{DrillReport, Level};
+pub use key::signer;
 pub use point::{Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
@@ -210,7 +212,7 @@ impl Drilled {
                 self.checks.push(Check::compare("restore", "done", "done"));
                 Ok(())
             }
-            Err(e) if of_the_environment(&e) => Err(e),
+            Err(e) if of_the_environment(&e) || key::is_another(open, snapshot, &e) => Err(e),
             Err(e) => {
                 self.checks.push(Check::compare("restore", "done", format!("{e:#}")));
                 Ok(())
@@ -387,13 +389,4 @@ pub fn of_the_environment(error: &anyhow::Error) -> bool {
                     matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
                 })
         })
-}
-
-/// That the key file can sign a report.
-pub fn signer(signing: Option<&SigningKey>) -> Result<&SigningKey> {
-    signing.ok_or_else(|| {
-        let help =
-            "Nothing was done. Give the whole key file that `init` wrote; `restore` needs the age identity only.";
-        Failure::new(Kind::WrongKey, "the key file has no signing key, and a drill must sign its report", help)
-    })
 }

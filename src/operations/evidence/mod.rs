@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Open;
+use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Phase};
 use crate::repository::check_format;
 use crate::repository::history::{self, Cover, Written};
@@ -209,11 +210,8 @@ impl Stored {
     /// That a key that may sign such a report of this repository has signed it.
     pub fn trusted(&self, open: &Open) -> Result<()> {
         ensure!(self.head.repository == open.trust.id, "the report belongs to another repository");
-        let may = |source: &SourceName| open.trust.may_sign(&self.signer, Role::Drill, source, self.head.started);
-        let trusted =
-            self.signer == open.trust.root || (self.head.sources().count() > 0 && self.head.sources().all(may));
-        ensure!(trusted, "signed by {}, which may not sign reports of this source", self.signer.id());
-        Ok(())
+        let sources: Vec<SourceName> = self.head.sources().cloned().collect();
+        require_trusted(open, &self.signer, &sources, self.head.started)
     }
 
     /// Whether it names `before` as the report before it.
@@ -227,12 +225,27 @@ impl Stored {
     }
 }
 
+/// That `key` may sign a report on `sources` that is begun at `at`: the root's, or one certified for drills of all of them.
+pub fn require_trusted(open: &Open, key: &PublicKey, sources: &[SourceName], at: Timestamp) -> Result<()> {
+    let may = |source: &SourceName| open.trust.may_sign(key, Role::Drill, source, at);
+    if *key == open.trust.root || (!sources.is_empty() && sources.iter().all(may)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::WrongKey,
+        format!("signed by {}, which may not sign reports of this source", key.id()),
+        "Such a report counts for nothing. Give the recovery key file of this repository, or a drill key that its root has certified.",
+    ))
+}
+
 /// All reports on one subject, as far as they verify, the oldest first.
 #[derive(Debug, Default)]
 pub struct Chain {
     pub reports: Vec<Stored>,
     /// What does not verify, is missing or breaks the chain: (object, why).
     pub faults: Vec<(Key, String)>,
+    /// Whole reports by keys that may not sign here, and why: they count for nothing, and hurt nothing.
+    pub foreign: Vec<(Key, String)>,
     /// What somebody has put over reports; the oldest version counts.
     pub covers: Vec<Cover>,
 }
@@ -270,6 +283,11 @@ impl Chain {
                     chain.reports.push(stored);
                 }
                 Err(e) if e.is::<storage::Error>() => return Err(e.context("read a report")),
+                Err(e) if kind_of(&e) == Kind::WrongKey => {
+                    chain.foreign.push((key, format!("{e:#}: it counts for nothing, and hurts nothing")));
+                    // The next report names it all the same: one that was put in the place of another breaks the chain.
+                    before = written.read(&open.store, |body| Stored::parse(body)).ok().map(|stored| stored.hash);
+                }
                 Err(e) => {
                     chain.faults.push((key, format!("{e:#}")));
                     before = None;
@@ -309,6 +327,8 @@ pub fn append<T: Serialize>(
         let n = last.map_or(0, |(n, _)| n) + 1;
         let report = make(n, previous);
         let body = signer.sign_line(&report)?;
+        // Reports are never removed: one that no reader would count must not be written.
+        Stored::parse(&body)?.trusted(open)?;
         let hash = Hash::of(&body);
         match open.store.create(&layout::drill(subject, n), body.into(), &hash.0) {
             Ok(_) => return Ok((report, hash)),

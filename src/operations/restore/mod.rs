@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::Open;
 use super::basis::index_store;
 use crate::entry::Name;
-use crate::error::{Failure, Kind, help_of};
+use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
@@ -244,7 +244,13 @@ fn shares(times: &Stopwatch, wall: Duration) -> [f64; 4] {
 
 fn unfinished(error: anyhow::Error, snapshot: &Snapshot, request: &Request) -> anyhow::Error {
     let what = format!("the restore is not finished, and nothing is at {} yet", request.to.display());
-    if help_of(&error).is_some() || error.chain().any(|cause| cause.is::<storage::Error>()) {
+    if kind_of(&error) == Kind::WrongKey {
+        return error.context(what);
+    }
+    // What is missing in the store is missing the next time, too.
+    let passing = |e: &storage::Error| e.kind != storage::Kind::NotFound;
+    let of_store = error.chain().any(|cause| cause.downcast_ref().is_some_and(passing));
+    if help_of(&error).is_some() || of_store {
         return error.context(format!("{what}; the same command again resumes it"));
     }
     let help = format!(

@@ -10,6 +10,7 @@ use crate::report::Outcome;
 use crate::repository::layout::SourceName;
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::time;
 
 /// Which snapshot to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +68,10 @@ pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot, pick: &Pick) 
             snapshot.source
         ),
         format!(
-            "Nothing was changed. The newest that can be restored is {} with data of {:.0}: say --snapshot {} to take it.",
-            snapshot.seq, snapshot.data_time, snapshot.seq
+            "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
+            snapshot.seq,
+            time::local(snapshot.data_time),
+            snapshot.seq
         ),
     ))
 }
@@ -78,7 +81,8 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     let mut help = match whole.snapshots().map(|(_, s)| s.data_time).min() {
         None => format!("Nothing was changed. `snapshots` lists the sources in {place}."),
         Some(oldest) => format!(
-            "Nothing was changed. The oldest snapshot of {source} has data of {oldest:.0}; `snapshots {source}` lists all."
+            "Nothing was changed. The oldest snapshot of {source} has data of {}; `snapshots {source}` lists all.",
+            time::local(oldest)
         ),
     };
     if !whole.faults.is_empty() {
@@ -87,7 +91,7 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     let what = match pick {
         Pick::Latest => "no snapshot".to_owned(),
         Pick::LatestVerified(_) => "no snapshot that a drill has proven".to_owned(),
-        Pick::At(time) => format!("no snapshot with data of {time:.0} or before"),
+        Pick::At(at) => format!("no snapshot with data of {} or before", time::local(*at)),
         Pick::Seq(seq) => format!("no snapshot {seq}"),
     };
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)

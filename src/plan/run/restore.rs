@@ -115,7 +115,7 @@ impl Run<'_> {
     pub(super) fn sign_drills(&self, progress: &mut Progress, scratch_removed: bool) -> Result<()> {
         for (drilled, commit, snapshot, why) in progress.drilled.drain(..) {
             let options = self.options(&snapshot.source, why);
-            let signer = signer(self.keys.signing.as_ref())?;
+            let signer = signer(self.open, self.keys, &self.plan.sources())?;
             drilled.sign(self.open, signer, (&commit, &snapshot), &options, (scratch_removed, 0))?;
         }
         Ok(())

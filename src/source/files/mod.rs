@@ -10,6 +10,7 @@
 //! * Not stored: access and birth times, and the flags of `chattr`.
 //! * `facts`: `files` (hard links too), `dirs`, `symlinks`, `special`, `bytes`; and `live_sqlite`, the paths of at most 100 SQLite databases
 //!   with a journal beside them: copied as files they may not open, and belong in a `sqlite` source.
+//!   `elsewhere`: what lies in the tree and is left out because it is a source of its own, paths by source.
 //! * Memory: the names of the directories on the current path, and one path for each file with further links still to come.
 
 mod attributes;
@@ -24,10 +25,11 @@ use crate::entry::{Entry, Name};
 use crate::error::{Failure, Kind};
 use crate::report::Skip;
 use crate::source::{Finished, Piece, Source};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use jiff::Timestamp;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use walk::Walk;
 
 /// What to leave out and what to tolerate. Globs are those of `.gitignore`, relative to the root; `!` takes back an earlier one.
@@ -39,6 +41,8 @@ pub struct FilesOptions {
     pub one_file_system: bool,
     /// Files that may change while they are read (logs, say) without making the run partial.
     pub tolerate_changing: Vec<String>,
+    /// Sources of their own in this tree: their names, and paths relative to the root.
+    pub within: BTreeMap<String, PathBuf>,
 }
 
 /// The `files` source. Reads as much as the process may: run it as root, or with `CAP_DAC_READ_SEARCH`.
@@ -47,6 +51,7 @@ pub struct Files {
     started: Timestamp,
     root_entry: Option<Entry>,
     walk: Walk,
+    elsewhere: BTreeMap<String, PathBuf>,
 }
 
 impl Files {
@@ -56,10 +61,23 @@ impl Files {
         let started = clock.now();
         let exclude = globs("exclude", &options.exclude)?;
         let tolerate = globs("tolerate_changing", &options.tolerate_changing)?;
+        // One that is not left out is in the tree, too.
+        let mut elsewhere = options.within;
+        elsewhere.retain(|_, path| exclude.matched_path_or_any_parents(path, false).is_ignore());
         let (walk, root_entry) =
             Walk::begin(root, exclude, tolerate, options.one_file_system).map_err(|e| cannot_open(root, &e))?;
-        Ok(Files { shown: root.display().to_string(), started, root_entry, walk })
+        Ok(Files { shown: root.display().to_string(), started, root_entry, walk, elsewhere })
     }
+}
+
+/// What a person who has restored a tree needs to know.
+pub fn advice(facts: &serde_json::Value) -> Vec<String> {
+    let Some(elsewhere) = facts["elsewhere"].as_object().filter(|elsewhere| !elsewhere.is_empty()) else {
+        return Vec::new();
+    };
+    let named = |(name, path): (&String, &serde_json::Value)| format!("{name} ({})", path.as_str().unwrap_or_default());
+    let all: Vec<String> = elsewhere.iter().map(named).collect();
+    vec![format!("Not in it, because they are sources of their own: {}. Restore each by its name.", all.join(", "))]
 }
 
 impl Source for Files {
@@ -96,7 +114,10 @@ impl Source for Files {
         if self.root_entry.is_some() {
             bail!("the walk of {} has not begun (this is a bug)", self.shown);
         }
-        let (skipped, facts) = self.walk.end()?;
+        let (skipped, mut facts) = self.walk.end()?;
+        if !self.elsewhere.is_empty() {
+            facts["elsewhere"] = serde_json::to_value(&self.elsewhere).context("note the sources in the tree")?;
+        }
         Ok(Finished { data_time: self.started, skipped, facts })
     }
 }

@@ -15,6 +15,19 @@ const TABLESPACES: &str = "tablespaces";
 const SETTINGS: &str = "\n# Written by blackstart: recovery with the WAL that came with the snapshot, then a timeline of its own.\n\
                         restore_command = 'false'\nrecovery_target_timeline = 'latest'\n";
 
+/// What a person who has restored a data directory needs to know.
+pub fn advice(facts: &serde_json::Value) -> Vec<String> {
+    let major =
+        facts["version"].as_u64().map_or_else(|| "the same major version".to_owned(), |v| (v / 10_000).to_string());
+    vec![
+        format!(
+            "Start PostgreSQL {major} on it, as the owner of the directory (chown -R postgres where it is another's), on a port that is free."
+        ),
+        "Never remove backup_label or anything in pg_wal: the server would start on it, damaged and without a word."
+            .to_owned(),
+    ]
+}
+
 /// Moves each tablespace from `pg_tblspc/<oid>/` to `tablespaces/<oid>/` in `staged`, and links it under the path that it will have once `staged` is
 /// `finally`. What would make the server a standby goes.
 pub fn settle(staged: &Path, finally: &Path) -> Result<()> {

@@ -125,11 +125,14 @@ impl Address {
     /// The address again, for the configuration and for people: everything but the password.
     pub fn without_password(url: &str) -> String {
         let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, tail) = rest.split_at(end);
-        let Some((credentials, place)) = authority.rsplit_once('@') else { return url.to_owned() };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let secret = |pair: &&str| pair.split_once('=').is_some_and(|(key, _)| key.ends_with("password"));
+        let query: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !secret(pair)).collect();
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let (authority, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let Some((credentials, place)) = authority.rsplit_once('@') else { return format!("{scheme}://{rest}{query}") };
         let user = credentials.split_once(':').map_or(credentials, |(user, _)| user);
-        format!("{scheme}://{user}@{place}{tail}")
+        format!("{scheme}://{user}@{place}{tail}{query}")
     }
 }
 
@@ -351,5 +354,10 @@ mod tests {
         }
         assert_eq!(Address::without_password("postgres://u:p@h:1/d?x=y"), "postgres://u@h:1/d?x=y");
         assert_eq!(Address::without_password("postgres://h/d"), "postgres://h/d");
+        assert_eq!(
+            Address::without_password("postgres://u@/d?host=/s&password=p&port=1"),
+            "postgres://u@/d?host=/s&port=1"
+        );
+        assert_eq!(Address::without_password("postgres://h/d?password=p"), "postgres://h/d");
     }
 }

@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use super::{Address, Binding, Client, Event, Host, PATIENCE, Session, TlsMode, binding};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, help_of};
 use crate::net::{Check, Stream};
 
 /// The oldest version that is supported, as in `server_version_num`.
 const OLDEST: u32 = 130_000;
 
 pub(super) fn connect(address: &Address, session: Session) -> Result<Client> {
-    let stream = open(address)?;
+    let stream = open(address).map_err(|e| out_of_reach(e, address))?;
     let mut client = Client {
         stream,
         input: Vec::new(),
@@ -60,6 +60,14 @@ pub(super) fn connect(address: &Address, session: Session) -> Result<Client> {
         ));
     }
     Ok(client)
+}
+
+fn out_of_reach(error: anyhow::Error, address: &Address) -> anyhow::Error {
+    if help_of(&error).is_some() {
+        return error;
+    }
+    let help = "Nothing was done, and what is stored is as it was. Is the server running, and does it listen at that address and port?";
+    Failure::new(Kind::Failed, format!("the server at {address} cannot be reached: {error:#}"), help)
 }
 
 /// Asks the server to stop a command; the answer is that the connection is closed.
