@@ -24,16 +24,26 @@ const ADMIN: &str = "template1";
 const INITDB_WAIT: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
-/// Checks the dumps in `copy`, in a server below `scratch`. `Kind::Environment`: it could not be carried out here.
-pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+/// Whether a server that can take the dumps is here. `Kind::Environment`: it is not.
+pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    let server = facts.version / 10_000;
-    let programs = Programs::find(options.bin.as_deref(), &NEEDED, server.max(facts.program)).ok_or_else(|| {
-        let message = format!("there is no PostgreSQL {} or newer here, with {}", server.max(facts.program), NEEDED.join(", "));
+    programs(&facts, options).map(drop)
+}
+
+fn programs(facts: &Facts, options: &Options) -> Result<Programs> {
+    let major = facts.program.max(facts.version / 10_000);
+    Programs::find(options.bin.as_deref(), &NEEDED, major).ok_or_else(|| {
+        let message = format!("there is no PostgreSQL {major} or newer here, with {}", NEEDED.join(", "));
         let help = "The drill was not carried out; that says nothing of the backup. Install the server's package, or name its directory: \
                     bin = \"…\" in [source.postgres].";
         Failure::new(Kind::Environment, message, help)
-    })?;
+    })
+}
+
+/// Checks the dumps in `copy`, in a server below `scratch`. `Kind::Environment`: it could not be carried out here.
+pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    let programs = programs(&facts, options)?;
     let data = make_cluster(&programs, scratch)?;
     let start = Start {
         data: &data,
