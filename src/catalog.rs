@@ -54,6 +54,9 @@ pub struct Run {
 }
 
 impl Run {
+    /// What `result` may be.
+    pub const RESULTS: [&str; 7] = ["done", "partial", "missed", "check-failed", "environment", "busy", "failed"];
+
     /// Whether it did what it was to do.
     pub fn done(&self) -> bool {
         matches!(self.result.as_str(), "done" | "partial" | "missed" | "check-failed")
