@@ -1,6 +1,6 @@
 //! From what stands wrong to messages on channels: what is new is told, what must wait for the end of quiet hours is kept.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,12 +15,17 @@ use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase,
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
+/// A notice that its channel did not take is tried again after this, as long as its alarm stands.
+const AGAIN: SignedDuration = SignedDuration::from_mins(5);
+
 /// The alarms that stand, and the channels.
 pub struct Teller {
     alarms: Alarms,
     pub deliveries: Arc<Mutex<Arc<Deliveries>>>,
     /// Channel and notice, for the end of its quiet hours.
     held: Vec<(String, Notice)>,
+    /// By channel and key: the newest notice that did not arrive, and when it is tried again.
+    again: BTreeMap<(String, String), (Timestamp, Notice)>,
     host: String,
     /// Channels that do not deliver, and why.
     pub mute: BTreeMap<String, String>,
@@ -36,6 +41,7 @@ impl Teller {
             alarms: Alarms::recall(alarms),
             deliveries,
             held: Vec::new(),
+            again: BTreeMap::new(),
             host: config.host_name(),
             mute: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -100,6 +106,8 @@ impl Teller {
     }
 
     fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {
+        // What is newer takes its place.
+        self.again.remove(&(channel.to_owned(), notice.problem.key.clone()));
         if notice.phase == Phase::Recovered {
             // What nobody has heard of need not be taken back.
             let waiting = self.held.len();
@@ -116,7 +124,7 @@ impl Teller {
         }
     }
 
-    /// Sends what has waited for the end of quiet hours.
+    /// Sends what has waited for the end of quiet hours, or for another try.
     fn release(&mut self, deliveries: &Deliveries, now: Timestamp) {
         let quiet = |name: &str, notice: &Notice| {
             let channel = deliveries.channels().find(|c| c.name == name);
@@ -125,7 +133,10 @@ impl Teller {
         let (held, released) =
             std::mem::take(&mut self.held).into_iter().partition(|(name, notice)| quiet(name, notice));
         self.held = held;
-        for (name, notice) in released {
+        let waits = |name: &str, at: &Timestamp, notice: &Notice| *at > now || quiet(name, notice);
+        let due = self.again.extract_if(.., |(name, _), (at, notice)| !waits(name, at, notice));
+        let due: Vec<(String, Notice)> = due.map(|((name, _), (_, notice))| (name, notice)).collect();
+        for (name, notice) in released.into_iter().chain(due) {
             self.put(deliveries, &name, Message::Notice(Box::new(notice)));
         }
     }
@@ -166,11 +177,29 @@ impl Teller {
                 self.mute.insert(channel.clone(), error.clone());
             }
         }
+        if let Message::Notice(notice) = &delivered.message {
+            self.settle(channel, notice, delivered.error.is_none(), now);
+        }
         if let Message::Notice(notice) = &delivered.message
             && let Err(error) =
                 catalog.told(now, channel, &notice.problem.key, notice.phase.name(), delivered.error.as_deref())
         {
             tracing::warn!(error = format!("{error:#}"), "the catalog cannot be written");
+        }
+    }
+
+    /// A notice that did not arrive is kept for another try, unless a newer one is.
+    fn settle(&mut self, channel: &str, notice: &Notice, arrived: bool, now: Timestamp) {
+        let key = (channel.to_owned(), notice.problem.key.clone());
+        let newer = |kept: &(Timestamp, Notice)| kept.1.at > notice.at;
+        let there = self.channels().channels().any(|c| c.name == channel);
+        if self.again.get(&key).is_some_and(newer) {
+            return;
+        }
+        self.again.remove(&key);
+        let stands = notice.phase == Phase::Recovered || self.alarms.all().any(|a| a.problem.key == notice.problem.key);
+        if !arrived && there && stands && self.again.len() < NOTICES_QUEUED_MAX {
+            self.again.insert(key, (now.saturating_add(AGAIN).unwrap_or(now), notice.clone()));
         }
     }
 
@@ -187,4 +216,54 @@ fn channels(config: &Config, to: &Sender<Signal>) -> std::io::Result<Deliveries>
     // The agent may have ended.
     let report = move |delivered| drop(to.send(Signal::Delivered(Box::new(delivered))));
     Deliveries::start(&config.notify, config.base().to_owned(), report)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "test files need no durability")]
+mod tests {
+    use super::*;
+    use crate::notify::{Problem, Severity};
+    use std::collections::BTreeSet;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn what_did_not_arrive_is_told_again_while_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("blackstart.toml");
+        let channel_ = "[[notify]]\nname = \"c\"\ncommand = { argv = [\"cat\"] }\n";
+        std::fs::write(&main, format!("repository = \"r\"\n{channel_}")).unwrap();
+        let config = Config::load(Some(&main)).unwrap();
+        let (mut catalog, _) = Catalog::open(&dir.path().join("state")).unwrap();
+        let (sender, receiver) = channel();
+        let mut teller = Teller::start(&config, &catalog, &sender).unwrap();
+        let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        let problem = Problem {
+            key: "k".into(),
+            severity: Severity::Critical,
+            source: None,
+            title: "t".into(),
+            detail: String::new(),
+        };
+        // What the channel has taken by `minutes`; the test plays the network, which loses it.
+        let mut tell = |wrong: &[&Problem], minutes, arrives: bool| {
+            let wrong = wrong.iter().copied().cloned().collect();
+            teller.tell(Findings { wrong, unknown: BTreeSet::new() }, &BTreeMap::new(), &mut catalog, at(minutes));
+            let Ok(Signal::Delivered(delivered)) = receiver.recv_timeout(Duration::from_millis(1500)) else {
+                return None;
+            };
+            let error = (!arrives).then(|| "lost".to_owned());
+            teller.delivered(&Delivered { error, ..*delivered.clone() }, &catalog, at(minutes));
+            let Message::Notice(notice) = delivered.message else { return None };
+            Some(notice.phase)
+        };
+        assert_eq!(tell(&[&problem], 0, false), Some(Phase::Begun));
+        assert_eq!(tell(&[&problem], 4, true), None);
+        assert_eq!(tell(&[&problem], 5, false), Some(Phase::Begun));
+        assert_eq!(tell(&[&problem], 10, true), Some(Phase::Begun));
+        assert_eq!(tell(&[&problem], 20, true), None);
+        assert_eq!(tell(&[], 21, false), Some(Phase::Recovered));
+        assert_eq!(tell(&[], 26, true), Some(Phase::Recovered));
+        assert_eq!(tell(&[], 40, true), None);
+    }
 }
