@@ -255,7 +255,7 @@ mod tests {
                 let Signal::Delivered(delivered) = signal else { panic!("nothing else is reported") };
                 let error = (!arrives).then(|| "lost".to_owned());
                 teller.delivered(&Delivered { error, ..*delivered.clone() }, &catalog, at(minutes));
-                let Message::Notice(notice) = delivered.message else { panic!("{delivered:?}") };
+                let Message::Notice(notice) = delivered.message else { panic!("nothing but notices is told") };
                 notice.phase
             });
             assert_eq!(told, expected, "after {minutes} minutes");
