@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::job::Task;
-use crate::notify::Alarm;
+use crate::notify::{Alarm, Notice};
 use crate::repository::layout::SourceName;
 
 /// Another number means another shape: the file is made anew.
@@ -24,7 +24,8 @@ const SHAPE: &str = "
     create table tasks (source text not null, task text not null, since text not null, primary key (source, task));
     create table notices (id integer primary key, at text not null, channel text not null, key text not null, phase text not null,
         delivered integer not null, error text);
-    create table alarms (key text primary key, alarm text not null);";
+    create table alarms (key text primary key, alarm text not null);
+    create table held (id integer primary key, channel text not null, notice text not null);";
 
 pub struct Catalog {
     connection: Connection,
@@ -206,7 +207,24 @@ impl Catalog {
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    pub fn keep_alarms<'a>(&mut self, alarms: impl Iterator<Item = &'a Alarm>) -> Result<()> {
+    /// Notices that wait for the end of a channel's quiet hours.
+    pub fn held(&self) -> Result<Vec<(String, Notice)>> {
+        let read = || {
+            let mut statement = self.connection.prepare("select channel, notice from held order by id")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let all: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
+            anyhow::Ok(all)
+        };
+        let all = read().context("read the notices that wait")?;
+        Ok(all.into_iter().filter_map(|(channel, text)| Some((channel, serde_json::from_str(&text).ok()?))).collect())
+    }
+
+    /// The alarms that stand and the notices that wait: one without the other would tell something twice, or never.
+    pub fn keep_alarms<'a>(
+        &mut self,
+        alarms: impl Iterator<Item = &'a Alarm>,
+        held: &[(String, Notice)],
+    ) -> Result<()> {
         let keep = |connection: &mut Connection| -> Result<()> {
             let transaction = connection.transaction()?;
             transaction.execute("delete from alarms", [])?;
@@ -214,6 +232,11 @@ impl Catalog {
                 let text = serde_json::to_string(alarm)?;
                 transaction
                     .execute("insert into alarms (key, alarm) values (?1, ?2)", params![alarm.problem.key, text])?;
+            }
+            transaction.execute("delete from held", [])?;
+            for (channel, notice) in held {
+                let text = serde_json::to_string(notice)?;
+                transaction.execute("insert into held (channel, notice) values (?1, ?2)", params![channel, text])?;
             }
             Ok(transaction.commit()?)
         };

@@ -13,9 +13,11 @@ mod daemon;
 mod evidence;
 mod verify;
 pub mod wal;
-pub use daemon::{Agent, Health, Notify};
+mod watch;
+pub use daemon::{Agent, Audit, Health, Notify};
 pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
-pub use verify::Verify;
+pub use verify::{Confirm, Verify};
+pub use watch::Watch;
 
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
@@ -51,6 +53,7 @@ pub enum Verb {
     Drill(Drill),
     Verify(Verify),
     Prune(Prune),
+    Confirm(Confirm),
     Status(Status),
     Kit(Kit),
     Agent(Agent),
@@ -63,6 +66,7 @@ pub enum Verb {
     Report(Report),
     Bisect(Bisect),
     Watch(Watch),
+    Audit(Audit),
     Completions(Completions),
     Man(Man),
 }
@@ -79,6 +83,7 @@ impl Verb {
             Verb::Drill(_) => "drill",
             Verb::Verify(_) => "verify",
             Verb::Prune(_) => "prune",
+            Verb::Confirm(_) => "confirm",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Agent(_) => "agent",
@@ -91,6 +96,7 @@ impl Verb {
             Verb::Report(_) => "report",
             Verb::Bisect(_) => "bisect",
             Verb::Watch(_) => "watch",
+            Verb::Audit(_) => "audit",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
         }
@@ -325,40 +331,6 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-}
-
-/// Raise the alarm when agents fall silent: a look at every source of a repository from outside, without any key
-///
-/// Exit codes: 0 all is well, 4 something is missing, damaged or tampered with, 5 a newest point is too old.
-///
-/// Example: blackstart watch --repo s3://bucket/prefix --root SHA256:… --older-than 2h --every 5m
-#[derive(Debug, Args)]
-pub struct Watch {
-    #[command(flatten)]
-    pub place: Place,
-    /// How old the newest point of a source may be
-    #[arg(long, value_name = "TIME", value_parser = length, default_value = "26h")]
-    pub older_than: SignedDuration,
-    /// Another bound for one source, which must be there; may be repeated
-    #[arg(long, value_name = "SOURCE=TIME", value_parser = bound)]
-    pub bound: Vec<(SourceName, SignedDuration)>,
-    /// How old the newest point that a drill has proven may be
-    #[arg(long, value_name = "TIME", value_parser = length)]
-    pub verified_within: Option<SignedDuration>,
-    /// Remember the newest commits in this file: sources that vanish and stores that show an older state raise the alarm, too
-    #[arg(long, value_name = "FILE")]
-    pub state: Option<PathBuf>,
-    /// Look again and again, and speak when something has changed
-    #[arg(long, value_name = "TIME", value_parser = length)]
-    pub every: Option<SignedDuration>,
-    /// Stop after so many looks
-    #[arg(long, value_name = "N", requires = "every")]
-    pub rounds: Option<u64>,
-}
-
-fn bound(text: &str) -> Result<(SourceName, SignedDuration), String> {
-    let (name, time) = text.split_once('=').ok_or("write SOURCE=TIME, such as orders=2h")?;
-    Ok((source(name)?, length(time)?))
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

@@ -16,6 +16,7 @@ pub mod size;
 pub mod time;
 // edges: storage, sources, targets, and the one crossing between async and threads
 pub mod accounts;
+pub mod audit;
 pub mod bridge;
 pub mod child;
 pub mod durable;

@@ -10,7 +10,7 @@ const ROWS: [(&str, &[&str]); 6] = [
         "words",
         &["entry", "error", "fingerprint", "interrupt", "report", "clock", "limits", "progress", "size", "id", "time"],
     ),
-    ("edges", &["storage", "source", "target", "bridge", "durable", "accounts", "child", "net", "secret"]),
+    ("edges", &["storage", "source", "target", "bridge", "durable", "accounts", "audit", "child", "net", "secret"]),
     (
         "repository",
         &["age", "keys", "ssh", "layout", "snapshot", "index", "lease", "pipeline", "repository", "trust", "signed"],

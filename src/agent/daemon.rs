@@ -17,8 +17,9 @@ use super::serve::Shared;
 use super::tell::Teller;
 use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
+use crate::audit::{AuditLog, Entry, Phase, Who};
 use crate::bridge::Service;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Run};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::job::{Job, Task};
@@ -58,6 +59,7 @@ pub struct Agent {
     pub(super) jobs: Vec<Job>,
     pub(super) drill_key_missing: Option<String>,
     pub(super) catalog: Catalog,
+    audit: AuditLog,
     pub(super) memory: Memory,
     pub(super) seen: BTreeMap<SourceName, Seen>,
     pub(super) endings: Endings,
@@ -91,7 +93,8 @@ impl Agent {
         }
         let (sender, receiver) = channel();
         let teller = Teller::start(&config, &catalog, &sender).context("start the threads for notices")?;
-        let shared = Arc::new(Shared::default());
+        let stalled_after = Duration::try_from(config.agent.stalled_after).unwrap_or(Duration::MAX);
+        let shared = Arc::new(Shared::new(stalled_after));
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
@@ -101,6 +104,7 @@ impl Agent {
             jobs: Vec::new(),
             drill_key_missing: None,
             catalog,
+            audit: AuditLog::below(&config.state()),
             memory: Memory::default(),
             seen: BTreeMap::new(),
             endings: Endings::default(),
@@ -293,6 +297,7 @@ impl Agent {
                 "the catalog cannot be written; it is a cache, and backups go on"
             );
         }
+        self.write_down(run);
         match run.result.as_str() {
             "done" => self.teller.ping(&run.source, run.task, "", &run.run),
             "busy" => {}
@@ -301,5 +306,25 @@ impl Agent {
         self.count(&ran);
         self.endings.take(run);
         self.to_observe.insert(run.source.clone());
+    }
+
+    /// Notes a run in the audit log.
+    fn write_down(&self, run: &Run) {
+        let entry = Entry {
+            version: 1,
+            at: run.finished,
+            id: run.run.clone(),
+            phase: Phase::Ended,
+            by: Who::here(),
+            host: self.config.host_name(),
+            verb: "agent".into(),
+            arguments: vec![run.task.to_string(), run.source.to_string()],
+            outcome: Some(run.result.clone()),
+            exit: None,
+            previous: None,
+        };
+        if let Err(error) = self.audit.append(entry) {
+            tracing::error!(error = format!("{error:#}"), "the run is in no audit log; backups go on");
+        }
     }
 }

@@ -22,4 +22,4 @@ pub use observe::{Seen, observe};
 pub use options::Options;
 pub use receivers::options as receiver_options;
 pub use signals::listen;
-pub use work::open;
+pub use work::{open, run_id};

@@ -23,6 +23,9 @@ pub struct Options {
     /// How often the repository is looked at: what others wrote, and whether it is there.
     #[serde(deserialize_with = "positive")]
     pub observe: SignedDuration,
+    /// A scheduler that has not looked at the clock for so long has stalled: `/health/live` says so, and every channel is told.
+    #[serde(deserialize_with = "positive")]
+    pub stalled_after: SignedDuration,
     /// Metrics also go to this file, for node_exporter's textfile collector.
     pub metrics_file: Option<PathBuf>,
 }
@@ -35,6 +38,7 @@ impl Default for Options {
             drill_key: None,
             stop_within: SignedDuration::from_secs(60),
             observe: SignedDuration::from_mins(5),
+            stalled_after: SignedDuration::from_secs(60),
             metrics_file: None,
         }
     }
@@ -50,6 +54,10 @@ impl Options {
         let wrong = |what: &str| Err(Failure::new(Kind::Config, format!("[agent]: {what}"), "Nothing was done."));
         if !(1..=16).contains(&self.runs) {
             return wrong("runs is a number from 1 to 16");
+        }
+        // The scheduler itself sleeps for a second.
+        if self.stalled_after < SignedDuration::from_secs(2) {
+            return wrong("stalled_after is at least 2s");
         }
         if self.listen != "off" && self.listen.parse::<SocketAddr>().is_err() {
             return wrong("listen is an address such as \"127.0.0.1:9847\", or \"off\"");

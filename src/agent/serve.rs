@@ -16,30 +16,30 @@ use std::time::{Duration, Instant};
 use crate::bridge::Service;
 use crate::metrics::{self, Figures};
 
-/// A scheduler that has not looked at the clock for so long has stalled.
-pub const STALLED: Duration = Duration::from_secs(60);
-
 /// What the scheduler shows to those who watch it.
 pub struct Shared {
     figures: Mutex<Figures>,
     beat: Mutex<Instant>,
     ready: AtomicBool,
-}
-
-impl Default for Shared {
-    fn default() -> Shared {
-        Shared { figures: Mutex::default(), beat: Mutex::new(Instant::now()), ready: AtomicBool::new(false) }
-    }
+    stalled_after: Duration,
 }
 
 impl Shared {
+    /// A scheduler that has not looked at the clock for `stalled_after` has stalled.
+    pub fn new(stalled_after: Duration) -> Shared {
+        let beat = Mutex::new(Instant::now());
+        Shared { figures: Mutex::default(), beat, ready: AtomicBool::new(false), stalled_after }
+    }
+
+    /// For how long it has been silent, if it has stalled.
+    pub fn stalled(&self) -> Option<Duration> {
+        let silent = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        (silent > self.stalled_after).then_some(silent)
+    }
+
     /// The scheduler is alive.
     pub fn beat(&self) {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    pub fn since_beat(&self) -> Duration {
-        self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     pub fn figures(&self) -> MutexGuard<'_, Figures> {
@@ -87,10 +87,7 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn live(State(shared): State<Arc<Shared>>) -> Response {
-    let silent = shared.since_beat();
-    if silent < STALLED {
-        return "the scheduler is alive\n".into_response();
-    }
+    let Some(silent) = shared.stalled() else { return "the scheduler is alive\n".into_response() };
     let text = format!("the scheduler has not looked at the clock for {} s\n", silent.as_secs());
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }

@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
-use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Route};
+use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
@@ -40,7 +40,7 @@ impl Teller {
         Ok(Teller {
             alarms: Alarms::recall(alarms),
             deliveries,
-            held: Vec::new(),
+            held: catalog.held().unwrap_or_default(),
             again: BTreeMap::new(),
             host: config.host_name(),
             mute: BTreeMap::new(),
@@ -94,15 +94,17 @@ impl Teller {
                 self.route(&deliveries, &channel.name, channel.route(&notice, now), &notice);
             }
         }
-        if !changes.is_empty()
-            && let Err(error) = catalog.keep_alarms(self.alarms.all())
-        {
+        let waiting = self.held.len();
+        self.release(&deliveries, now);
+        if changes.is_empty() && self.held.len() == waiting {
+            return;
+        }
+        if let Err(error) = catalog.keep_alarms(self.alarms.all(), &self.held) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the alarms cannot be kept: after a restart they are told again"
             );
         }
-        self.release(&deliveries, now);
     }
 
     fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {
@@ -151,16 +153,17 @@ impl Teller {
 
     /// Pings of a run: `suffix` is `/start`, nothing for success, or `/fail`.
     pub fn ping(&mut self, source: &SourceName, task: Task, suffix: &'static str, run: &str) {
-        let drill = task == Task::Drill;
-        if !drill && !task.is_backup() {
-            return;
-        }
+        let of = match task {
+            Task::Drill => Pulse::Drill,
+            task if task.is_backup() => Pulse::Backup,
+            _ => return,
+        };
         let deliveries = self.channels();
         let wanted =
             deliveries.channels().filter(|c| c.ping.is_some() && (c.sources.is_empty() || c.sources.contains(source)));
         let names: Vec<String> = wanted.map(|c| c.name.clone()).collect();
         for name in names {
-            self.put(&deliveries, &name, Message::Ping { drill, suffix, run: run.into() });
+            self.put(&deliveries, &name, Message::Ping { of, suffix, run: run.into() });
         }
     }
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::serve::{STALLED, Shared};
+use super::serve::Shared;
 use crate::job;
 use crate::notify::{Deliveries, Message, Notice, Phase, Problem, Route, Severity};
 
 /// The watcher looks this often.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Tells on every channel, once, when the scheduler has stalled: it cannot do so itself. Ends with the agent.
 pub fn scheduler(
@@ -25,13 +25,13 @@ pub fn scheduler(
         loop {
             std::thread::sleep(LOOK);
             let Some(shared) = shared.upgrade() else { return };
-            let stalled = shared.since_beat() > STALLED;
-            if stalled && !told {
-                tracing::error!(seconds = shared.since_beat().as_secs(), "the scheduler has stalled");
+            let stalled = shared.stalled();
+            if let Some(silent) = stalled.filter(|_| !told) {
+                tracing::error!(seconds = silent.as_secs(), "the scheduler has stalled");
                 let deliveries = Arc::clone(&deliveries.lock().unwrap_or_else(PoisonError::into_inner));
                 tell(&deliveries, &host, now());
             }
-            told = stalled;
+            told = stalled.is_some();
         }
     };
     if let Err(error) = std::thread::Builder::new().name("watch".into()).spawn(watch) {

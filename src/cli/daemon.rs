@@ -33,3 +33,15 @@ pub struct Notify {
     #[arg(long)]
     pub test: bool,
 }
+
+/// Show who restored, pruned, or changed what on this host, and how it ended
+///
+/// The log is `audit.jsonl` in the state directory. Exit code 4: a line was altered or taken out.
+///
+/// Example: blackstart audit --last 20
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// The last N entries
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub last: usize,
+}

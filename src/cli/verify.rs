@@ -1,4 +1,4 @@
-//! The command line of `verify`.
+//! The command line of `verify` and `confirm`.
 
 use clap::Args;
 use jiff::SignedDuration;
@@ -43,4 +43,24 @@ fn amount(text: &str) -> Result<Amount, String> {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
         _ => Err(format!("{text:?} is no share: write more than 0% and at most 100%")),
     }
+}
+
+/// Say that the times of a snapshot are right, although the store's clock contradicts them
+///
+/// Such a snapshot never expires, and makes room for no other. Without --snapshot: which those are (exit code 4). It takes the recovery key, since
+/// a host must not confirm its own times.
+///
+/// Example: blackstart confirm orders --snapshot 7 --identity /media/usb/recovery.key
+#[derive(Debug, Args)]
+pub struct Confirm {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The snapshot with this number; may be repeated
+    #[arg(long, value_name = "N")]
+    pub snapshot: Vec<u64>,
+    /// The recovery key file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: Place,
 }

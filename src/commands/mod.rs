@@ -12,10 +12,12 @@ use output::{Ending, Shell};
 pub use report::Period;
 
 mod agent;
+mod audit;
 mod backup;
 mod bisect;
 mod bucket;
 mod check;
+mod confirm;
 mod drill;
 mod health;
 mod help;
@@ -64,7 +66,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     if !matches!(cli.verb, Verb::Agent(_)) {
         signals::listen(cli.verb.name(), shell.json);
     }
-    shell.finish(cli.verb.name(), run(&shell, &cli.verb))
+    let record = audit::Record::begin(&shell, &cli.verb, &arguments);
+    let result = run(&shell, &cli.verb);
+    let outcome = output::outcome(&result);
+    let code = shell.finish(cli.verb.name(), result);
+    if let Some(record) = record {
+        record.end(&shell, outcome, code);
+    }
+    code
 }
 
 fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
@@ -90,6 +99,8 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Report(args) => report::run(shell, args),
         Verb::Bisect(args) => bisect::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
+        Verb::Confirm(args) => confirm::run(shell, args),
+        Verb::Audit(args) => audit::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),
     }

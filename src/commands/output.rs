@@ -186,6 +186,11 @@ impl Shell {
     }
 }
 
+/// How a verb ended, in a word.
+pub fn outcome(result: &anyhow::Result<Ending>) -> &'static str {
+    result.as_ref().map_or_else(|error| kind_name(error::kind_of(error)), |ending| ending.exit.name())
+}
+
 /// A reader that went away (`| head`) is no failure of the backup.
 fn put(to: &mut impl Write, text: &str) {
     drop(writeln!(to, "{text}"));

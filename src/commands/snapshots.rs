@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, size, table, time};
@@ -30,6 +31,8 @@ struct Row {
     verified: bool,
     /// It looks wrong beside the snapshots before it.
     suspect: bool,
+    /// The store's clock contradicts its times.
+    mistimed: bool,
     /// Bytes of the source's files; absent where no key can read it.
     bytes: Option<u64>,
     keep: Vec<Reason>,
@@ -61,6 +64,12 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     } else {
         let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
         shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED", "KEPT AS"], &cells));
+    }
+    let mistimed: BTreeSet<&SourceName> = rows.iter().filter(|row| row.mistimed).map(|row| &row.source).collect();
+    for source in mistimed {
+        shell.warn(format!(
+            "{source} has snapshots whose times the store's clock contradicts: they never expire. `blackstart confirm {source}` says which"
+        ));
     }
     let mut windows = Vec::new();
     for source in &sources {
@@ -104,6 +113,7 @@ fn list(
             mode: snapshot.mode,
             verified,
             suspect: doubted.contains(&snapshot.seq),
+            mistimed: whole.is_mistimed(snapshot),
             bytes: SealedPart::open(snapshot, identities).ok().map(|s| s.stats.bytes),
             keep: Vec::new(),
         });
@@ -120,6 +130,7 @@ fn list(
 fn cells(row: &Row) -> [String; 8] {
     let outcome = match row.outcome {
         Outcome::Complete if row.suspect => "SUSPECT",
+        Outcome::Complete if row.mistimed => "SUSPECT TIME",
         Outcome::Complete => "complete",
         Outcome::Partial => "PARTIAL",
     };

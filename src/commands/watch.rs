@@ -1,15 +1,46 @@
 //! `watch`: raises the alarm when agents fall silent. It needs no key and changes nothing in the repository.
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::output::{Ending, Exit, Shell, count, span, table, time};
 use crate::cli::Watch;
+use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
+use crate::interrupt;
+use crate::notify::{self, Channel, Finding, Head, Ledger, Message, Problem, Pulse, Severity};
 use crate::operations::Open;
 use crate::operations::watch::{self, Alarm, Bounds, Cause, Seen, Sight};
+
+/// What does not arrive at once is tried again after these; and at the next look.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// While it waits for the next look, it sees this often whether it is to stop.
+const SLICE: Duration = Duration::from_millis(200);
+
+/// What is remembered from one look to the next.
+#[derive(Default, Serialize, Deserialize)]
+struct Memory {
+    /// The newest commits that were ever seen.
+    heads: Seen,
+    /// Who was told what.
+    #[serde(default)]
+    told: Ledger,
+}
+
+/// One who looks again and again.
+struct Watcher<'a> {
+    shell: &'a Shell,
+    args: &'a Watch,
+    bounds: Bounds,
+    /// Whose channels are told.
+    config: Option<Config>,
+    state: Option<PathBuf>,
+    memory: Memory,
+}
 
 pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
     let bounds = Bounds {
@@ -17,32 +48,32 @@ pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
         of_source: args.bound.iter().cloned().collect(),
         verified: args.verified_within,
     };
-    let mut seen = match &args.state {
-        Some(path) => recall(path)?,
-        None => Seen::default(),
-    };
+    let config = args.notify.then(|| channels_of(shell)).transpose()?;
+    let state = args.state.clone().or_else(|| config.as_ref().map(|config| config.state().join("watch.json")));
+    let memory = state.as_deref().map(recall).transpose()?.unwrap_or_default();
+    let mut watcher = Watcher { shell, args, bounds, config, state, memory };
     let Some(every) = args.every else {
-        let (sights, alarms) = round(shell, args, &bounds, &mut seen)?;
+        let (sights, alarms, told) = watcher.look()?;
         say(shell, &sights, &alarms);
-        return Ending::new(exit(&alarms), json!({"sources": sights, "alarms": alarms}));
+        return Ending::new(exit(&alarms, told), json!({"sources": sights, "alarms": alarms}));
     };
     let mut before: Option<Vec<Alarm>> = None;
     let mut left = args.rounds;
     loop {
-        let ended = match round(shell, args, &bounds, &mut seen) {
-            Ok((sights, alarms)) => {
-                // Ages change with each round; what counts is which alarms there are.
+        let ended = match watcher.look() {
+            Ok((sights, alarms, told)) => {
+                // Ages change with each look; what counts is which alarms there are.
                 let key = |alarm: &Alarm| (alarm.source.clone(), alarm.cause);
                 let same = before.as_ref().is_some_and(|b| b.iter().map(key).eq(alarms.iter().map(key)));
                 if !same {
                     say(shell, &sights, &alarms);
                 }
-                let exit = exit(&alarms);
+                let exit = exit(&alarms, told);
                 before = Some(alarms);
                 Ending::new(exit, json!({"sources": sights, "alarms": before}))
             }
             Err(error) => {
-                // A repository that cannot be reached is an alarm too, and the next round may reach it.
+                // A repository that cannot be reached is an alarm too, and the next look may reach it.
                 before = None;
                 shell.complain(&error);
                 Err(error)
@@ -52,37 +83,139 @@ pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
         if left == Some(0) {
             return ended;
         }
-        std::thread::sleep(every.unsigned_abs());
+        let until = Instant::now() + every.unsigned_abs();
+        while Instant::now() < until {
+            interrupt::check("Nobody watches any more. The backups are as they were.")?;
+            std::thread::sleep(SLICE.min(until.saturating_duration_since(Instant::now())));
+        }
     }
 }
 
-fn round(shell: &Shell, args: &Watch, bounds: &Bounds, seen: &mut Seen) -> Result<(Vec<Sight>, Vec<Alarm>)> {
-    let reader = shell.reader(&args.place)?;
-    let open: &Open = &reader.open;
-    // What this host itself has seen counts as seen before.
-    let mut before = seen.clone();
-    for (source, head) in open.remembered() {
-        before.0.entry(source).or_insert(head);
+fn channels_of(shell: &Shell) -> Result<Config> {
+    let config = Config::load_alone(shell.config.as_deref())?;
+    if config.notify.is_empty() {
+        let help = format!(
+            "Nothing was looked at. Add a [[notify]] to {}, or leave --notify out: then the exit code tells.",
+            config.file.display()
+        );
+        return Err(Failure::new(Kind::Config, "there is nobody to notify", help));
     }
-    let sights = watch::look(open, &before, bounds, &reader.expected())?;
-    if sights.is_empty() {
-        let help =
-            "Nothing is protected here: somebody emptied it, or nothing was ever backed up. Is the address right?";
-        return Err(Failure::new(Kind::CheckFailed, "the repository holds no source", help));
+    Ok(config)
+}
+
+impl Watcher<'_> {
+    /// One look, and what comes of it: told, and remembered. False: somebody could not be told.
+    fn look(&mut self) -> Result<(Vec<Sight>, Vec<Alarm>, bool)> {
+        let looked = self.sights();
+        let told = self.tell(&looked);
+        if let Some(path) = &self.state {
+            durable::publish_over(path, &serde_json::to_vec_pretty(&self.memory)?, 0o600)
+                .with_context(|| format!("remember what was seen in {}", path.display()))?;
+        }
+        let (sights, alarms) = looked?;
+        Ok((sights, alarms, told))
     }
-    let alarms = watch::judge(&sights, bounds, open.now());
-    watch::remember(seen, &sights);
-    if let Some(path) = &args.state {
-        durable::publish_over(path, &serde_json::to_vec_pretty(seen)?, 0o600)
-            .with_context(|| format!("remember what was seen in {}", path.display()))?;
+
+    fn sights(&mut self) -> Result<(Vec<Sight>, Vec<Alarm>)> {
+        let reader = self.shell.reader(&self.args.place)?;
+        let open: &Open = &reader.open;
+        // What this host itself has seen counts as seen before.
+        let mut before = self.memory.heads.clone();
+        for (source, head) in open.remembered() {
+            before.0.entry(source).or_insert(head);
+        }
+        let sights = watch::look(open, &before, &self.bounds, &reader.expected())?;
+        if sights.is_empty() {
+            let help =
+                "Nothing is protected here: somebody emptied it, or nothing was ever backed up. Is the address right?";
+            return Err(Failure::new(Kind::CheckFailed, "the repository holds no source", help));
+        }
+        let alarms = watch::judge(&sights, &self.bounds, open.now());
+        watch::remember(&mut self.memory.heads, &sights);
+        Ok((sights, alarms))
     }
-    Ok((sights, alarms))
+
+    /// Tells the channels what has changed. A look that failed is a problem of its own, and says nothing of those before it.
+    fn tell(&mut self, looked: &Result<(Vec<Sight>, Vec<Alarm>)>) -> bool {
+        let Some(config) = &self.config else { return true };
+        let problems = match looked {
+            Ok((_, alarms)) => alarms.iter().map(problem).collect(),
+            Err(error) => vec![out_of_reach(error)],
+        };
+        let heads = &self.memory.heads;
+        let head = |problem: &Problem| {
+            let (seq, commit) = heads.0.get(problem.source.as_ref()?)?;
+            Some(Head { seq: *seq, commit: commit.to_string() })
+        };
+        let (host, now) = (config.host_name(), self.shell.clock.now());
+        let finding = Finding { problems: &problems, whole: looked.is_ok(), host: &host, now, head: &head };
+        let mut failed = self.memory.told.tell(&config.notify, &finding, |channel, notice| {
+            send(channel, &Message::Notice(Box::new(notice.clone())), config.base())
+        });
+        let suffix = if looked.is_ok() { "" } else { "/fail" };
+        for channel in config.notify.iter().filter(|channel| channel.ping.is_some()) {
+            let ping = Message::Ping { of: Pulse::Watch, suffix, run: crate::agent::run_id() };
+            if let Err(error) = send(channel, &ping, config.base()) {
+                failed.push((channel.name.clone(), format!("{error:#}")));
+            }
+        }
+        for (channel, why) in &failed {
+            self.shell.warn(format!("{channel} could NOT be told: {why}\n  It is tried again at the next look"));
+        }
+        failed.is_empty()
+    }
+}
+
+fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let Err(error) = notify::send(channel, message, base) else { return Ok(()) };
+        match pauses.next() {
+            Some(pause) if !interrupt::is_wished() => std::thread::sleep(*pause),
+            _ => return Err(error),
+        }
+    }
+}
+
+fn problem(alarm: &Alarm) -> Problem {
+    let cause = serde_json::to_value(alarm.cause).ok().and_then(|c| c.as_str().map(str::to_owned)).unwrap_or_default();
+    let (severity, next) = match alarm.cause {
+        Cause::Unproven => {
+            (Severity::Warning, "Whether it comes back is not known. Run `blackstart drill` where the keys are")
+        }
+        Cause::Stale => (
+            Severity::Critical,
+            "Its agent, its host, its network or its credentials are down, and nobody else may tell. Look at the host: `blackstart status`",
+        ),
+        Cause::Missing => (Severity::Critical, "Nothing of it can be restored. Look at the host: `blackstart status`"),
+        Cause::Damaged | Cause::Covered | Cause::RolledBack => (
+            Severity::Critical,
+            "Somebody may be at work in the store. Find out who before you trust it: `blackstart verify`",
+        ),
+    };
+    Problem {
+        key: format!("watch/{}/{cause}", alarm.source),
+        severity,
+        source: Some(alarm.source.clone()),
+        title: format!("{}: {}", alarm.source, alarm.text),
+        detail: next.into(),
+    }
+}
+
+fn out_of_reach(error: &anyhow::Error) -> Problem {
+    Problem {
+        key: "watch/repository".into(),
+        severity: Severity::Critical,
+        source: None,
+        title: "the repository cannot be looked at".into(),
+        detail: format!("Whether backups are made is not known: {error:#}"),
+    }
 }
 
 /// A memory that is there and cannot be read is an error: it is what notices a rollback.
-fn recall(path: &Path) -> Result<Seen> {
+fn recall(path: &Path) -> Result<Memory> {
     match std::fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Seen::default()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Memory::default()),
         read => {
             let bytes = read.with_context(|| format!("read {}", path.display()))?;
             serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
@@ -90,9 +223,10 @@ fn recall(path: &Path) -> Result<Seen> {
     }
 }
 
-fn exit(alarms: &[Alarm]) -> Exit {
+fn exit(alarms: &[Alarm], told: bool) -> Exit {
     match alarms.iter().map(|alarm| alarm.cause).max() {
-        None => Exit::Done,
+        None if told => Exit::Done,
+        None => Exit::Partial,
         Some(Cause::Stale | Cause::Unproven) => Exit::Missed,
         Some(_) => Exit::CheckFailed,
     }

@@ -102,6 +102,8 @@ pub struct Ping {
     pub backup: Option<Text>,
     /// For each drill.
     pub drill: Option<Text>,
+    /// For each look of `watch --notify`: who watches the watcher.
+    pub watch: Option<Text>,
     pub ca: Option<PathBuf>,
 }
 
@@ -149,14 +151,15 @@ impl Channel {
             return wrong("needs exactly one of slack, email, pagerduty, webhook, ping and command".into());
         }
         let ping = self.ping.as_ref();
-        if ping.is_some_and(|ping| ping.backup.is_none() && ping.drill.is_none()) {
-            return wrong("pings nothing: give `backup` or `drill`, an address each".into());
+        if ping.is_some_and(|ping| ping.backup.is_none() && ping.drill.is_none() && ping.watch.is_none()) {
+            return wrong("pings nothing: give `backup`, `drill` or `watch`, an address each".into());
         }
         let urls = [
             self.slack.as_ref().map(|s| &s.url),
             self.webhook.as_ref().map(|w| &w.url),
             ping.and_then(|p| p.backup.as_ref()),
             ping.and_then(|p| p.drill.as_ref()),
+            ping.and_then(|p| p.watch.as_ref()),
         ];
         for url in urls.into_iter().flatten() {
             if let Text::Plain(url) = url {

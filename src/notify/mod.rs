@@ -4,6 +4,7 @@
 
 mod channel;
 mod deliver;
+mod ledger;
 mod send;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +16,8 @@ use crate::repository::layout::SourceName;
 
 pub use channel::{Channel, Email, Ping, Tls, validate};
 pub use deliver::{Delivered, Deliveries};
-pub use send::{Message, send};
+pub use ledger::{Finding, Ledger};
+pub use send::{Message, Pulse, send};
 
 /// An alarm that still stands is told again after this.
 pub const REMIND: SignedDuration = SignedDuration::from_hours(24);
@@ -72,14 +74,14 @@ impl Phase {
 }
 
 /// Where the series of a source stood when a notice was made: whoever sees an older head later knows of a rollback (FORMAT.md §6).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub seq: u64,
     pub commit: String,
 }
 
 /// One message to people.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
     pub version: u32,
     pub phase: Phase,

@@ -25,20 +25,33 @@ const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
     Notice(Box<Notice>),
-    /// To the addresses of a [`super::Ping`]: of a backup or of a drill, how far it is, and the id that pairs start and end.
+    /// To one of the addresses of a [`super::Ping`]: how far it is, and the id that pairs start and end.
     Ping {
-        drill: bool,
+        of: Pulse,
         suffix: &'static str,
         run: String,
     },
 }
 
+/// What a ping is a sign of life of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    Backup,
+    Drill,
+    Watch,
+}
+
 /// Sends `message` through `channel`. Secrets are read now, so that a changed one needs no restart; `base` is the configuration's directory.
 pub fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
     match message {
-        Message::Ping { drill, suffix, run } => {
+        Message::Ping { of, suffix, run } => {
             let Some(ping) = &channel.ping else { return Ok(()) };
-            let Some(url) = (if *drill { &ping.drill } else { &ping.backup }) else { return Ok(()) };
+            let url = match of {
+                Pulse::Backup => &ping.backup,
+                Pulse::Drill => &ping.drill,
+                Pulse::Watch => &ping.watch,
+            };
+            let Some(url) = url else { return Ok(()) };
             let url = address(url, base)?;
             let url = format!("{}{suffix}?rid={run}", url.trim_end_matches('/'));
             post(&url, &Value::Null, None, ping.ca.as_deref(), base)

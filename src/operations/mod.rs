@@ -16,6 +16,7 @@ use crate::repository::trust::Trust;
 pub mod backup;
 pub mod basis;
 pub mod bisect;
+pub mod confirm;
 pub mod contents;
 pub mod drill;
 pub mod evidence;

@@ -94,6 +94,10 @@ pub fn look(open: &Open, identities: &[Identity], snapshot: &Snapshot, request: 
 pub fn estimate(frozen: &Frozen, haste: Haste) -> Option<Estimate> {
     let mut sum = Estimate { hours: 0.0, dollars: 0.0 };
     for (class, (packs, bytes)) in &frozen.by_class {
+        // Hours, dollars for 1000 requests, dollars for a GB. Hours: S3 User Guide, "Archive retrieval options". GLACIER's prices: the calculation
+        // in <https://repost.aws/knowledge-center/s3-manage-data-retrieval> (standard 0.05 and 0.01, expedited 10 a thousand); the rest from
+        // <https://aws.amazon.com/s3/pricing/>, us-east-1. A GB of DEEP_ARCHIVE (0.02, bulk 0.0025) and of expedited (0.03) agrees with price
+        // lists that others published in 2026; what DEEP_ARCHIVE charges for a request (0.10, bulk 0.025) was not found a second time.
         let (hours, per_1000, per_gb) = match (class, haste) {
             (Class::Glacier, Haste::Expedited) => (5.0 / 60.0, 10.0, 0.03),
             (Class::Glacier, Haste::Standard) => (5.0, 0.05, 0.01),

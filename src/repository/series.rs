@@ -35,6 +35,8 @@ pub struct Whole {
     pub leftover: Vec<u64>,
     /// The store's own time of each commit.
     pub stored_at: BTreeMap<u64, Timestamp>,
+    /// Those whose times the root's holder has confirmed.
+    pub confirmed: BTreeSet<u64>,
     /// Commits that somebody has deleted or written over in a store that keeps versions. They count all the same.
     pub covers: Vec<Cover>,
 }
@@ -152,6 +154,9 @@ impl<'a> Series<'a> {
             match read {
                 Ok(commit) => {
                     hashes.insert(seq, commit.hash);
+                    if self.trust.confirms(&self.source, seq, commit.hash) {
+                        whole.confirmed.insert(seq);
+                    }
                     whole.commits.push(commit);
                 }
                 // The outermost context only names the commit.
@@ -201,8 +206,14 @@ pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 impl Whole {
     /// Whether the store's clock contradicts the times of `snapshot`, the store says nothing of it, or it looks wrong and nobody accepted that.
     pub fn is_suspect(&self, snapshot: &Snapshot) -> bool {
+        self.is_mistimed(snapshot) || self.looks_wrong(snapshot)
+    }
+
+    /// Whether the store's clock contradicts the times of `snapshot`, or the store says nothing of it, and nobody confirmed them.
+    pub fn is_mistimed(&self, snapshot: &Snapshot) -> bool {
         let stored = self.stored_at.get(&snapshot.seq);
-        stored.is_none_or(|at| at.duration_since(snapshot.finished).abs() > CLOCK_SLACK) || self.looks_wrong(snapshot)
+        let contradicted = stored.is_none_or(|at| at.duration_since(snapshot.finished).abs() > CLOCK_SLACK);
+        contradicted && !self.confirmed.contains(&snapshot.seq)
     }
 
     /// FORMAT.md §4-11.

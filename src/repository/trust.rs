@@ -37,6 +37,16 @@ pub struct TrustRecord {
     pub keys: Vec<Certificate>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<Revocation>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confirmed: Vec<Confirmation>,
+}
+
+/// A commit whose times are right, although the store's contradict them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    pub source: SourceName,
+    pub seq: u64,
+    pub commit: Hash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +85,7 @@ pub struct Trust {
     pub recipients: Vec<String>,
     pub certificates: Vec<Certificate>,
     revoked: Vec<Revocation>,
+    confirmed: Vec<Confirmation>,
     head: (u64, Hash),
 }
 
@@ -108,6 +119,7 @@ impl Trust {
             recipients: Vec::new(),
             certificates: Vec::new(),
             revoked: Vec::new(),
+            confirmed: Vec::new(),
             head: (0, hash),
         };
         trust.append(store, root, first, now)?;
@@ -152,6 +164,7 @@ impl Trust {
             recipients: Vec::new(),
             certificates: Vec::new(),
             revoked: Vec::new(),
+            confirmed: Vec::new(),
             head: (0, hash),
         };
         let listed = history::list(store, layout::TRUST).context("list trust records")?;
@@ -183,6 +196,7 @@ impl Trust {
         }
         self.certificates.extend(record.keys);
         self.revoked.extend(record.revoked);
+        self.confirmed.extend(record.confirmed);
         self.head = (record.n, hash);
     }
 
@@ -192,6 +206,11 @@ impl Trust {
         let revoked = self.revoked.iter().any(|r| r.key == id && at >= r.from);
         let covers = |c: &Certificate| c.sources.iter().any(|s| s == "*" || s == source.as_str());
         !revoked && self.certificates.iter().any(|c| c.role == role && c.key == *key && covers(c))
+    }
+
+    /// Whether the root's holder has confirmed the times of a commit.
+    pub fn confirms(&self, source: &SourceName, seq: u64, commit: Hash) -> bool {
+        self.confirmed.iter().any(|c| c.source == *source && c.seq == seq && c.commit == commit)
     }
 
     /// The recovery recipients of the present epoch.

@@ -59,7 +59,7 @@ fn an_alarm_stands_over_restarts_and_outages_until_it_is_known_to_be_over() {
     let job = "source = \"etc\"\nevery = \"1h\"\nrpo = \"2h\"\ndrill = { every = \"24h\" }\n";
     fs::write(at.join("schedules/etc.toml"), job).unwrap();
     let begin: Timestamp = "2031-06-01T00:00:00Z".parse().unwrap();
-    let clock = Arc::new(TestClock::at(begin));
+    let clock = Arc::new(TestClock::at("2031-06-01T00:00:00Z"));
     let start = || Agent::start(Config::load(Some(&at.join("blackstart.toml"))).unwrap(), clock.clone()).unwrap();
     let mut agent = start();
     reach(&mut agent, at, &[]);

@@ -22,8 +22,8 @@ impl Clock for TestClock {
 }
 
 impl TestClock {
-    pub fn at(now: Timestamp) -> TestClock {
-        TestClock(Mutex::new(now))
+    pub fn at(time: &str) -> TestClock {
+        TestClock(Mutex::new(time.parse().unwrap()))
     }
 
     pub fn set(&self, to: Timestamp) {

@@ -1,7 +1,7 @@
 //! Notices against real servers: HTTP on loopback, and aiosmtpd with TLS for mail.
 
 use blackstart::error::help_of;
-use blackstart::notify::{Channel, Deliveries, Message, Notice, Phase, Problem, Severity, send};
+use blackstart::notify::{Channel, Deliveries, Message, Notice, Phase, Problem, Pulse, Severity, send};
 use blackstart::repository::layout::SourceName;
 use jiff::Timestamp;
 use std::fs;
@@ -72,10 +72,21 @@ fn each_kind_of_channel_says_it_in_its_own_way() {
         (&trigger.body["routing_key"], &trigger.body["payload"]["severity"]),
         (&"hunter2".into(), &"critical".into())
     );
-    let ping = channel_of(&format!("ping = {{ backup = {:?}, drill = {:?} }}", server.url("b"), server.url("d/")));
+    let ping = channel_of(&format!(
+        "ping = {{ backup = {:?}, drill = {:?}, watch = {:?} }}",
+        server.url("b"),
+        server.url("d/"),
+        server.url("w")
+    ));
     let run = "11111111-2222-4333-8444-555555555555".to_owned();
-    for (drill, suffix, path) in [(false, "/start", "/b/start"), (false, "", "/b"), (true, "/fail", "/d/fail")] {
-        send(&ping, &Message::Ping { drill, suffix, run: run.clone() }, dir.path()).unwrap();
+    let sent = [
+        (Pulse::Backup, "/start", "/b/start"),
+        (Pulse::Backup, "", "/b"),
+        (Pulse::Drill, "/fail", "/d/fail"),
+        (Pulse::Watch, "", "/w"),
+    ];
+    for (of, suffix, path) in sent {
+        send(&ping, &Message::Ping { of, suffix, run: run.clone() }, dir.path()).unwrap();
         server.wait(path, |g| g.path == format!("{path}?rid={run}"));
     }
     let file = dir.path().join("said");

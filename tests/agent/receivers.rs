@@ -88,6 +88,15 @@ fn the_agent_receives_the_log_and_the_rpo_counts_from_its_end() {
     let daemon = Daemon::start(at, &[]);
     daemon.wait_metric(UP, |up| up == 1.0);
     assert_eq!(daemon.metric("blackstart_log_gaps_total{source=\"db\"}"), 0.0);
+    // Other settings: the receiver ends in order and begins with the new ones; the rest of the configuration is no reason to.
+    let received = || daemon.count(|l| l["message"] == "the log is received");
+    let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();
+    let before = received();
+    fs::write(at.join("blackstart.toml"), config.replace("observe = \"2s\"", "observe = \"3s\"")).unwrap();
+    daemon.wait("the reload", 1, |l| l["message"] == "the configuration is read again");
+    fs::write(at.join("blackstart.toml"), config.replace("\"100ms\"", "\"50ms\"")).unwrap();
+    super::process::wait_until("the receiver begins anew", || received() == before + 1);
+    assert_eq!(daemon.metric("blackstart_log_gaps_total{source=\"db\"}"), 0.0);
     // One that is told to stop stores what has come first.
     cluster.sql("insert into t select generate_series(1, 1000)");
     std::thread::sleep(Duration::from_millis(50));

@@ -9,6 +9,7 @@
 mod support;
 
 mod broken;
+mod confirm;
 mod restore;
 mod verbs;
 

@@ -1,33 +1,9 @@
 //! A full disk: under the repository, and under a restore. Only root can make one, so these tests are skipped without.
 
 use crate::support::binary::{configure, expect, noise};
+use crate::support::small::Small;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// A small file system in memory, unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf, megabytes: u32) -> Option<Small> {
-        fs::create_dir(&at).unwrap();
-        let size = format!("size={megabytes}m");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&at).output();
-        match output {
-            Ok(output) if output.status.success() => Some(Small(at)),
-            other => {
-                println!("skipped: no file system can be mounted here: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
+use std::path::Path;
 
 fn source(at: &Path) {
     fs::create_dir(at.join("tree")).unwrap();

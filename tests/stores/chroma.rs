@@ -123,6 +123,7 @@ fn a_round_trip_stores_changed_vectors_only() {
         (&0.into(), &0.into()),
         "{unchanged}"
     );
+    assert_eq!(unchanged["facts"]["left_out"], first["facts"]["left_out"], "{unchanged}");
     let full = report(home.path(), &["backup", "--full"], 0);
     assert_eq!(
         (&full["stats"]["bytes_read"], &full["stats"]["bytes_new"]),

@@ -274,7 +274,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// What lies beside the database and belongs to no collection: directories of collections that were deleted, and what is not Chroma's.
-fn others(from: &Path, segments: &[String]) -> Result<Vec<String>> {
+pub(super) fn others(from: &Path, segments: &[String]) -> Result<Vec<String>> {
     let mut others = Vec::new();
     for entry in std::fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
         let name =

@@ -171,10 +171,10 @@ impl Chroma {
         let Some(known) = self.known.as_ref().filter(|known| known.facts.verified) else { return Ok(None) };
         let data_time = self.clock.now();
         let began = Instant::now();
-        let Some((seen, page)) = unchanged::look(&self.path, known)? else { return Ok(None) };
+        let Some(same) = unchanged::look(&self.path, known)? else { return Ok(None) };
         let locked_seconds = began.elapsed().as_secs_f64();
-        let plan = self.entries(&self.path, &seen, page, true)?;
-        let facts = Facts { locked_seconds, rounds: 0, ..known.facts.clone() };
+        let plan = self.entries(&self.path, &same.seen, same.page, true)?;
+        let facts = Facts { locked_seconds, rounds: 0, left_out: same.left_out, ..known.facts.clone() };
         Ok(Some(Ready { scratch: None, data_time, plan, facts, skipped: Vec::new() }))
     }
 

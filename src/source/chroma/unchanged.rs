@@ -46,28 +46,39 @@ pub fn digest(from: &Path, seen: &Seen) -> Option<String> {
     Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// The files of a directory that is as it was `known`, and the bytes of a page of its database.
-pub fn look(from: &Path, known: &Known) -> Result<Option<(Seen, u32)>> {
+/// A directory that is as it was.
+pub struct Same {
+    pub seen: Seen,
+    /// Bytes of a page of the database.
+    pub page: u32,
+    /// What lies in the directory and belongs to no collection.
+    pub left_out: Vec<String>,
+}
+
+/// Looks whether a directory is as it was `known`.
+pub fn look(from: &Path, known: &Known) -> Result<Option<Same>> {
     let database = from.join(DATABASE);
     let connection = copy::open(&database)?;
     layout::refuse_unknown(&connection, from)?;
     connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| sqlite::open::explain(&database, e))?;
-    let seen = seen(from, &connection);
+    let found = seen(from, &connection);
     let page = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).context("read the page size")?;
     connection.execute_batch("ROLLBACK").map_err(|e| sqlite::open::explain(&database, e))?;
-    let seen = seen?;
+    let (seen, left_out) = found?;
     let same = known.facts.state.is_some() && digest(from, &seen) == known.facts.state;
-    Ok((same && seen.values().all(|m| is_older(m, known.started))).then_some((seen, page)))
+    Ok((same && seen.values().all(|m| is_older(m, known.started))).then_some(Same { seen, page, left_out }))
 }
 
-fn seen(from: &Path, connection: &Connection) -> Result<Seen> {
+fn seen(from: &Path, connection: &Connection) -> Result<(Seen, Vec<String>)> {
     let mut seen = Seen::new();
+    let segments = copy::segments(connection)?;
     seen.insert(DATABASE.to_owned(), std::fs::metadata(from.join(DATABASE)).context("look at the database")?);
-    for segment in copy::segments(connection)? {
-        let files = copy::files(&from.join(&segment))?;
+    for segment in &segments {
+        let files = copy::files(&from.join(segment))?;
         seen.extend(files.into_iter().map(|(name, metadata)| (format!("{segment}/{name}"), metadata)));
     }
-    Ok(seen)
+    let left_out = copy::others(from, &segments)?;
+    Ok((seen, left_out))
 }
 
 fn is_older(m: &Metadata, started: Timestamp) -> bool {

@@ -136,7 +136,9 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
             self.tell_server()?;
             self.look_at_slot();
             let stopping = is_to_end(self.task.stop);
-            let done = stopping || self.task.options.once && self.stored >= self.goal;
+            // What has come is stored first.
+            let drained = stopping && self.pending.is_empty();
+            let done = drained || self.task.options.once && self.stored >= self.goal;
             if done && matches!(self.desk, Desk::Here(_)) {
                 return self.finish();
             }
