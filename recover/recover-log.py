@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the log of a PostgreSQL source as segment files, without blackstart: for a moment between two snapshots.
+"""Writes the log of a PostgreSQL or Redis source as files that the server replays, without blackstart: for what came after a snapshot.
 
 Needs what recover.py needs, and recover.py itself in the same directory. FORMAT.md §2.8 describes what is read here.
 
@@ -118,8 +118,8 @@ class Log:
         return at - start
 
 
-def segments(repo, args):
-    """Writes the newest window of a PostgreSQL source's log as segment and history files."""
+def written(repo, args):
+    """Writes the newest window of a source's log."""
     target = os.path.abspath(args.dir)
     need(not os.path.lexists(target), target + " exists already. Nothing is ever overwritten: name a new directory")
     need(args.identity, "this needs --identity KEYFILE, the recovery identity (a line AGE-SECRET-KEY-1…)")
@@ -130,6 +130,40 @@ def segments(repo, args):
         say("NOTE: the log has a gap after stretch %d; what comes before it is not written: --stretch %d does" % (window[-1]["n"], window[-1]["n"]))
     window = windows[-1] if args.stretch is None else next((w for w in windows if args.stretch in [s["n"] for s in w]), None)
     need(window, "%s has no stretch %s" % (args.source, args.stretch))
+    if window[-1]["kind"] == "redis":
+        return stream(repo, args, log, window, target)
+    segments(log, window, target)
+
+
+def stream(repo, args, log, window, target):
+    """Writes the replication stream after the newest snapshot in the window as the append-only file's increment, and its manifest."""
+    commits, _ = repo.series(args.source)
+    ends = [s["start"] for s in window[1:]] + [1 << 64]
+    def begins(c):
+        at = int(c["log"]["end"], 16)
+        return any(s.get("id") == c["log"].get("id") and s["start"] <= at <= end for s, end in zip(window, ends))
+    known = [c for _, c in sorted(commits.items()) if c["type"] == "snapshot" and c["outcome"] == "complete" and c.get("log") and begins(c)]
+    need(known, "no snapshot of %s lies in this part of its log" % args.source)
+    chosen, name = known[-1], "appendonly.aof"
+    facts = json.loads(age(log.identity, base64.b64decode(chosen["sealed"]), "the sealed part of snapshot %d" % chosen["seq"]))["facts"]
+    database, start = str(facts["rdb"]["replication_database"]), int(chosen["log"]["end"], 16)
+    stage = tempfile.mkdtemp(prefix="." + os.path.basename(target) + ".", suffix=".restoring", dir=os.path.dirname(target))
+    try:
+        with open(os.path.join(stage, name + ".1.incr.aof"), "wb") as f:
+            f.write(b"*2\r\n$6\r\nSELECT\r\n$%d\r\n%s\r\n" % (len(database), database.encode()))
+            n = log.write(window, 1, start, 1 << 62, Offset(f, f.tell()))
+        with open(os.path.join(stage, name + ".manifest"), "w") as f:
+            f.write("file %s.1.base.rdb seq 1 type b\nfile %s.1.incr.aof seq 1 type i\n" % (name, name))
+        os.sync()
+        os.rename(stage, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    print("%d bytes of the stream after snapshot %d written to %s, up to offset %d.\nIts base is dump.rdb of that snapshot (recover.py restore --seq %d): move it to %s"
+          % (n, chosen["seq"], target, start + n, chosen["seq"], os.path.join(target, name + ".1.base.rdb")))
+
+
+def segments(log, window, target):
+    """Writes PostgreSQL's log as segment and history files."""
     newest = window[-1]
     size, timeline = newest["facts"]["segment_size"], max(newest["spans"])
     per_id, written = (1 << 32) // size, 0
@@ -176,7 +210,7 @@ def parser():
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dir", metavar="DIR", help="must not exist yet")
     parser.add_argument("--stretch", type=int, metavar="N", help="the part of the log that this stretch belongs to; default: the newest")
-    parser.set_defaults(run=segments)
+    parser.set_defaults(run=written)
     return parser
 
 

@@ -73,6 +73,9 @@ pub struct Config {
     /// What `schedules/*.toml` beside this file says; also the sources there stand in `source`.
     #[serde(skip)]
     pub jobs: Vec<Job>,
+    /// Restore plans whose text is wrong: name and error.
+    #[serde(skip)]
+    pub wrong_plans: Vec<(String, String)>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -169,6 +172,14 @@ impl Config {
         }
     }
 
+    /// A source of kind `redis`: to be backed up, or to be followed.
+    pub fn open_redis(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Redis> {
+        let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
+        let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
+        let options = source.redis.clone().unwrap_or_default().below(self.base());
+        Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
@@ -176,12 +187,7 @@ impl Config {
                 let options = source.chroma.clone().unwrap_or_default().below(self.base());
                 Box::new(Chroma::open(&self.path_of(source)?, self.scratch(), options, Arc::clone(clock))?)
             }
-            SourceKind::Redis => {
-                let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
-                let password = source.password.as_ref().map(|p| p.read(self.base())).transpose()?;
-                let options = source.redis.clone().unwrap_or_default().below(self.base());
-                Box::new(Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))?)
-            }
+            SourceKind::Redis => Box::new(self.open_redis(source, clock)?),
             SourceKind::Postgres => {
                 let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
                 let address = postgres::address(url, source.password.as_ref(), self.directory())?;

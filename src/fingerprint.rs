@@ -31,6 +31,12 @@ pub struct Fingerprint {
     /// Rows, keys or records by table, collection or database, as far as the engine counted them.
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
+    /// That the engine's data could not be counted: none is not zero then.
+    #[serde(default)]
+    pub uncounted: bool,
+    /// Bytes of users' tables, where the engine's own files would hide them in `bytes`.
+    #[serde(default)]
+    pub table_bytes: u64,
     /// What stays the same for as long as the source is the same one: a system identifier, an application id.
     #[serde(default)]
     pub identity: BTreeMap<String, String>,
@@ -50,6 +56,7 @@ impl Fingerprint {
                 counts.extend(value.as_u64().map(|n| (format!("{of}: {name}"), n)));
             }
         }
+        counts.extend(nested(facts));
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let known = |value: &&Value| !value.is_null() && value.as_i64() != Some(0);
         let identity =
@@ -60,6 +67,8 @@ impl Fingerprint {
             bytes_new: stats.bytes_new,
             bytes_stored: stats.bytes_stored,
             counts,
+            uncounted: !facts["rdb"]["uncounted"].is_null(),
+            table_bytes: facts["table_bytes"].as_u64().unwrap_or(0),
             identity: identity.collect(),
         }
     }
@@ -96,15 +105,21 @@ impl Fingerprint {
         }
         let usual = |f: Measure| median(before.iter().map(f).collect());
         let shrunk = |now: f64, usual: f64, few: f64| now < SHRINK * usual && usual - now >= few;
-        let measures: [(&str, Measure, f64); 3] = [
+        let measures: [(&str, Measure, f64); 4] = [
             ("bytes", |f| f.bytes as f64, FEW.0),
+            ("bytes of tables", |f| f.table_bytes as f64, FEW.0),
             ("entries", |f| f.entries as f64, FEW.1),
             ("rows", Fingerprint::rows, FEW.2),
         ];
         for (what, measure, few) in measures {
             let (now, usual) = (measure(self), usual(measure));
+            if what == "rows" && self.uncounted {
+                continue;
+            }
             if now == 0.0 && usual > 0.0 && what == "rows" {
                 why.push(format!("zero rows: 0, and {usual:.0} before"));
+            } else if now == 0.0 && usual > 0.0 && what == "bytes of tables" {
+                why.push(format!("its tables are empty: 0 bytes, and {usual:.0} before"));
             } else if now > 0.0 && shrunk(now, usual, few) {
                 why.push(format!("a sudden shrink: {now:.0} {what}, and {usual:.0} before"));
             }
@@ -135,6 +150,28 @@ impl Fingerprint {
         let empty = self.counts.iter().filter(|(name, n)| **n == 0 && always(name));
         empty.map(|(name, _)| format!("zero rows in {name}, which had 1000 and more in every snapshot")).collect()
     }
+}
+
+/// Counts that lie deeper: rows of dumped databases, ids of Chroma's collections, keys of Redis. Keys that expire by themselves come and go.
+fn nested(facts: &Value) -> BTreeMap<String, u64> {
+    let list = |of: &str| facts[of].as_array().cloned().unwrap_or_default();
+    let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
+    let mut counts = BTreeMap::new();
+    for database in list("databases") {
+        for (table, rows) in database["tables"].as_object().into_iter().flatten() {
+            counts.extend(rows.as_u64().map(|n| (format!("tables: {} {table}", name(&database)), n)));
+        }
+    }
+    for collection in list("collections") {
+        counts.extend(collection["count"].as_u64().map(|n| (format!("collections: {}", name(&collection)), n)));
+    }
+    if facts["rdb"]["uncounted"].is_null() && facts["rdb"].is_object() {
+        let count = |database: &Value, what: &str| database[what].as_u64().unwrap_or(0);
+        let databases = facts["rdb"]["databases"].as_object().cloned().unwrap_or_default();
+        let lasting = databases.values().map(|d| count(d, "keys").saturating_sub(count(d, "expiring"))).sum();
+        counts.insert("keys".to_owned(), lasting);
+    }
+    counts
 }
 
 /// 0 of nothing.
@@ -189,6 +226,28 @@ mod tests {
         says(&rows(300), &[rows(1000), rows(1010), rows(990)], &["a sudden shrink: 300 rows"]);
         let two = |orders: u64| database(json!({"orders": orders, "log": 90_000}), 7);
         says(&two(0), &[two(1000), two(1001)], &["zero rows in tables: orders"]);
+    }
+
+    #[test]
+    fn every_engine_is_counted() {
+        let of = |facts: Value| Fingerprint::of(&Stats { bytes: 40 << 20, ..Stats::default() }, &facts);
+        let dumped = |n: u64| of(json!({"databases": [{"name": "shop", "tables": {"public.a": n, "public.b": null}}]}));
+        assert_eq!(dumped(7).counts, [("tables: shop public.a".to_owned(), 7)].into());
+        says(&dumped(0), &[dumped(7)], &["zero rows: 0, and 7 before"]);
+        let vectors = |name: &str, n: u64| {
+            of(json!({"collections": [{"name": name, "count": n}, {"name": format!("{name}2"), "count": 3}]}))
+        };
+        says(&vectors("a", 100), &[vectors("a", 900)], &["a sudden shrink: 103 rows"]);
+        says(&vectors("b", 900), &[vectors("a", 900)], &["another source: none of its 2 tables"]);
+        let keys =
+            |keys: u64, expiring: u64| of(json!({"rdb": {"databases": {"0": {"keys": keys, "expiring": expiring}}}}));
+        says(&keys(3, 3), &[keys(9, 2)], &["zero rows: 0, and 7 before"]);
+        // A cache that runs empty by itself.
+        says(&keys(0, 0), &[keys(900, 900)], &[]);
+        says(&of(json!({"rdb": {"databases": {}, "uncounted": "a module"}})), &[keys(9, 0)], &[]);
+        let cluster = |bytes: u64| of(json!({"system": "7", "databases": ["postgres"], "table_bytes": bytes}));
+        says(&cluster(0), &[cluster(90_000)], &["its tables are empty: 0 bytes, and 90000 before"]);
+        says(&cluster(90_000), &[cluster(900_000)], &["a sudden shrink: 90000 bytes of tables"]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct SourceFigures {
     pub rto_seconds: Option<f64>,
     pub expected_interval_seconds: Option<f64>,
     pub drill: Option<DrillFigures>,
+    /// Of a plan: whether its newest drill passed, with the text that it has now.
+    pub plan_verified: Option<bool>,
     /// By task: the end of the last run that was done, and the start of the next.
     pub last_success: BTreeMap<&'static str, Timestamp>,
     pub next: BTreeMap<&'static str, Timestamp>,
@@ -239,6 +241,11 @@ fn of_sources(page: &mut Page, figures: &Figures) {
         "drill_passed",
         "1 if the last drill passed",
         each(&|s| s.drill.as_ref().map(|d| f64::from(u8::from(d.passed)))),
+    );
+    page.gauges(
+        "plan_verified",
+        "1 if the last drill of the restore plan passed with the text that it has now",
+        each(&|s| s.plan_verified.map(|verified| f64::from(u8::from(verified)))),
     );
     page.gauges(
         "drill_rto_achieved_seconds",

@@ -37,6 +37,9 @@ pub struct Stats {
     pub pack_bytes: u64,
 }
 
+/// Stands for what is expected where a check was not run.
+pub const NOT_RUN: &str = "not run";
+
 /// One thing that was checked on a restored copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
@@ -47,6 +50,16 @@ pub struct Check {
 }
 
 impl Check {
+    /// What could not be asked here: neither well nor wrong.
+    pub fn not_run(name: impl Into<String>, why: impl ToString) -> Check {
+        Check { name: name.into(), expected: NOT_RUN.into(), actual: why.to_string(), passed: true }
+    }
+
+    /// Whether it was asked at all.
+    pub fn was_run(&self) -> bool {
+        self.expected != NOT_RUN
+    }
+
     /// Passed if both read the same.
     pub fn compare(name: impl Into<String>, expected: impl ToString, actual: impl ToString) -> Check {
         let (expected, actual) = (expected.to_string(), actual.to_string());

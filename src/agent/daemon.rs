@@ -98,7 +98,7 @@ impl Agent {
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
         watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
-        let files = watch::signature(&config.file, &config.schedules());
+        let files = watch::signature(&config);
         let mut agent = Agent {
             clock,
             jobs: Vec::new(),
@@ -200,6 +200,7 @@ impl Agent {
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
                 channels: &self.config.notify,
+                wrong_plans: &self.config.wrong_plans,
                 mute: &self.teller.mute,
                 sent: &self.teller.sent,
             };
@@ -266,10 +267,8 @@ impl Agent {
             Signal::Observed(result) => {
                 self.observing = false;
                 self.observed.get_or_insert_with(Instant::now);
-                self.repository = result.map(|seen| {
-                    self.shared.set_ready();
-                    self.seen.extend(seen);
-                });
+                self.shared.set_ready(result.is_ok());
+                self.repository = result.map(|seen| self.seen.extend(seen));
                 if let Err(error) = &self.repository {
                     tracing::error!(error, "the repository cannot be read");
                 }
@@ -306,6 +305,9 @@ impl Agent {
         self.count(&ran);
         self.endings.take(run);
         self.to_observe.insert(run.source.clone());
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
     }
 
     /// Notes a run in the audit log.

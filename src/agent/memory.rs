@@ -69,11 +69,12 @@ impl Memory {
         let none = Seen::default();
         let mut history = History::new();
         for job in jobs {
+            let newest = newest(job, seen);
             let standing = standings.get(&job.source);
             let needs_snapshot = standing.is_some_and(|standing| needs_snapshot(standing, seen.get(&job.source)));
             let seen = seen.get(&job.source).unwrap_or(&none);
             let mut past = SourcePast {
-                newest: seen.newest.as_ref().map(|n| n.data_time),
+                newest,
                 reaches: seen.reaches().max(standing.and_then(|standing| current(standing, seen))),
                 needed: standing
                     .and_then(|standing| standing.stretch)
@@ -92,6 +93,15 @@ impl Memory {
             history.insert(job.source.clone(), past);
         }
         history
+    }
+}
+
+/// From when the newest data is; of a plan that of its oldest source, once all have some.
+fn newest(job: &Job, seen: &BTreeMap<SourceName, Seen>) -> Option<Timestamp> {
+    let of = |source: &SourceName| seen.get(source).and_then(|s| s.newest.as_ref()).map(|n| n.data_time);
+    match &job.plan {
+        Some(plan) => plan.sources.iter().map(of).collect::<Option<Vec<_>>>()?.into_iter().min(),
+        None => of(&job.source),
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::operations::Open;
 use crate::operations::evidence::{DrillReport, Stored};
 use crate::operations::reach::{self, LogEnd};
+use crate::plan::PlanReport;
 use crate::report::Outcome;
-use crate::repository::layout::{self, SourceName};
+use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Line, LogRange, Mode};
 use crate::storage::Key;
@@ -68,6 +69,8 @@ pub struct Seen {
     /// The last drill, and the newest data that one has proven.
     pub drill: Option<Drilled>,
     pub verified: Option<Timestamp>,
+    /// Of a plan: the text that was drilled last.
+    pub plan: Option<Hash>,
     /// When the repository was last looked at.
     pub looked: Option<Timestamp>,
     /// The longest of the last backups.
@@ -109,6 +112,9 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
     let begun = open.now();
     let series = Series::list(&open.store, &open.trust, source)?;
     let mut seen = known;
+    if source.plan().is_some() {
+        return plan(open, source, seen);
+    }
     if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
         commits(&series, &mut seen);
     }
@@ -133,6 +139,32 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
     }
     // What happened meanwhile may have been missed.
     seen.looked = Some(begun);
+    Ok(seen)
+}
+
+/// The newest drill of a plan.
+fn plan(open: &Open, subject: &SourceName, mut seen: Seen) -> Result<Seen> {
+    let mut reports = open.store.list(&layout::drills(subject.as_str())).context("list drill reports")?;
+    reports.sort_by(|a, b| b.key.as_str().cmp(a.key.as_str()));
+    let last = reports.first().map(|r| r.key.as_str().to_owned());
+    if last == seen.last_report {
+        return Ok(seen);
+    }
+    let read = |key: &Key| {
+        let stored = Stored::parse(&open.store.get(key).ok()?).ok()?;
+        stored.trusted(open).ok()?;
+        let report: PlanReport = (stored.head.r#type == "plan").then(|| stored.decode().ok())??;
+        (report.mode == "drill" && report.subject == subject.as_str()).then_some(report)
+    };
+    let newest = reports.iter().take(DRILLS_READ_MAX).find_map(|object| read(&object.key));
+    seen.plan = newest.as_ref().map(|report| report.hash);
+    seen.drill = newest.map(|report| Drilled {
+        span: Span { started: report.started, finished: report.finished },
+        passed: report.passed,
+        seconds: report.achieved_rto_seconds,
+        phases: report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect(),
+    });
+    seen.last_report = last;
     Ok(seen)
 }
 

@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::observe::Seen;
 use super::receivers::Standing;
 use crate::job::{Job, Task};
-use crate::notify::{Channel, Problem, Severity};
+use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
 mod endings;
 mod log;
+mod unknown;
 
 pub use endings::Endings;
 pub use log::needs_snapshot;
+use unknown::{is_seen, unknown};
 
 /// A source without any snapshot is told of after twice its interval, within these bounds.
 const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
@@ -37,6 +39,8 @@ pub struct View<'a> {
     /// The drill key that is not there.
     pub drill_key: Option<&'a str>,
     pub channels: &'a [Channel],
+    /// Restore plans whose text is wrong, and why.
+    pub wrong_plans: &'a [(String, String)],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -57,6 +61,7 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
     for job in view.jobs.iter().filter(|job| job.enabled) {
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
+            of_drills(view, job, now, &mut found);
         }
         of_runs(view, job, &mut found, &mut unknown);
         if let Some(standing) = view.standings.get(&job.source) {
@@ -70,32 +75,6 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
     Findings { wrong: found, unknown }
 }
 
-/// Whether the repository has shown, since the agent was started, what it has of the source.
-fn is_seen(view: &View, job: &Job) -> bool {
-    view.repository.is_none() || view.seen.contains_key(&job.source)
-}
-
-/// What a look at the data, the channels and the receivers would say, where there has been none.
-fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
-    let silent = view.channels.iter().map(|c| &c.name).filter(|name| !view.sent.contains_key(*name));
-    let mut unknown: BTreeSet<String> = silent.map(|name| format!("notify/{name}")).collect();
-    for job in view.jobs {
-        let source = &job.source;
-        let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
-        if !is_seen(view, job) {
-            add(&["never", "rpo", "overdue", "drill-overdue", "schedule"]);
-        }
-        // Without its key no drill runs, and none is over.
-        if view.drill_key.is_some() {
-            add(&["drill", "drill-overdue"]);
-        }
-        if job.continuous {
-            add(&log::unknown(view.standings.get(source), view.seen.get(source), now));
-        }
-    }
-    unknown
-}
-
 fn problem(
     key: impl Into<String>,
     severity: Severity,
@@ -103,14 +82,15 @@ fn problem(
     title: String,
     detail: impl Into<String>,
 ) -> Problem {
-    Problem { key: key.into(), severity, source: source.cloned(), title, detail: detail.into() }
+    let source = source.filter(|name| name.plan().is_none()).cloned();
+    Problem { key: key.into(), severity, source, title, detail: detail.into() }
 }
 
 fn of_the_agent(view: &View) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(why) = view.repository {
         let detail = format!("No backup can be made and none be read from here until it is back: {why}");
-        found.push(problem("repository", Severity::Critical, None, "the repository cannot be reached".into(), detail));
+        found.push(problem(REPOSITORY, Severity::Critical, None, "the repository cannot be reached".into(), detail));
     }
     if let Some(why) = view.configuration {
         let detail = format!("The agent goes on with the configuration it has. Correct the file: {why}");
@@ -128,6 +108,13 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
             "Backups go on, but nothing proves that they come back. Put a key file at {path}, or name one: [agent] drill_key"
         );
         found.push(problem("drill-key", Severity::Warning, None, title, detail));
+    }
+    for (plan, why) in view.wrong_plans {
+        let title = format!("the restore plan {plan} is wrong");
+        let detail = format!(
+            "In a disaster it would not run, and it is not drilled. Correct it, and run `blackstart check`: {why}"
+        );
+        found.push(problem(format!("plan.{plan}/text"), Severity::Warning, None, title, detail));
     }
     for (channel, why) in view.mute {
         let title = format!("notices do not reach {channel:?}");
@@ -186,25 +173,46 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
         }
         (None, None) => {}
     }
+    if let Some(warning) = scheduler::warning(job, usual, now) {
+        add("schedule", Severity::Warning, format!("{source}: its schedule cannot keep its RPO"), warning);
+    }
+}
+
+/// What drills have proven, and how long ago.
+fn of_drills(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
+    let source = &job.source;
+    let past = view.history.get(source);
+    let newest = past.and_then(|p| p.newest);
+    let mut add = |what: &str, severity, title, detail: String| {
+        found.push(problem(format!("{source}/{what}"), severity, Some(source), title, detail));
+    };
     if let Some(rhythm) = job.tasks.get(&Task::Drill)
         && newest.is_some()
     {
+        let since = past.and_then(|p| p.tasks.get(&Task::Drill)).and_then(|p| p.since);
         let last = view.seen.get(source).and_then(|s| s.drill.as_ref()).map(|d| d.span.finished);
-        let overdue =
-            last.or(since(Task::Drill)).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
+        let overdue = last.or(since).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
         if overdue {
             let title = format!("{source}: a drill is overdue");
             let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
+            let of = source.plan().map_or_else(|| source.to_string(), |plan| format!("--plan {plan}"));
             add(
                 "drill-overdue",
                 Severity::Warning,
                 title,
-                format!("{known}; whether the backups come back is not known. Run `blackstart drill {source}`"),
+                format!("{known}; whether the backups come back is not known. Run `blackstart drill {of}`"),
             );
         }
     }
-    if let Some(warning) = scheduler::warning(job, usual, now) {
-        add("schedule", Severity::Warning, format!("{source}: its schedule cannot keep its RPO"), warning);
+    if let (Some(plan), Some(drilled)) = (&job.plan, view.seen.get(source).and_then(|s| s.plan))
+        && plan.hash != drilled
+    {
+        let title = format!("{source} was edited: it is NOT VERIFIED");
+        let of = source.plan().unwrap_or_default();
+        let detail = format!(
+            "No drill has run it as it is now; the next one on the schedule will. Or run `blackstart drill --plan {of}`"
+        );
+        add("edited", Severity::Warning, title, detail);
     }
 }
 
@@ -241,6 +249,7 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTree
         };
         let (source, result) = (&job.source, ending.result.as_str());
         let title = match result {
+            "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
             "check-failed" if *task == Task::Drill => {
                 format!("{source}: a drill FAILED: the newest backup does not come back")
             }
@@ -297,6 +306,7 @@ mod tests {
             configuration: None,
             drill_key: None,
             channels: &[],
+            wrong_plans: &[],
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };
@@ -341,6 +351,10 @@ mod tests {
         assert_eq!(keys(without, Some(0), 41, None, None), ["a/overdue"]);
         let drilled = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(drilled, Some(120), 121, None, None), ["a/drill-overdue"]);
+        let plan = "plan = \"p\"\ndrill = { every = \"1h\" }\n";
+        assert_eq!(keys(plan, Some(120), 119, None, None), [] as [&str; 0]);
+        assert_eq!(keys(plan, Some(120), 121, None, None), ["plan.p/drill-overdue"]);
+        assert_eq!(keys(plan, None, 1000, None, None), [] as [&str; 0], "without data there is nothing to drill");
     }
 
     #[test]
@@ -365,7 +379,7 @@ mod tests {
         assert_eq!(unknown(Some(("busy", 1)), None), ["a/incremental"]);
         assert_eq!(unknown(None, None), ["a/incremental"]);
         // The repository has been away since the start: how old the data is cannot be said.
-        let data = ["a/drill-overdue", "a/incremental", "a/never", "a/overdue", "a/rpo", "a/schedule"];
+        let data = ["a/drill-overdue", "a/edited", "a/incremental", "a/never", "a/overdue", "a/rpo", "a/schedule"];
         assert_eq!(unknown(Some(("failed", 9)), Some("gone")), data);
         assert_eq!(keys(job, None, 999, Some(("check-failed", 0)), Some("gone")), ["repository", "a/incremental"]);
     }

@@ -230,7 +230,7 @@ fn carry_out(
         SourceKind::Postgres => {
             let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
             let address = postgres::address(url, source.password.as_ref(), config.base())?;
-            let from = recover::newest_end(&host.open, &source.name)?;
+            let from = recover::newest_end(&host.open, &source.name)?.map(|range| (range.timeline, range.end.0));
             let options = receive::Options { from, ..options(config, source) };
             receive::receive(&host, &source.name, &address, &options, stop, tell).map(drop)
         }

@@ -46,9 +46,9 @@ impl Shared {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The repository has been read once.
-    pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// Whether the repository could be read when it was last looked at.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
     }
 }
 
@@ -96,5 +96,5 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.ready.load(Ordering::Relaxed) {
         return "the configuration is loaded, and the repository has been read\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "the repository has not been read yet\n").into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, "the repository has not been read yet, or cannot be reached\n").into_response()
 }

@@ -91,9 +91,14 @@ fn figures_of(
     let done = past.tasks.iter().filter_map(|(task, p)| Some((task.name(), p.last.filter(|l| l.done)?.finished)));
     let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
     SourceFigures {
-        newest: past.newest,
-        reaches: past.reaches.max(past.newest),
+        // A plan has no recovery points of its own.
+        newest: past.newest.filter(|_| job.plan.is_none()),
+        reaches: past.reaches.max(past.newest).filter(|_| job.plan.is_none()),
         verified: seen.verified,
+        plan_verified: job
+            .plan
+            .as_ref()
+            .map(|plan| seen.plan == Some(plan.hash) && seen.drill.as_ref().is_some_and(|drill| drill.passed)),
         head: seen.head.map(|(seq, _)| seq),
         rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
         rto_seconds: job.rto.map(|d| d.as_secs_f64()),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::serve::serve;
 use super::watch;
 use super::work::open;
 use crate::config::Config;
-use crate::job::Task;
+use crate::job::{Job, Task};
 use crate::repository::layout::SourceName;
 
 /// Changed files are looked for this often.
@@ -52,7 +52,8 @@ impl Agent {
             tracing::info!(source = %job.source, enabled = job.enabled, file, tasks = tasks.join(", "), "job");
         }
         self.memory.learn(&self.jobs, &self.catalog, now);
-        self.seen.retain(|source, _| self.config.jobs.iter().any(|job| job.source == *source));
+        let sources = self.observed_sources();
+        self.seen.retain(|source, _| sources.contains(source));
         self.endings.learn(&self.config.jobs, &self.catalog);
         self.observed = None;
     }
@@ -63,7 +64,7 @@ impl Agent {
             return;
         }
         self.files_at = Instant::now();
-        let files = watch::signature(&self.config.file, &self.config.schedules());
+        let files = watch::signature(&self.config);
         if files != self.files && files == self.files_before {
             self.reload();
         }
@@ -72,7 +73,7 @@ impl Agent {
 
     /// Reads the configuration again. One that is wrong changes nothing, and is told of.
     pub(super) fn reload(&mut self) {
-        self.files = watch::signature(&self.config.file, &self.config.schedules());
+        self.files = watch::signature(&self.config);
         let listen = self.config.agent.listen.clone();
         let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
             self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
@@ -97,7 +98,7 @@ impl Agent {
         // What cannot be reached is looked at more often: one wants to know when it is back.
         let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
         if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
-            self.to_observe.extend(self.config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()));
+            self.to_observe.extend(self.observed_sources());
             self.observed = self.observed.map(|_| Instant::now());
             self.start_observing();
             return;
@@ -129,5 +130,12 @@ impl Agent {
             Ok(_) => self.observing = true,
             Err(error) => tracing::error!(%error, "the repository cannot be looked at"),
         }
+    }
+
+    /// What jobs are for, and what their plans restore.
+    fn observed_sources(&self) -> BTreeSet<SourceName> {
+        let jobs = self.config.jobs.iter().filter(|job| job.enabled);
+        let planned = |job: &Job| job.plan.iter().flat_map(|plan| plan.sources.clone()).collect::<Vec<_>>();
+        jobs.flat_map(|job| [vec![job.source.clone()], planned(job)].concat()).collect()
     }
 }

@@ -1,13 +1,15 @@
 //! Who watches the scheduler: systemd by its watchdog, Prometheus by the tick, and a thread here that tells when it has stalled.
 
 use jiff::Timestamp;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::serve::Shared;
+use crate::config::Config;
 use crate::job;
 use crate::notify::{Deliveries, Message, Notice, Phase, Problem, Route, Severity};
+use crate::plan;
 
 /// The watcher looks this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,9 +60,10 @@ fn tell(deliveries: &Deliveries, host: &str, now: Timestamp) {
 }
 
 /// What the configuration files look like from outside: another value means that one of them has changed.
-pub fn signature(file: &Path, schedules: &Path) -> Vec<(PathBuf, u64, u128)> {
-    let mut files = job::files(schedules).unwrap_or_default();
-    files.push(file.to_owned());
+pub fn signature(config: &Config) -> Vec<(PathBuf, u64, u128)> {
+    let mut files = job::files(&config.schedules()).unwrap_or_default();
+    files.extend(plan::files(config).unwrap_or_default());
+    files.push(config.file.clone());
     let look = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok()?;
         let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();

@@ -17,6 +17,7 @@ use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::job::Task;
 use crate::operations::backup;
 use crate::operations::{Host, Open, drill, locks, prune, verify};
+use crate::plan::{self, Plan};
 use crate::report::Outcome;
 use crate::repository::keys::{KeyFile, KeyPair};
 use crate::repository::layout::{Hash, SourceName};
@@ -112,6 +113,9 @@ pub fn carry_out(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Ran 
 }
 
 fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> {
+    if let Some(name) = order.source.plan() {
+        return rehearse(config, clock, name);
+    }
     let source = config
         .source
         .iter()
@@ -188,6 +192,45 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Re
         ),
         data_time: Some(report.data_time),
         bytes: (report.bytes_fetched, 0),
+        report: serde_json::to_value(&report)?,
+    })
+}
+
+/// The drill of a restore plan.
+fn rehearse(config: &Config, clock: &Arc<dyn Clock>, name: &str) -> Result<Done> {
+    let plan = Plan::named(name, config)?;
+    let open = open(config, clock)?;
+    let keys = KeyFile::read(&config.drill_key())?;
+    durable::create_directories(&config.scratch()).context("make the directory for scratch")?;
+    let run = plan::Run {
+        config,
+        open: &open,
+        keys: &keys,
+        plan: &plan,
+        wanted: plan::Wanted {
+            mode: plan::Mode::Drill,
+            resume: false,
+            keep_failed: false,
+            trigger: "on schedule, by the agent".into(),
+            configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
+        },
+        tell: &|_, _| {},
+    };
+    let report = run.go()?;
+    let failed: Vec<&str> =
+        report.stages.iter().filter(|s| s.outcome == plan::Ended::Failed).map(|s| s.name.as_str()).collect();
+    let late = report.rto_met == Some(false) || report.stages.iter().any(plan::StageReport::over_budget);
+    let (result, verdict) = match (report.passed, late, report.rpo_met) {
+        (false, ..) => ("check-failed", format!("FAILED at {}", failed.join(", "))),
+        (_, true, _) => ("missed", "passed, and took longer than its targets allow".to_owned()),
+        (_, _, Some(false)) => ("missed", "passed, and its data is older than the RPO allows".to_owned()),
+        _ => ("done", "passed".to_owned()),
+    };
+    Ok(Done {
+        result,
+        line: format!("the drill of plan {name} {verdict}, in {:.1} s", report.achieved_rto_seconds),
+        data_time: report.points.iter().map(|p| p.data_time).min(),
+        bytes: (0, 0),
         report: serde_json::to_value(&report)?,
     })
 }

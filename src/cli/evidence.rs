@@ -55,7 +55,7 @@ pub struct Report {
     /// 2026, 2026-Q4 or 2026-11
     #[arg(long, value_name = "PERIOD")]
     pub period: Option<Period>,
-    /// With --period: md or json
+    /// With --period
     #[arg(long, value_enum, default_value = "md")]
     pub form: Form,
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub enum ReportVerb {
 pub struct Bisect {
     #[arg(value_parser = source)]
     pub source: SourceName,
-    /// SQL for the restored SQLite file: good if its first value is neither null, 0 nor empty
+    /// SQL for the restored SQLite file or PostgreSQL server (of Redis a command: 'GET key'): good if its first value is neither null, 0, false nor empty
     #[arg(long, value_name = "SQL")]
     pub check: Option<String>,
     /// The recovery key file

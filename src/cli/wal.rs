@@ -1,4 +1,4 @@
-//! The command line of PostgreSQL's log: points in time, the undo finder, and the commands that a server calls.
+//! The command line of a source's log: points in time, the undo finder, and the commands that a server calls.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use super::{Place, source, time};
 use crate::repository::layout::SourceName;
 use crate::source::postgres::wal::Lsn;
 
-// Where a PostgreSQL source with a stored log is brought to. No doc comment: clap would make it the help of the verb.
+// Where a source with a stored log is brought to. No doc comment: clap would make it the help of the verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Aim {
     /// PostgreSQL, with a stored log: this position, such as 0/1A2B3C
@@ -20,13 +20,16 @@ pub struct Aim {
     /// PostgreSQL, with a stored log: this restore point
     #[arg(long, value_name = "NAME", group = "which")]
     pub name: Option<String>,
-    /// PostgreSQL, with a stored log: the end of the newest snapshot
+    /// Redis, with a stored log: after so many bytes of the replication stream (`master_repl_offset`)
+    #[arg(long, value_name = "N", group = "which")]
+    pub offset: Option<u64>,
+    /// With a stored log: the end of the newest snapshot
     #[arg(long, group = "which")]
     pub immediate: bool,
-    /// Stop just before the position, transaction or time
+    /// Stop just before the position, offset, transaction or time
     #[arg(long)]
     pub before: bool,
-    /// Open for reading at the target, so that one can look first; `select pg_wal_replay_resume()` then opens for writing
+    /// PostgreSQL: open for reading at the target, so that one can look first; `select pg_wal_replay_resume()` then opens for writing
     #[arg(long)]
     pub pause: bool,
     /// The server's timeline to follow, instead of the newest
@@ -34,10 +37,11 @@ pub struct Aim {
     pub timeline: Option<u32>,
 }
 
-/// Stream a PostgreSQL server's log into the repository until stopped: every moment can then be reached
+/// Stream a server's log into the repository until stopped: every moment can then be reached (PostgreSQL, Redis, Valkey)
 ///
-/// The server keeps its log in a replication slot until it is stored. With `synchronous_standby_names = 'blackstart'` a commit returns only when it
-/// lies in the repository. It may be killed at any time, and goes on where the repository ends.
+/// PostgreSQL keeps its log in a replication slot until it is stored. With `synchronous_standby_names = 'blackstart'` a commit returns only when it
+/// lies in the repository. Redis and Valkey keep what their backlog holds; `WAIT 1` returns once the write lies in the repository, and a first
+/// snapshot is made where the log has none to go on from. The receiver may be killed at any time, and goes on where the repository ends.
 ///
 /// Example: blackstart wal-receive orders
 #[derive(Debug, Args)]

@@ -120,6 +120,9 @@ fn say(shell: &Shell, report: &BackupReport) {
         size(report.stats.bytes_stored),
         span(report.seconds),
     ));
+    if let Some(why) = report.facts["read_whole"].as_str() {
+        shell.say(format!("{}: everything was read, since {why}", report.source));
+    }
     if report.taken_over > 0 {
         let had = size(report.taken_over);
         shell.say(format!("{}: {had} of it were in the store already, from a run that was interrupted", report.source));

@@ -11,17 +11,20 @@ use super::output::{Ending, Exit, Shell, time};
 use crate::cli::Bisect;
 use crate::durable;
 use crate::error::{Failure, Kind};
+use crate::operations::ask::Restored;
 use crate::operations::bisect::search;
 use crate::operations::drill::Scratch;
 use crate::operations::restore::{self, Request};
 use crate::operations::{Open, backup};
 use crate::plan::Variables;
-use crate::plan::check::{Case, CheckOf, Copy};
+use crate::plan::check::{Case, CheckOf, Copy, Engines, Who};
 use crate::progress::Progress;
 use crate::report::{Check, Outcome};
 use crate::repository::agefile::Identity;
+use crate::repository::sealed::SealedPart;
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::Settings;
 
 /// Longest single question.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -35,14 +38,11 @@ struct Asked {
 }
 
 pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
-    let check = match (&args.check, args.command.is_empty()) {
-        (Some(sql), true) => CheckOf::of_sql(sql),
-        (None, false) => CheckOf::of_command(args.command.clone()),
-        _ => {
-            let help = "Nothing was restored. Give --check 'SQL', or a program behind `--`: it gets the copy as ${copy}, and exits with 0 if it is good.";
-            return Err(Failure::new(Kind::Usage, "what is to be checked?", help));
-        }
-    };
+    if args.check.is_some() != args.command.is_empty() {
+        let help = "Nothing was restored. Give --check 'SQL' (of Redis a command: --check 'GET key'), or a program behind `--`: it gets the copy as \
+                    ${copy}, and exits with 0 if it is good.";
+        return Err(Failure::new(Kind::Usage, "what is to be checked?", help));
+    }
     let reader = shell.reader(&args.place)?;
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
     let base = reader.config.as_ref().map_or_else(std::env::temp_dir, |c| c.scratch());
@@ -51,11 +51,17 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
     let whole = Series::list(&open.store, &open.trust, &args.source)?.whole();
     whole.faults.iter().for_each(|(seq, why)| shell.warn(format!("commit {seq} is left out: {why}")));
     let points: Vec<(&Commit, &Snapshot)> = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).collect();
+    let settings = reader.config.as_ref().and_then(|config| {
+        let source = config.source.iter().find(|source| source.name == args.source)?;
+        Some(config.settings(source))
+    });
+    let settings = settings.unwrap_or_default();
+    let bisection = Bisection { open, identities: &keys.identities, base: &base, settings: &settings };
     let mut asked: Vec<Asked> = Vec::new();
     let found = search(points.len(), |n| {
         let (commit, snapshot) = points[n];
         let busy = shell.busy(format!("asking snapshot {}", snapshot.seq), &Progress::default());
-        let answer = ask(open, &keys.identities, (commit, snapshot), &check, &base)
+        let answer = ask(&bisection, (commit, snapshot), args)
             .with_context(|| format!("ask snapshot {} of {}", snapshot.seq, args.source))?;
         drop(busy);
         let verdict = if answer.passed { "good" } else { "bad " };
@@ -73,6 +79,11 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
         });
         Ok(answer.passed)
     })?;
+    if args.check.is_some() && !asked.is_empty() && asked.iter().all(|one| one.answer.starts_with("error: ")) {
+        let help =
+            "Nothing is said of the snapshots: it failed on the newest and on the oldest. Correct it, and ask again.";
+        return Err(Failure::new(Kind::Usage, format!("the check could not be asked: {}", asked[0].answer), help));
+    }
     let good = found.map(|n| points[n].1);
     let bad = points.get(found.map_or(0, |n| n + 1)).map(|(_, s)| *s);
     let place = |s: Option<&Snapshot>| s.map(|s| json!({"seq": s.seq, "data_time": s.data_time}));
@@ -93,28 +104,52 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
     Ending::new(exit, json!({"good": place(good), "bad": place(bad), "asked": asked}))
 }
 
-/// Restores one snapshot into scratch and makes the check on the copy.
-fn ask(
-    open: &Open,
-    identities: &[Identity],
-    (commit, snapshot): (&Commit, &Snapshot),
-    check: &CheckOf,
-    base: &Path,
-) -> Result<Check> {
+/// What is the same for every snapshot that is asked.
+struct Bisection<'a> {
+    open: &'a Open,
+    identities: &'a [Identity],
+    base: &'a Path,
+    settings: &'a Settings,
+}
+
+/// Restores one snapshot into scratch and makes the check on the copy, by its engine where it has one. An `Err`: it could not be asked here.
+fn ask(bisection: &Bisection, (commit, snapshot): (&Commit, &Snapshot), args: &Bisect) -> Result<Check> {
+    let Bisection { open, identities, base, settings } = bisection;
     let scratch = Scratch::make(base)?;
     let path = scratch.path().join("restored");
-    let workers = backup::Options::default().workers;
-    let request = Request::new(path.clone(), workers);
+    let request = Request::new(path.clone(), backup::Options::default().workers);
     restore::restore(open, identities, commit, snapshot, &request)?;
     let mut variables = Variables::default();
     variables.set("copy", &path);
-    let copies = [(snapshot.source.clone(), Copy { path: path.clone(), data_time: snapshot.data_time })].into();
-    let environment = vec![("BLACKSTART_COPY".into(), path.into_os_string())];
-    Ok(check.make(&Case {
+    let restored = Restored {
+        kind: snapshot.kind.clone(),
+        copy: path.clone(),
+        scratch: scratch.path().to_owned(),
+        facts: SealedPart::open(snapshot, identities)?.facts,
+        settings: (*settings).clone(),
+    };
+    let copy = Copy {
+        path: path.clone(),
+        data_time: snapshot.data_time,
+        kind: snapshot.kind.clone(),
+        who: Who::Engine(Box::new(restored)),
+    };
+    let check = match &args.check {
+        Some(command) if snapshot.kind == "redis" => {
+            CheckOf::of_redis(command.split_whitespace().map(str::to_owned).collect())
+        }
+        Some(sql) => CheckOf::of_sql(sql),
+        None => CheckOf::of_command(args.command.clone()),
+    };
+    let engines = Engines::default();
+    let made = check.make(&Case {
         variables: &variables,
-        copies: &copies,
-        environment,
+        copies: &[(snapshot.source.clone(), copy)].into(),
+        engines: &engines,
+        environment: vec![("BLACKSTART_COPY".into(), path.into_os_string())],
         secrets: Vec::new(),
         timeout: PATIENCE,
-    }))
+    })?;
+    engines.stop()?;
+    Ok(made)
 }

@@ -13,6 +13,7 @@ use super::setup::lacking;
 use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SourceConfig};
+use crate::error::help_of;
 use crate::job::Task;
 use crate::operations::Open;
 use crate::operations::reach;
@@ -53,7 +54,10 @@ impl Findings {
     fn result(&mut self, what: impl Into<String>, result: Result<String>) {
         match result {
             Ok(detail) => self.add(what, State::Ok, detail),
-            Err(error) => self.add(what, State::Failed, format!("{error:#}")),
+            Err(error) => {
+                let help = help_of(&error).map_or(String::new(), |help| format!("\n         help: {help}"));
+                self.add(what, State::Failed, format!("{error:#}{help}"));
+            }
         }
     }
 }

@@ -133,8 +133,10 @@ fn say(shell: &Shell, report: &DrillReport) {
         (true, false) => "ok",
         (false, _) => "FAILED",
     };
+    let not_run: Vec<&str> = report.checks.iter().filter(|c| !c.was_run()).map(|c| c.name.as_str()).collect();
+    let without = if not_run.is_empty() { String::new() } else { format!(" (not run: {})", not_run.join(", ")) };
     shell.say(format!(
-        "{}: {verdict}: snapshot {} with the data of {} {came}: {} in {}",
+        "{}: {verdict}{without}: snapshot {} with the data of {} {came}: {} in {}",
         report.source,
         report.seq,
         time(report.data_time),
@@ -142,7 +144,9 @@ fn say(shell: &Shell, report: &DrillReport) {
         span(report.achieved_rto_seconds)
     ));
     for check in &report.checks {
-        if check.passed {
+        if !check.was_run() {
+            shell.say(format!("  not run {}: {}", check.name, check.actual));
+        } else if check.passed {
             shell.say(format!("  ok      {}: {}", check.name, check.actual));
         } else {
             shell.say(format!("  FAILED  {}: expected {}, found: {}", check.name, check.expected, check.actual));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::output::{Ending, Exit, Shell};
+use super::output::{Ending, Exit, Shell, count};
 use super::setup::{self, Joining, Keys};
 use crate::cli::{Init, KeyRole};
 use crate::config::{Config, resolve_location};
@@ -49,7 +49,17 @@ pub fn run(shell: &Shell, args: &Init) -> Result<Ending> {
         );
     } else if args.identity.is_some() {
         shell.say(format!("Recovery key   {} (no longer needed here)", made.recovery_key.display()));
-        shell.say("This host may write there now, and protects nothing yet: `blackstart protect PATH` does it.");
+        shell.say(match Config::load(Some(&made.config)).map(|config| config.source.len()) {
+            Ok(sources) if sources > 0 => {
+                format!(
+                    "This host may write there now. Its configuration has {}: `blackstart backup`.",
+                    count(sources as u64, "source")
+                )
+            }
+            _ => {
+                "This host may write there now, and protects nothing yet: `blackstart protect PATH` does it.".to_owned()
+            }
+        });
     } else {
         shell.say(format!("Recovery key   {} (move it off this machine, and print it)", made.recovery_key.display()));
         shell.say("Nothing is backed up yet: `blackstart protect PATH` does it.");

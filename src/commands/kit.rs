@@ -100,7 +100,7 @@ fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Res
          Who can get at the store (account, console, second factor): ______________________________\n\
          Who decides to restore, and who can be called at night:      ______________________________\n\n\
          With blackstart, on any machine:\n\n  blackstart status --repo '{repo}' --root {root}\n  \
-         blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to /restored/SOURCE\n\n\
+         blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to ./SOURCE-restored\n\n\
          Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {recover}\n  sha256sum recover-log.py  must be {log}\n  \
          python3 recover.py --help\n  Copy the repository to a directory; README.txt in it has every step.\n\n\
          Nothing is overwritten by a restore. A wrong fingerprint means a wrong or replaced repository: stop, and find out which.\n",

@@ -66,7 +66,7 @@ pub fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
     }
     if asked.mode == Mode::Real {
         may_go_on(&plan, unfinished.as_ref(), asked)?;
-        free(&plan, &config, unfinished.as_ref())?;
+        free(&plan, &config, unfinished.as_ref().filter(|_| asked.resume))?;
         confirmed(&plan, asked)?;
     }
     let keys = recovery_key(Some(&config), asked.identity)?;
@@ -96,8 +96,10 @@ pub fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
 pub fn exit(report: &PlanReport) -> Exit {
     let missed = report.rpo_met == Some(false) || report.rto_met == Some(false);
     match report.passed {
-        // A real restore that stopped has failed; a drill has found something.
-        false if report.mode == "real" => Exit::Failed(1),
+        // A real restore that stopped has failed, unless a check has found something, as in a drill.
+        false if report.mode == "real" && report.stages.iter().all(|s| s.checks.iter().all(|c| c.passed)) => {
+            Exit::Failed(1)
+        }
         false => Exit::CheckFailed,
         true if missed || report.stages.iter().any(StageReport::over_budget) => Exit::Missed,
         true => Exit::Done,
@@ -264,7 +266,7 @@ fn say_end(shell: &Shell, report: &PlanReport) {
         shell.warn("the plan stopped, and what was done is taken back; the restored copies are kept beside what was there before");
     } else if report.mode == "real" && !report.passed {
         shell.warn(format!(
-            "the plan stopped. What is done is done, and old data is kept beside. Put right what failed, then: blackstart restore --plan {} --resume",
+            "the plan stopped. What is done is done, and old data is kept beside. Put right what failed, then: blackstart restore --plan {0} --confirm {0} --resume",
             report.plan
         ));
     }

@@ -1,4 +1,4 @@
-//! A restore of a PostgreSQL source to a point in time: from the command line to the way there, and what is said of it.
+//! A restore to a point in time, from a snapshot and the log after it: from the command line to the way there, and what is said of it.
 
 use anyhow::Result;
 use std::path::Path;
@@ -6,26 +6,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::output::{Shell, size, time};
 use crate::cli::Restore;
+use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::restore::{self, Finish, Pick};
-use crate::operations::wal::recover::{self, Prepared, Recovery, Route, Target, Then};
+use crate::operations::wal::recover::{self, Prepared, Recovery, Target, Then};
+use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
+use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::redis;
 
 /// The way to a point in time, and what came of it.
 pub struct Point {
     pub commit: Commit,
     pub snapshot: Snapshot,
-    route: Arc<Route>,
-    recovery: Recovery,
-    prepared: Arc<Mutex<Option<Prepared>>>,
+    way: Way,
+}
+
+enum Way {
+    Postgres { route: Arc<recover::Route>, recovery: Recovery, prepared: Arc<Mutex<Option<Prepared>>> },
+    Redis { route: Arc<replay::Route>, aim: Aim, replayed: Arc<Mutex<Option<Replayed>>> },
 }
 
 /// The point that the command line means; `None`: a snapshot as it is.
 pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option<Point>> {
     let aim = &args.aim;
-    let explicit = aim.lsn.is_some() || aim.xid.is_some() || aim.name.is_some() || aim.immediate;
+    let explicit =
+        aim.lsn.is_some() || aim.xid.is_some() || aim.name.is_some() || aim.offset.is_some() || aim.immediate;
     let whole = args.snapshot.is_none() && !args.latest_verified && args.path.is_empty() && !args.in_place;
     if !explicit && (!whole || !recover::has_log(open, &args.source)?) {
         return Ok(None);
@@ -34,18 +42,55 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
     if !explicit && args.at.is_none() && holds_suspects(open, &args.source)? {
         return Ok(None);
     }
+    if recover::kind(open, &args.source)?.as_deref() == Some(redis::KIND) {
+        return of_redis(open, identities, args).map(Some);
+    }
     let target = match (args.at, aim.lsn, aim.xid, &aim.name) {
         (Some(at), ..) => Target::Time(at),
         (_, Some(lsn), ..) => Target::Lsn(lsn.0),
         (_, _, Some(xid), _) => Target::Xid(xid),
         (_, _, _, Some(name)) => Target::Name(name.clone()),
+        _ if aim.offset.is_some() => return Err(elsewhere("--offset", "Redis", "--lsn POSITION")),
         _ if aim.immediate => Target::Immediate,
         _ => Target::Latest,
     };
     let then = if aim.pause { Then::Pause } else { Then::Promote };
     let recovery = Recovery { target, before: aim.before, then, timeline: aim.timeline };
     let (commit, snapshot, route) = recover::route(open, identities, &args.source, &recovery)?;
-    Ok(Some(Point { commit, snapshot, route: Arc::new(route), recovery, prepared: Arc::default() }))
+    let way = Way::Postgres { route: Arc::new(route), recovery, prepared: Arc::default() };
+    Ok(Some(Point { commit, snapshot, way }))
+}
+
+fn of_redis(open: &Open, identities: &[Identity], args: &Restore) -> Result<Point> {
+    let asked = &args.aim;
+    let postgres = [
+        (asked.lsn.is_some(), "--lsn"),
+        (asked.xid.is_some(), "--xid"),
+        (asked.name.is_some(), "--name"),
+        (asked.pause, "--pause"),
+        (asked.timeline.is_some(), "--timeline"),
+    ];
+    if let Some((_, flag)) = postgres.iter().find(|(given, _)| *given) {
+        return Err(elsewhere(flag, "PostgreSQL", "--at TIME or --offset N"));
+    }
+    let target = match (args.at, asked.offset) {
+        (Some(at), _) => replay::Target::Time(at),
+        (_, Some(offset)) => replay::Target::Offset(offset),
+        _ if asked.immediate => replay::Target::Immediate,
+        _ => replay::Target::Latest,
+    };
+    let aim = Aim { target, before: asked.before };
+    let (commit, snapshot, route) = replay::route(open, identities, &args.source, &aim)?;
+    let way = Way::Redis { route: Arc::new(route), aim, replayed: Arc::default() };
+    Ok(Point { commit, snapshot, way })
+}
+
+fn elsewhere(flag: &str, engine: &str, instead: &str) -> anyhow::Error {
+    Failure::new(
+        Kind::Usage,
+        format!("{flag} is for {engine}"),
+        format!("Nothing was written. Name the point by {instead}."),
+    )
 }
 
 /// Whether a restore without a point would pass over snapshots that look wrong.
@@ -54,35 +99,78 @@ fn holds_suspects(open: &Open, source: &SourceName) -> Result<bool> {
     Ok(!restore::passed_over(open, source, newest.seq, &Pick::Latest)?.is_empty())
 }
 
+fn keep<T: Send + 'static>(slot: &Arc<Mutex<Option<T>>>) -> Box<dyn Fn(T) + Send + Sync> {
+    let slot = Arc::clone(slot);
+    Box::new(move |done| *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(done))
+}
+
+fn kept<T: Clone>(slot: &Arc<Mutex<Option<T>>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 impl Point {
     pub fn finish(&self, open: &Open, identities: &[Identity], to: &Path) -> Finish {
-        let done = Arc::clone(&self.prepared);
-        let keep = move |prepared| *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared);
-        recover::finish(open, identities, Arc::clone(&self.route), self.recovery.clone(), to, Box::new(keep))
+        match &self.way {
+            Way::Postgres { route, recovery, prepared } => {
+                recover::finish(open, identities, Arc::clone(route), recovery.clone(), to, keep(prepared))
+            }
+            Way::Redis { route, aim, replayed } => {
+                replay::finish(open, identities, Arc::clone(route), *aim, keep(replayed))
+            }
+        }
     }
 
-    pub fn prepared(&self) -> Option<Prepared> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn prepared(&self) -> Result<serde_json::Value> {
+        Ok(match &self.way {
+            Way::Postgres { prepared, .. } => serde_json::to_value(kept(prepared))?,
+            Way::Redis { replayed, .. } => serde_json::to_value(kept(replayed))?,
+        })
     }
 
     /// Says what the server will do when it is started.
-    pub fn say(&self, shell: &Shell) {
-        let Some(prepared) = self.prepared() else { return };
-        let log = format!("{} of its log in {} files", size(prepared.bytes), prepared.segments);
-        let end = match (&self.recovery.target, self.recovery.then) {
-            (Target::Latest, _) => "replays everything that is stored, and opens for writing".to_owned(),
-            (_, Then::Promote) => "stops at the target, and opens for writing".into(),
-            (_, Then::Pause) => {
-                "stops at the target, and opens for reading; select pg_wal_replay_resume() opens it for writing".into()
+    pub fn say(&self, shell: &Shell, identities: &[Identity]) {
+        match &self.way {
+            Way::Postgres { recovery, prepared, .. } => {
+                if let Some(prepared) = kept(prepared) {
+                    say_postgres(shell, recovery, &prepared);
+                }
             }
-        };
-        shell.say(format!("{log} lie in pg_wal, and the settings are written. Start the server on it: it {end}."));
-        if let Some(last) = &prepared.last {
-            let at = last.time.map_or_else(String::new, |at| format!(" of {}", time(at)));
-            shell.say(format!("The last commit in it is that{at} (transaction {}).", last.xid));
+            Way::Redis { replayed, .. } => {
+                if let Some(replayed) = kept(replayed) {
+                    say_redis(shell, &replayed);
+                }
+                if let Ok(sealed) = SealedPart::open(&self.snapshot, identities) {
+                    redis::proof::advice_with_log(&sealed.facts).iter().for_each(|line| shell.say(line));
+                }
+            }
         }
-        for note in &prepared.notes {
-            shell.say(note);
+    }
+}
+
+fn say_redis(shell: &Shell, replayed: &Replayed) {
+    let Replayed { written, time: come } = replayed;
+    let until = come.map_or_else(String::new, |at| format!(", the last of which had come at {}", time(at)));
+    shell.say(format!(
+        "{} commands follow the snapshot in its append-only file{until}: the data set is that of offset {}.",
+        written.commands, written.position
+    ));
+}
+
+fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
+    let log = format!("{} of its log in {} files", size(prepared.bytes), prepared.segments);
+    let end = match (&recovery.target, recovery.then) {
+        (Target::Latest, _) => "replays everything that is stored, and opens for writing".to_owned(),
+        (_, Then::Promote) => "stops at the target, and opens for writing".into(),
+        (_, Then::Pause) => {
+            "stops at the target, and opens for reading; select pg_wal_replay_resume() opens it for writing".into()
         }
+    };
+    shell.say(format!("{log} lie in pg_wal, and the settings are written. Start the server on it: it {end}."));
+    if let Some(last) = &prepared.last {
+        let at = last.time.map_or_else(String::new, |at| format!(" of {}", time(at)));
+        shell.say(format!("The last commit in it is that{at} (transaction {}).", last.xid));
+    }
+    for note in &prepared.notes {
+        shell.say(note);
     }
 }

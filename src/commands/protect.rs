@@ -15,7 +15,7 @@ use crate::error::{Failure, Kind, kind_of};
 use crate::interrupt;
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
-use crate::secret::Text;
+use crate::secret::{Secret, Text};
 use crate::source::detect::{self, Found, Place};
 use crate::source::postgres::detect::PASSWORD;
 
@@ -90,7 +90,12 @@ fn add(shell: &Shell, config: Config, found: Vec<Found>) -> Result<(Config, Vec<
     let mut blocks = String::new();
     for found in found {
         for note in &found.notes {
-            shell.warn(note);
+            // How it will be done is no warning.
+            if found.kind == "postgres" && !note.contains("no data checksums") {
+                shell.say(format!("note: {note}"));
+            } else {
+                shell.warn(note);
+            }
         }
         let same = |s: &&SourceConfig| {
             s.kind.name() == found.kind
@@ -140,6 +145,8 @@ fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
         let lines: Vec<String> = exclude.iter().map(|p| format!("  {},\n", setup::quoted(p))).collect();
         text.push_str(&format!("exclude = [\n{}]\n", lines.concat()));
     }
+    // A table of its own ends the lines of the source.
+    text.push_str(found.settings);
     Ok(text)
 }
 
@@ -203,6 +210,10 @@ fn say_end(shell: &Shell, config: &Config, host: &Host, reports: &[Value]) {
     } else {
         shell.say("The recovery key is not on this machine, as it should be. Nothing was restored to prove this run:");
         shell.say("  `blackstart drill --identity FILE` does it.");
+    }
+    if config.source.iter().any(|s| s.password == Some(Secret::Env(PASSWORD.into()))) {
+        shell.say(format!("The password is read from ${PASSWORD}, which a timer or the agent does not have: put it into a file that only its user may read,"));
+        shell.say("  and say password = { file = \"…\" } in the configuration.");
     }
     // What has no snapshot cannot be restored.
     let stored = reports.iter().filter(|report| report["backup"].is_object());

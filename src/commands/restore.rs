@@ -76,7 +76,10 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
     say(shell, &report);
-    if let Ok(sealed) = SealedPart::open(&snapshot, &keys.identities) {
+    // A log changes what is to be done with the files.
+    if let Ok(sealed) = SealedPart::open(&snapshot, &keys.identities)
+        && point.is_none()
+    {
         proof::advice(&snapshot.kind, &sealed.facts).iter().for_each(|line| shell.say(line));
     }
     let how = Circumstances {
@@ -90,8 +93,8 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     record(shell, open, keys.signing.as_ref(), (&commit, &snapshot), &report, &how);
     let mut shown = serde_json::to_value(&report)?;
     if let Some(point) = &point {
-        point.say(shell);
-        shown["recovery"] = serde_json::to_value(point.prepared())?;
+        point.say(shell, &keys.identities);
+        shown["recovery"] = point.prepared()?;
     }
     let partial = report.outcome == Outcome::Partial || report.notes_count > 0;
     Ending::new(if partial { Exit::Partial } else { Exit::Done }, shown)
@@ -131,6 +134,8 @@ fn foretell(
         .find(|p| p.seconds > 0.0)
         .map(|p| p.bytes as f64 / p.seconds);
     let forecast = restore::forecast(open, identities, snapshot, request, rate)?;
+    // What would stop the real one stops this.
+    restore::has_place(&request.to, forecast.bytes)?;
     shell.say(format!(
         "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
         forecast.seq,

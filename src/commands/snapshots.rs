@@ -65,6 +65,9 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
         shell.say(table(["SOURCE", "SEQ", "DATA OF", "OUTCOME", "MODE", "SIZE", "VERIFIED", "KEPT AS"], &cells));
     }
+    if rows.iter().any(|row| row.bytes.is_none()) {
+        shell.say("note: a size of ? is sealed to another host key than the one here; the snapshots are as good as the others.");
+    }
     let mistimed: BTreeSet<&SourceName> = rows.iter().filter(|row| row.mistimed).map(|row| &row.source).collect();
     for source in mistimed {
         shell.warn(format!(
@@ -77,12 +80,11 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
         for (n, window) in found.iter().enumerate() {
             let gap = if n > 0 { "After a gap in the log: every" } else { "Every" };
             shell.say(format!(
-                "{gap} moment from {} (snapshot {}) to {} ({}, timeline {}) of {source} can be reached: restore {source} --at TIME",
+                "{gap} moment from {} (snapshot {}) to {} ({}) of {source} can be reached: restore {source} --at TIME",
                 time(window.from),
                 window.snapshot,
                 time(window.until),
-                window.position,
-                window.timeline
+                window.place()
             ));
         }
         windows.extend(found);

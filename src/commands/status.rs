@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+mod plans;
+
 use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
@@ -65,7 +67,8 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
         .into_iter()
         .map(|name| row(&reader.open, reader.config.as_ref(), &args.place, name))
         .collect::<Result<_>>()?;
-    let sentence = sentence(&rows);
+    let plans = plans::rows(&reader.open, reader.config.as_ref())?;
+    let sentence = sentence(&rows, &plans);
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
@@ -75,16 +78,18 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
             &cells,
         ));
     }
+    plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
-    let exit = match rows.iter().map(|r| r.exit).max() {
+    let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
+    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).max() {
         None => Exit::NothingToDo,
         Some(Severity::Well) => Exit::Done,
         Some(Severity::Missed) => Exit::Missed,
         Some(Severity::Unproven) => Exit::CheckFailed,
     };
-    Ending::new(exit, json!({"sentence": sentence, "sources": rows}))
+    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "plans": plans}))
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
@@ -194,7 +199,7 @@ pub fn restore_command(config: Option<&Config>, source: &SourceName, place: &Pla
     }
 }
 
-fn sentence(rows: &[Row]) -> String {
+fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
     let bad: Vec<&Row> = rows.iter().filter(|r| r.exit > Severity::Well).collect();
     if rows.is_empty() {
         return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
@@ -204,6 +209,9 @@ fn sentence(rows: &[Row]) -> String {
         let what = |row: &&Row| format!("{}: {}", row.source, row.attention.first().map_or("", String::as_str));
         let all: Vec<String> = bad.iter().map(what).collect();
         return format!("ATTENTION: {} of {}: {}.", bad.len(), count(rows.len() as u64, "source"), all.join("; "));
+    }
+    if let Some((plan, what)) = plans.iter().find_map(|plan| Some((&plan.plan, plan.attention.as_ref()?))) {
+        return format!("ATTENTION: the restore plan {plan} {what}.");
     }
     let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
     let what = match rows.len() {

@@ -21,7 +21,9 @@ use crate::repository::layout::SourceName;
 struct Written {
     #[serde(default = "yes")]
     enabled: bool,
-    source: SourceOf,
+    source: Option<SourceOf>,
+    /// A restore plan that is drilled.
+    plan: Option<String>,
     /// Incremental backups, every so often.
     every: Option<Interval>,
     full: Option<Rhythm>,
@@ -105,7 +107,51 @@ pub fn parse(text: &str, path: &Path) -> Result<Declared> {
 /// The key that is to blame, what is wrong, and the cure.
 type Wrong = (&'static str, String, &'static str);
 
+/// A job that drills a plan.
+fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong> {
+    let others = [
+        ("source", written.source.is_some()),
+        ("every", written.every.is_some()),
+        ("full", written.full.is_some()),
+        ("incremental", written.incremental.is_some()),
+        ("prune", written.prune.is_some()),
+        ("verify", written.verify.is_some()),
+        ("rpo", written.rpo.is_some()),
+        ("rto", written.rto.is_some()),
+        ("retention", written.retention.is_some()),
+        ("tier", written.tier.is_some()),
+    ];
+    if let Some((key, _)) = others.iter().find(|(_, given)| *given) {
+        let what = format!("`{key}` does not belong to a job that drills a plan");
+        return Err((key, what, "Leave it out; targets stand in the plan."));
+    }
+    let source = SourceName::of_plan(name)
+        .map_err(|e| ("plan", format!("{e:#}"), "Give the name of the plan's file without `.toml`."))?;
+    let job = Job {
+        file: path.to_owned(),
+        enabled: written.enabled,
+        source,
+        plan: None,
+        tasks: written.drill.map(|rhythm| (Task::Drill, rhythm)).into_iter().collect(),
+        rpo: None,
+        rto: None,
+        continuous: false,
+        jitter: written.jitter.map(|jitter| jitter.0),
+        catch_up: written.catch_up,
+        overlap: written.overlap,
+        blackout: written.blackout,
+    };
+    Ok(Declared { job, inline: None, retention: None, tier: None })
+}
+
 fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
+    if let Some(name) = written.plan.clone() {
+        return of_plan(written, &name, path);
+    }
+    let Some(named) = written.source else {
+        let what = "the job is for nothing".to_owned();
+        return Err(("source", what, "Name a `source`, or a `plan` to drill."));
+    };
     let mut tasks = BTreeMap::new();
     if written.every.is_some() && written.incremental.is_some() {
         let what = "`every` and `incremental` both say when incremental backups run".to_owned();
@@ -119,7 +165,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         (Task::Verify, written.verify),
     ];
     tasks.extend(rhythms.into_iter().filter_map(|(task, rhythm)| Some((task, rhythm?))));
-    let (source, mut inline) = match written.source {
+    let (source, mut inline) = match named {
         SourceOf::Named(name) => (name, None),
         SourceOf::Inline(source) => (source.name.clone(), Some(*source)),
     };
@@ -134,6 +180,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         file: path.to_owned(),
         enabled: written.enabled,
         source,
+        plan: None,
         tasks,
         rpo,
         rto,

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
 
-use super::{Job, Task, load};
+use super::{Job, Task, load, plans};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
@@ -13,8 +13,13 @@ impl Config {
     /// Adds what the job files beside this configuration declare: jobs, sources, targets, retention.
     pub fn with_jobs(mut self) -> Result<Config> {
         let directory = self.schedules();
+        let mut of_plans = Vec::new();
         for declared in load(&directory)? {
             let mut job = declared.job;
+            if job.source.plan().is_some() {
+                of_plans.push(job);
+                continue;
+            }
             if !job.enabled {
                 self.jobs.push(job);
                 continue;
@@ -45,6 +50,7 @@ impl Config {
             self.jobs.push(job);
         }
         self.validate().with_context(|| format!("read {}", directory.display()))?;
+        plans::add(&mut self, of_plans)?;
         Ok(self)
     }
 }

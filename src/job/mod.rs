@@ -4,6 +4,7 @@
 
 mod file;
 mod join;
+mod plans;
 mod rhythm;
 mod window;
 
@@ -19,7 +20,7 @@ use crate::error::{Failure, Kind};
 use crate::limits::{JOB_FILE_MAX, JOBS_MAX};
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
-use crate::repository::layout::SourceName;
+use crate::repository::layout::{Hash, SourceName};
 
 pub use rhythm::{Cron, Rhythm};
 pub use window::{Window, free_at};
@@ -92,7 +93,10 @@ pub struct Job {
     pub file: PathBuf,
     /// A job that is switched off is checked, and nothing more.
     pub enabled: bool,
+    /// Of a plan: [`SourceName::of_plan`].
     pub source: SourceName,
+    /// The plan that is drilled, instead of a source.
+    pub plan: Option<Planned>,
     pub tasks: BTreeMap<Task, Rhythm>,
     pub rpo: Option<SignedDuration>,
     pub rto: Option<SignedDuration>,
@@ -104,6 +108,14 @@ pub struct Job {
     pub blackout: Vec<Window>,
     /// The source's log is received all the time: it keeps the RPO, and backups need not.
     pub continuous: bool,
+}
+
+/// What a job must know of the plan that it drills.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// Of the plan's text as it is now.
+    pub hash: Hash,
+    pub sources: Vec<SourceName>,
 }
 
 impl Job {

@@ -19,6 +19,9 @@ pub use deliver::{Delivered, Deliveries};
 pub use ledger::{Finding, Ledger};
 pub use send::{Message, Pulse, send};
 
+/// The key of the problem that the repository cannot be reached.
+pub const REPOSITORY: &str = "repository";
+
 /// An alarm that still stands is told again after this.
 pub const REMIND: SignedDuration = SignedDuration::from_hours(24);
 
@@ -137,7 +140,15 @@ impl Alarms {
             }
             self.0.insert(alarm.problem.key.clone(), alarm);
         }
-        changes.extend(before.into_values().map(|alarm| Change { phase: Phase::Recovered, alarm }));
+        // While the repository is out of reach, nothing that is told of a source can be known to be well again.
+        let blind = self.0.contains_key(REPOSITORY);
+        for alarm in before.into_values() {
+            if blind && alarm.problem.source.is_some() {
+                self.0.insert(alarm.problem.key.clone(), alarm);
+            } else {
+                changes.push(Change { phase: Phase::Recovered, alarm });
+            }
+        }
         changes
     }
 }
@@ -211,6 +222,19 @@ mod tests {
         assert_eq!(phases(&alarms.update(Vec::new(), &unknown, at(25))), [Phase::Reminder]);
         assert_eq!(phases(&alarms.update(bad, &unknown, at(26))), []);
         assert_eq!(phases(&alarms.update(Vec::new(), &BTreeSet::new(), at(27))), [Phase::Recovered]);
+    }
+
+    #[test]
+    fn nothing_of_a_source_recovers_while_the_repository_is_out_of_reach() {
+        let mut alarms = Alarms::default();
+        let mut go =
+            |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), &BTreeSet::new(), at(hours)));
+        let failed = Problem { source: Some(SourceName::new("a").unwrap()), ..problem("a/full", Severity::Warning) };
+        let gone = problem(REPOSITORY, Severity::Critical);
+        assert_eq!(go(1, &[failed, problem("configuration", Severity::Warning)]), [Phase::Begun, Phase::Begun]);
+        assert_eq!(go(2, std::slice::from_ref(&gone)), [Phase::Begun, Phase::Recovered]);
+        assert_eq!(go(3, &[gone]), []);
+        assert_eq!(go(4, &[]), [Phase::Recovered, Phase::Recovered]);
     }
 
     #[test]

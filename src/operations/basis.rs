@@ -1,7 +1,7 @@
 //! What a run compares with, and what it must not refer to: lost packs, and packs that forward compaction empties.
 
 use anyhow::{Context, Result};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::{Open, shared};
 use crate::bridge::Store;
@@ -128,9 +128,14 @@ pub fn survey(
              `backup --heal` stores the missing data again from the source.",
         ));
     }
+    // A file of which only the changes are read would be read whole for the sake of a few pages in a pack that is mostly dead: that must be worth it.
+    let mut leave = avoid.clone();
     avoid.extend(worst_packs(&packs, &avoid, sealed.stats.bytes_new.max(COMPACTION_BUDGET)));
+    if amplification(packs.values()) > AMPLIFICATION_MAX {
+        leave.clone_from(&avoid);
+    }
     let (layers, next_pack) = (snapshot.layers.clone(), sealed.next_pack);
-    let basis = Basis { layers, packs, next_pack, avoid, ..Basis::default() };
+    let basis = Basis { layers, packs, next_pack, avoid, leave, ..Basis::default() };
     Ok(Survey { basis, lost, covers })
 }
 
@@ -158,15 +163,16 @@ fn worst_packs(packs: &HashMap<u64, BasisPack>, lost: &HashSet<u64>, budget: u64
 }
 
 /// Bytes that a restore fetches over the bytes of an ideal full: (stored, ideal) of the packs by share of live bytes.
-pub fn amplification(packs: &BTreeMap<u64, BasisPack>) -> f64 {
-    let stored: f64 = packs.values().map(|p| p.name.1 as f64).sum();
-    let ideal: f64 = packs.values().map(|p| p.name.1 as f64 * p.live as f64 / p.raw.max(1) as f64).sum();
+pub fn amplification<'a>(packs: impl Iterator<Item = &'a BasisPack> + Clone) -> f64 {
+    let stored: f64 = packs.clone().map(|p| p.name.1 as f64).sum();
+    let ideal: f64 = packs.map(|p| p.name.1 as f64 * p.live as f64 / p.raw.max(1) as f64).sum();
     if ideal > 0.0 { stored / ideal } else { 1.0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn pack(live: u64, raw: u64) -> BasisPack {
         BasisPack { name: (Hash([0; 32]), raw / 2), live, raw }
@@ -184,6 +190,6 @@ mod tests {
     #[test]
     fn amplification_counts_dead_bytes() {
         let packs = BTreeMap::from([(1, pack(50, 100)), (2, pack(100, 100))]);
-        assert!((amplification(&packs) - 100.0 / 75.0).abs() < 1e-9);
+        assert!((amplification(packs.values()) - 100.0 / 75.0).abs() < 1e-9);
     }
 }

@@ -13,6 +13,7 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::memory;
 use crate::repository::trust::Trust;
 
+pub mod ask;
 pub mod backup;
 pub mod basis;
 pub mod bisect;

@@ -4,12 +4,14 @@ use anyhow::{Context, Result};
 use std::path::Path;
 
 use super::wal::recover::{self, Target};
+use super::wal::replay::{self, Aim};
 use super::{Open, contents};
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
 use crate::source::{Settings, chroma, command, files, postgres, redis, sqlite};
+use crate::storage;
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
@@ -68,6 +70,7 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         "redis" if checks.iter().all(|check| check.passed) => {
             let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
+            checks.extend(replay_stream(case, &sealed.facts, &options)?);
         }
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
             let mut options = case.settings.postgres.clone().unwrap_or_default();
@@ -85,6 +88,21 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         _ => {}
     }
     Ok(checks)
+}
+
+/// Puts the stored replication stream that follows the snapshot behind a second copy, and has a server load both.
+fn replay_stream(case: &Case, facts: &serde_json::Value, options: &redis::Options) -> Result<Vec<Check>> {
+    let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else { return Ok(Vec::new()) };
+    let copy = case.scratch.join("replayed");
+    std::fs::create_dir(&copy).context("make a directory for the replay")?;
+    let (from, to) = (case.copy.join(redis::DUMP), copy.join(redis::DUMP));
+    std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).context("copy the data set")?;
+    let aim = Aim { target: replay::Target::Latest, before: false };
+    match replay::write(case.open, case.identities, &route, &aim, &copy) {
+        Ok(replayed) => redis::proof::replayed(&copy, facts, options, &replayed.written),
+        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Err(e),
+        Err(e) => Ok(vec![Check::compare("log after the snapshot", "whole", format!("{e:#}"))]),
+    }
 }
 
 /// Puts the stored log that follows the snapshot into the copy, so that the server replays it, and adds the question whether it did.

@@ -49,13 +49,21 @@ fn unfinished(basis: &Basis, target: &Target) -> Vec<LayerReader> {
     readers(&layers, target, |l| &l.entries)
 }
 
-/// Files that must be read although nothing about them has changed: those with bytes in a pack to avoid, and all that interrupted runs
-/// say anything of, since they may have stopped in the middle of any.
-pub fn to_read_again(basis: &Basis, target: &Target) -> Result<HashSet<Name>> {
-    let mut found = HashSet::new();
+/// What must be read although nothing about it has changed.
+#[derive(Default)]
+pub struct ToRead {
+    /// Files with bytes in a pack to avoid, and all that interrupted runs say anything of, since they may have stopped in the middle of any.
+    pub reread: HashSet<Name>,
+    /// Of these, the files of which it would not do to read changes only.
+    pub whole: HashSet<Name>,
+}
+
+pub fn to_read_again(basis: &Basis, target: &Target) -> Result<ToRead> {
+    let mut found = ToRead::default();
     for mut layer in unfinished(basis, target) {
-        layer.each_path(|path| found.extend([path.clone()])).context("read the index of an interrupted run")?;
+        layer.each_path(|path| found.reread.extend([path.clone()])).context("read the index of an interrupted run")?;
     }
+    found.whole.clone_from(&found.reread);
     if basis.avoid.is_empty() {
         return Ok(found);
     }
@@ -63,7 +71,10 @@ pub fn to_read_again(basis: &Basis, target: &Target) -> Result<HashSet<Name>> {
     while let Some(merged) = merge.next_entry()? {
         while let Some(segment) = merge.next_segment()? {
             if segment.extents.iter().any(|e| basis.avoid.contains(&e.pack)) {
-                found.insert(merged.path.clone());
+                found.reread.insert(merged.path.clone());
+            }
+            if segment.extents.iter().any(|e| basis.leave.contains(&e.pack)) {
+                found.whole.insert(merged.path.clone());
             }
         }
     }

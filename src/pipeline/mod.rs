@@ -7,6 +7,7 @@ mod collector;
 mod cut;
 mod layers;
 mod pack;
+mod pages;
 mod reader;
 mod spool;
 mod store;

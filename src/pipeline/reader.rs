@@ -4,15 +4,16 @@ use anyhow::{Context, Result, anyhow};
 use async_channel::{Receiver, Sender};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::ops::Range;
 
 use super::batch::{BasisPages, Batch, Part};
 use super::cut::Cutter;
+use super::pages::BasisCursor;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::interrupt;
 use crate::limits::{BATCH_BYTES, SEGMENT_PAGES, STREAMS_MAX};
 use crate::progress::Progress;
-use crate::repository::index::{BasisTable, Extent, Merge, MergedEntry, Segment};
+use crate::repository::index::{BasisTable, Merge, MergedEntry, Segment};
 use crate::source::{Finished, Order, Piece, Source};
 
 /// Parts of one batch, for sources of many entries and few bytes.
@@ -40,6 +41,10 @@ pub struct Reader<'a> {
     pub shortcuts: Option<Timestamp>,
     /// Files to read in any case: their extents lie in packs that must not be referred to.
     pub reread: HashSet<Name>,
+    /// … and of these, those of which it will not do to read changes only.
+    pub read_whole: HashSet<Name>,
+    /// Whether pages of the basis that nobody reads again may stay in this pack.
+    pub may_stay: Option<Box<dyn Fn(u64) -> bool + 'a>>,
     pub cutter: Cutter,
     /// Called before the first streamed file is read.
     pub load_chunks: Box<dyn FnMut() -> Result<()> + 'a>,
@@ -64,6 +69,8 @@ impl<'a> Reader<'a> {
             basis,
             shortcuts: None,
             reread: HashSet::new(),
+            read_whole: HashSet::new(),
+            may_stay: None,
             cutter,
             load_chunks: Box::new(|| Ok(())),
             on_batch: Box::new(|| Ok(())),
@@ -110,6 +117,15 @@ impl<'a> Reader<'a> {
 
     fn run_as_they_come(&mut self, source: &mut dyn Source) -> Result<Finished> {
         self.table = self.basis.take().map(BasisTable::load).transpose()?;
+        if let (Some(table), Some(_)) = (&self.table, self.shortcuts) {
+            let whole = &self.read_whole;
+            source.lean_on(&|each| {
+                table.each_entry(&mut |entry| {
+                    let is_there = entry.kind == EntryKind::File && !whole.contains(&entry.path);
+                    if is_there { each(entry) } else { Ok(()) }
+                })
+            })?;
+        }
         while let Some(entry) = source.next().context("read the source")? {
             let before = self.table.as_mut().map_or(Ok(None), |table| table.meet(&entry.path))?;
             self.tally.entries += 1;
@@ -194,26 +210,17 @@ impl<'a> Reader<'a> {
         self.basis.as_mut().map_or(Ok(None), |b| b.next_segment().context("read the basis's index"))
     }
 
+    /// The entry is written once something in the file differs from the basis.
     fn paged(&mut self, source: &mut dyn Source, entry: Entry, before: Option<Entry>, page: usize) -> Result<bool> {
-        let known = before.filter(|b| b.kind == EntryKind::File && b.page == entry.page);
-        let inherit = known.as_ref().map_or(0, |b| b.size.min(entry.size));
+        let known = before.as_ref().filter(|b| b.kind == EntryKind::File && b.page == entry.page);
+        let inherit = known.map_or(0, |b| b.size.min(entry.size));
+        let mut basis = BasisCursor::new(known.is_some(), page);
+        let mut unwritten = Some(entry.clone());
         let span = (SEGMENT_PAGES * page) as u64;
-        let has_basis = known.is_some();
-        self.part(Part::Entry { entry: Box::new(entry), inherit })?;
-        let (mut at, mut upcoming, mut basis) = (0u64, None, None);
+        let mut at = 0u64;
         loop {
-            if at % span == 0 && has_basis {
-                upcoming = match upcoming.take() {
-                    Some(segment) => Some(segment),
-                    None => self.basis_segment()?,
-                };
-                basis = match upcoming.take() {
-                    Some(segment) if segment.at == at => Some(Arc::new(expand(&segment, page)?)),
-                    later => {
-                        upcoming = later;
-                        None
-                    }
-                };
+            if at.is_multiple_of(span) {
+                basis.pass_to(at, || self.basis_segment())?;
             }
             self.room(page.max(BATCH_BYTES / 8))?;
             let room = ((BATCH_BYTES - self.used) as u64).min(span - at % span) as usize / page * page;
@@ -223,18 +230,63 @@ impl<'a> Reader<'a> {
                         len % page == 0,
                         "the source read {len} bytes, which are not whole pages of {page}"
                     );
+                    // Not by `part`, which may send the batch: what was read is in it, and not yet counted.
+                    let entry = unwritten.take().map(|entry| Part::Entry { entry: Box::new(entry), inherit });
+                    self.batch.parts.extend(entry);
                     let from = self.used;
                     self.used += len;
                     self.count(len);
-                    self.part(Part::Pages { at, from, len, page, basis: basis.clone() })?;
+                    self.part(Part::Pages { at, from, len, page, basis: basis.pages.clone() })?;
                     at += len as u64;
+                }
+                Piece::Same(len) => {
+                    let end = at + len;
+                    let whole = len > 0 && len % page as u64 == 0 && end <= entry.size;
+                    anyhow::ensure!(
+                        basis.has && whole,
+                        "the source passes over {len} bytes of {} (this is a bug)",
+                        entry.path
+                    );
+                    self.progress.add(len);
+                    while at < end {
+                        if at.is_multiple_of(span) {
+                            basis.pass_to(at, || self.basis_segment())?;
+                        }
+                        let to = end.min(at - at % span + span);
+                        self.same(&entry.path, basis.pages.as_deref(), at..to, page as u64)?;
+                        at = to;
+                    }
                 }
                 Piece::Hole(_) => anyhow::bail!("a paged source has no holes"),
                 Piece::StreamEnd => anyhow::bail!("a paged source is no stream"),
-                Piece::End => return Ok(true),
-                Piece::Lost => return Ok(false),
+                Piece::End => {
+                    if let Some(entry) = unwritten.filter(|entry| before.as_ref() != Some(entry)) {
+                        self.part(Part::Entry { entry: Box::new(entry), inherit })?;
+                    }
+                    return Ok(true);
+                }
+                Piece::Lost => {
+                    if let Some(entry) = unwritten {
+                        self.part(Part::Entry { entry: Box::new(entry), inherit })?;
+                    }
+                    return Ok(false);
+                }
             }
         }
+    }
+
+    /// Takes the pages of the basis at these positions over as they are. They must lie in packs that may be referred to: nobody reads them again.
+    fn same(&mut self, path: &Name, basis: Option<&BasisPages>, at: Range<u64>, page: u64) -> Result<()> {
+        let bug = || format!("the source passes over pages of {path} that the basis does not have (this is a bug)");
+        let basis = basis.with_context(bug)?;
+        let nth = |position: u64| ((position - basis.at) / page) as usize;
+        for known in &basis.pages[nth(at.start)..nth(at.end)] {
+            let (extent, _) = known.as_ref().with_context(bug)?;
+            let may = self.may_stay.as_ref().is_some_and(|may| may(extent.pack));
+            anyhow::ensure!(may, "the source passes over pages of {path} that must be stored again (this is a bug)");
+            *self.tally.live.entry(extent.pack).or_default() += page;
+        }
+        Ok(())
     }
 
     fn streamed(&mut self, source: &mut dyn Source, entry: Entry) -> Result<bool> {
@@ -266,6 +318,7 @@ impl<'a> Reader<'a> {
                     self.cut(&mut at, &mut from, 1)?;
                     return Ok(true);
                 }
+                Piece::Same(_) => anyhow::bail!("a streamed source has no pages to pass over"),
                 Piece::StreamEnd => {
                     self.cut(&mut at, &mut from, 1)?;
                     self.tally.bytes = self.tally.bytes - size + at;
@@ -344,21 +397,4 @@ impl<'a> Reader<'a> {
         self.batches.send_blocking(batch).map_err(|_| anyhow!("the workers have stopped"))?;
         (self.on_batch)()
     }
-}
-
-/// A segment as an array of pages.
-fn expand(segment: &Segment, page: usize) -> Result<BasisPages> {
-    let mut pages = vec![None; SEGMENT_PAGES];
-    let mut ids = segment.ids.chunks_exact(8);
-    for extent in &segment.extents {
-        for n in 0..extent.len / page as u64 {
-            let offset = n * page as u64;
-            let slot = pages.get_mut(((extent.at - segment.at + offset) / page as u64) as usize);
-            let mut id = [0; 8];
-            id.copy_from_slice(ids.next().context("index: ids cut short")?);
-            let one = Extent { at: extent.at + offset, len: page as u64, from: extent.from + offset, ..*extent };
-            *slot.context("index: extent beyond its segment")? = Some((one, id));
-        }
-    }
-    Ok(BasisPages { at: segment.at, pages })
 }

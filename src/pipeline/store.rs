@@ -78,6 +78,8 @@ pub struct Basis {
     pub shortcuts: Option<Timestamp>,
     /// Packs not to refer to: lost ones, and those that forward compaction empties.
     pub avoid: HashSet<u64>,
+    /// Of these, the packs in which nothing may stay, even where it costs the reading of a whole file of which only changes would have been read.
+    pub leave: HashSet<u64>,
     /// Entries of interrupted runs, which lie above the layers; see [`crate::repository::checkpoint`].
     pub unfinished: Vec<Vec<Named>>,
     /// Packs of interrupted runs that are there.
@@ -88,8 +90,16 @@ impl Basis {
     /// Whether this run may refer to a pack: to its own, and to those of the basis that are there and are not to be avoided. An interrupted
     /// run also names packs that it never sent.
     pub fn usable(&self, pack: u64) -> bool {
-        pack >= self.next_pack
-            || ((self.packs.contains_key(&pack) || self.taken_over.contains_key(&pack)) && !self.avoid.contains(&pack))
+        pack >= self.next_pack || (self.is_known(pack) && !self.avoid.contains(&pack))
+    }
+
+    /// Whether pages that nobody reads again may stay in a pack.
+    pub fn may_stay(&self, pack: u64) -> bool {
+        self.is_known(pack) && !self.leave.contains(&pack)
+    }
+
+    fn is_known(&self, pack: u64) -> bool {
+        self.packs.contains_key(&pack) || self.taken_over.contains_key(&pack)
     }
 
     /// All layers that a run compares with.
@@ -272,7 +282,9 @@ impl Run<'_> {
         reader.progress = self.options.progress.clone();
         reader.shortcuts = basis.shortcuts;
         if reader.shortcuts.is_some() {
-            reader.reread = layers::to_read_again(basis, target)?;
+            let again = layers::to_read_again(basis, target)?;
+            (reader.reread, reader.read_whole) = (again.reread, again.whole);
+            reader.may_stay = Some(Box::new(|pack| basis.may_stay(pack)));
         }
         reader.load_chunks = Box::new(|| layers::load_chunks(self.shared.chunks, basis, target));
         reader.on_batch = Box::new(|| table.note(done));

@@ -69,6 +69,8 @@ struct WrittenRestore {
     point: Option<WrittenPoint>,
     #[serde(default)]
     replace: bool,
+    version: Option<String>,
+    identity: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -208,6 +210,8 @@ fn complete(written: WrittenStage, before: &[Stage]) -> Result<Stage, String> {
             to: r.to,
             point: r.point.map_or(PointOf::Latest, |p| p.0),
             replace: r.replace,
+            version: r.version,
+            identity: r.identity,
         })
     });
     let wait = written.wait_for.map(|w| match (w.http, w.tcp, w.file) {
@@ -271,8 +275,11 @@ fn fits(plan: &Plan, config: &Config) -> Result<(), String> {
             if checks.is_empty() {
                 return Err("there is nothing to check".into());
             }
+            let kind_of =
+                |name: &SourceName| config.source.iter().find(|s| s.name == *name).map_or("", |s| s.kind.name());
+            let kinds: Vec<_> = restored.iter().map(|name| (name, kind_of(name))).collect();
             for check in checks {
-                check.validate(&restored)?;
+                check.validate(&kinds)?;
                 texts.extend(check.texts());
             }
         }

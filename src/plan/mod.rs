@@ -94,6 +94,10 @@ pub struct Restore {
     pub point: PointOf,
     /// Something may lie there; it is kept beside.
     pub replace: bool,
+    /// The version of the engine that the plan is made for, or the beginning of it: `15`, `7.0`.
+    pub version: Option<String>,
+    /// What the engine calls itself for life: PostgreSQL's system identifier, SQLite's application id.
+    pub identity: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::check::{Case, Copy, Secrets};
+use super::check::{Case, Copy, Engines, Secrets};
 use super::report::{Ended, PlanReport, StageReport};
 use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, subject};
 use crate::config::Config;
+use crate::error::{Kind, kind_of};
 use crate::operations::Open;
-use crate::operations::drill::{Drilled, Scratch, signer};
+use crate::operations::drill::{Drilled, Scratch, of_the_environment, signer};
 use crate::operations::evidence::{self, Environment, Keys};
 use crate::operations::measures::implausible;
 use crate::report::{Check, Phase};
@@ -23,6 +24,7 @@ use crate::repository::keys::KeyFile;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::snapshot::{Commit, Snapshot};
 
+mod expected;
 mod restore;
 mod undo;
 
@@ -137,7 +139,7 @@ impl Run<'_> {
                 None => Journal::begin(&state, repository, name, self.plan.hash, started)?,
             };
             for done in &journal.stages {
-                progress.take_up(done);
+                self.take_up(&mut progress, done);
             }
             progress.journal = Some(journal);
         }
@@ -166,7 +168,8 @@ impl Run<'_> {
                     report.outcome = Ended::Failed;
                 }
             }
-            Err(e) if drill && matches!(stage.action, Action::Restore(_)) => return Err(e),
+            // It says nothing of the backup: another try may succeed.
+            Err(e) if drill && (of_the_environment(&e) || kind_of(&e) == Kind::WrongKey) => return Err(e),
             Err(e) => (report.outcome, report.detail) = (Ended::Failed, format!("{e:#}")),
         }
         report.seconds = begun.elapsed().as_secs_f64();
@@ -198,15 +201,20 @@ impl Run<'_> {
             },
             Action::Check(checks) => {
                 let usual = self.wanted.mode == Mode::Drill && stage.in_drill == InDrill::Usual;
+                let engines = Engines::default();
                 let case = Case {
                     variables: &progress.variables,
                     copies: &progress.copies,
+                    engines: &engines,
                     environment: Vec::new(),
                     secrets,
                     timeout: stage.timeout,
                 };
                 let (left_out, made): (Vec<_>, Vec<_>) = checks.iter().partition(|c| usual && c.is_live());
-                report.checks = made.iter().map(|c| c.make(&case)).collect();
+                for check in &made {
+                    report.checks.push(check.make(&case)?);
+                }
+                engines.stop()?;
                 progress.deviations.extend(left_out.iter().map(|c| format!("not checked in a drill: {}", c.name())));
                 Ok(format!("{} checks", made.len()))
             }
@@ -329,18 +337,6 @@ impl Run<'_> {
             scratch_removed,
             agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         }
-    }
-}
-
-impl Progress {
-    /// A stage that an earlier part of this run has done.
-    fn take_up(&mut self, done: &StageReport) {
-        if let Some(point) = &done.point {
-            self.variables.set(format!("copy.{}", point.source), point.to.as_ref());
-            let copy = Copy { path: point.to.clone().into(), data_time: point.data_time };
-            self.copies.insert(point.source.clone(), copy);
-        }
-        self.stages.push(StageReport { outcome: Ended::DoneBefore, ..done.clone() });
     }
 }
 

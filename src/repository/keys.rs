@@ -65,7 +65,8 @@ impl KeyFile {
             Failure::new(
                 Kind::WrongKey,
                 format!("read key file {}: {e}", path.display()),
-                "Nothing was changed. The key file is needed for this; it may lie off this machine, with the break-glass kit.",
+                "Nothing was changed. The recovery key file lies off this machine, with the break-glass kit. A host key lies nowhere else: \
+                 `blackstart init --repo LOCATION --identity RECOVERY_KEY_FILE` makes and certifies a new one; that costs one full read, no data.",
             )
         })?;
         let mut keys = KeyFile { identities: Vec::new(), signing: None };

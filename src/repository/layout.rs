@@ -8,6 +8,9 @@ use std::fmt;
 
 pub const REPOSITORY: &str = "repository.json";
 
+/// What the names of plans begin with where those of sources stand.
+const PLAN: &str = "plan.";
+
 /// The name of a source: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -23,6 +26,17 @@ impl SourceName {
             "{name:?} cannot name a source: use lower-case letters, digits, `-` and `_`, at most 63, the first a letter or digit"
         );
         Ok(SourceName(name.to_owned()))
+    }
+
+    /// The name under which a restore plan is scheduled and reported on. No source can have it.
+    pub fn of_plan(plan: &str) -> Result<SourceName> {
+        let name = SourceName::new(plan)?;
+        Ok(SourceName(format!("{PLAN}{name}")))
+    }
+
+    /// The plan that it stands for.
+    pub fn plan(&self) -> Option<&str> {
+        self.0.strip_prefix(PLAN)
     }
 
     pub fn as_str(&self) -> &str {

@@ -80,6 +80,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRange {
     pub timeline: u32,
+    /// The engine's own name of what positions count on, where it has one: Redis' replication ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub start: Position,
     pub end: Position,
 }

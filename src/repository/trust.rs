@@ -153,7 +153,14 @@ impl Trust {
             return Err(Failure::new(
                 Kind::NoRepository,
                 format!("there is no repository at {}", store.place()),
-                "Check the address. `init` (or `protect`) creates one.",
+                match pin {
+                    // Somebody knew one there.
+                    Some(_) => {
+                        "Nothing was done. It was there before: is the disk mounted, and the address right? Do not make a new one; what is stored \
+                         is wherever the old one is."
+                    }
+                    None => "Check the address. `init` (or `protect`) creates one.",
+                },
             ));
         }
         let (line, hash) = written.read(store, |body| Ok((read_repository(store, pin, body)?, Hash::of(body))))?;

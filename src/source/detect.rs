@@ -32,6 +32,8 @@ pub struct Found {
     pub exclude: Vec<String>,
     /// A name for the source (`[a-z0-9][a-z0-9_-]{0,62}`), unique in the list.
     pub suggested_name: String,
+    /// Further lines of its configuration, a table of its own.
+    pub settings: &'static str,
     /// What the search may have missed, for people.
     pub notes: Vec<String>,
 }
@@ -65,12 +67,14 @@ pub fn detect(what: &Path) -> Result<Vec<Found>> {
 /// What is behind the address of a server.
 fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
     if matches!(scheme, "postgres" | "postgresql") {
+        let look = postgres::detect::look(url)?;
         return Ok(vec![Found {
             kind: "postgres",
             place: Place::Url(url.to_owned()),
             exclude: Vec::new(),
             suggested_name: unique_name(Some(OsStr::new("postgres")), &mut BTreeSet::new()),
-            notes: postgres::detect::look(url)?,
+            settings: look.settings(),
+            notes: look.notes,
         }]);
     }
     if redis::address::SCHEMES.contains(&scheme) {
@@ -80,6 +84,7 @@ fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
             place: Place::Url(url.to_owned()),
             exclude: Vec::new(),
             suggested_name: unique_name(Some(OsStr::new("redis")), &mut BTreeSet::new()),
+            settings: "",
             notes: Vec::new(),
         }]);
     }
@@ -92,35 +97,42 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
         let help = "Nothing was done. Give a directory, a SQLite database, or the address of a server (postgres://…, redis://…).";
         Failure::new(Kind::Usage, format!("{} cannot be protected: {e}", path.display()), help)
     })?;
-    let mut names = BTreeSet::new();
     if metadata.is_file() {
-        let is_sqlite =
-            metadata.len() >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
-        if is_sqlite && chroma::is_database(&path) {
-            return at_path(path.parent().unwrap_or(Path::new("/")));
-        }
-        if starts_like_rdb(&path) {
-            bail!(
-                "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
-                path.display()
-            );
-        }
-        if !is_sqlite {
-            bail!(
-                "{} is no SQLite database; to protect a single file of another kind, give its directory",
-                path.display()
-            );
-        }
-        return Ok(vec![database(path, &mut names)]);
+        return at_file(path, metadata.len());
     }
     if !metadata.is_dir() {
         bail!("{} is neither a directory nor a database file", path.display());
     }
+    at_directory(path)
+}
+
+/// `bytes`: how many the file has.
+fn at_file(path: PathBuf, bytes: u64) -> Result<Vec<Found>> {
+    let is_sqlite = bytes >= SMALLEST && has_magic(&path).with_context(|| format!("read {}", path.display()))?;
+    if is_sqlite && chroma::is_database(&path) {
+        return at_path(path.parent().unwrap_or(Path::new("/")));
+    }
+    if starts_like_rdb(&path) {
+        bail!(
+            "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
+            path.display()
+        );
+    }
+    if !is_sqlite {
+        bail!("{} is no SQLite database; to protect a single file of another kind, give its directory", path.display());
+    }
+    Ok(vec![database(path, &mut BTreeSet::new())])
+}
+
+/// The tree at a directory, and the databases in it.
+fn at_directory(path: PathBuf) -> Result<Vec<Found>> {
+    let mut names = BTreeSet::new();
     let mut tree = Found {
         kind: "files",
         suggested_name: unique_name(path.file_name(), &mut names),
         place: Place::Path(path.clone()),
         exclude: Vec::new(),
+        settings: "",
         notes: Vec::new(),
     };
     let databases = databases_in(&path, ENTRIES_MAX, &mut tree.notes)?;
@@ -145,6 +157,7 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
                 place: Place::Path(directory),
                 exclude: Vec::new(),
                 suggested_name,
+                settings: "",
                 notes: Vec::new(),
             });
         } else {
@@ -172,7 +185,14 @@ fn database(path: PathBuf, names: &mut BTreeSet<String>) -> Found {
         _ => path.file_name(),
     };
     let suggested_name = unique_name(stem, names);
-    Found { kind: "sqlite", place: Place::Path(path), exclude: Vec::new(), suggested_name, notes: Vec::new() }
+    Found {
+        kind: "sqlite",
+        place: Place::Path(path),
+        exclude: Vec::new(),
+        suggested_name,
+        settings: "",
+        notes: Vec::new(),
+    }
 }
 
 /// Databases below `root`, in order of their paths. Symlinks are not followed.

@@ -37,6 +37,9 @@ pub enum Order {
     AsTheyCome,
 }
 
+/// Calls back for each file of a basis, in no order.
+pub type BasisFiles<'a> = dyn Fn(&mut dyn FnMut(&Entry) -> Result<()>) -> Result<()> + 'a;
+
 /// One run's reading of one source.
 pub trait Source: Send {
     /// `files`, `sqlite`, …: the `kind` of the commit.
@@ -54,6 +57,13 @@ pub trait Source: Send {
     /// Asked once, before the first `next`.
     fn order(&self) -> Order {
         Order::ByName
+    }
+
+    /// Called once, before the first `next`, on an incremental of a source that gives its entries as they come. `basis` lists the files of the
+    /// basis that may be referred to as they are. A source whose engine tells what has changed since then may answer [`Piece::Same`] in these.
+    fn lean_on(&mut self, basis: &BasisFiles) -> Result<()> {
+        let _everything_is_read = basis;
+        Ok(())
     }
 
     /// The next entry in [`Source::order`]; `None` once the source has been walked to its end.
@@ -88,6 +98,9 @@ pub enum Piece {
     Data(usize),
     /// This many bytes of a hole (zeros that occupy no space), at least 1.
     Hole(u64),
+    /// In a paged file that [`Source::lean_on`] listed, with the page size that it had there: this many bytes, whole pages, at least 1, are what the
+    /// basis has at this place.
+    Same(u64),
     /// The file has ended.
     End,
     /// A stream has ended: it is as long as what was read of it, whatever its entry promised. Not for paged files.

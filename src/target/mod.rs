@@ -22,6 +22,7 @@ mod place;
 mod publish;
 
 pub use beneath::check_path;
+pub use place::must_have_parent;
 
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};

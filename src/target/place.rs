@@ -21,6 +21,20 @@ pub(super) struct Place {
     pub staging_name: OsString,
 }
 
+fn open_parent(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| {
+        let message = format!("cannot open {}, in which the restored tree is to lie: {e}", path.display());
+        Failure::new(Kind::Usage, message, "Nothing was changed. Create that directory, or choose another place.")
+    })
+}
+
+/// That the directory in which `final_path` is to lie is there.
+pub fn must_have_parent(final_path: &Path) -> Result<()> {
+    let parent = final_path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    open_parent(parent).map(drop)
+}
+
 impl Place {
     pub fn beside(final_path: &Path, id: &str) -> Result<Place> {
         let Some(name) = final_path.file_name() else {
@@ -36,11 +50,7 @@ impl Place {
         }
         let parent_path =
             final_path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|e| {
-            let message = format!("cannot open {}, in which the restored tree is to lie: {e}", parent_path.display());
-            Failure::new(Kind::Usage, message, "Nothing was changed. Create that directory, or choose another place.")
-        })?;
+        let parent = open_parent(&parent_path)?;
         let mut staging_name = OsString::from(".");
         staging_name.push(name);
         staging_name.push(format!(".blackstart-{id}"));

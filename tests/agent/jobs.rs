@@ -78,6 +78,10 @@ fn where_a_log_keeps_the_rpo_snapshots_are_daily_unless_said_otherwise() {
 fn nonsense_is_refused_with_its_line() {
     for (text, line, says) in [
         ("source = \"a\"\nevry = \"1h\"\n", 2, "`every`"),
+        ("every = \"1h\"\n", 1, "is for nothing"),
+        ("plan = \"p\"\nrpo = \"1h\"\n", 2, "does not belong to a job that drills a plan"),
+        ("plan = \"p\"\nsource = \"a\"\n", 2, "does not belong to a job that drills a plan"),
+        ("plan = \"P!\"\n", 1, "cannot name"),
         ("source = \"a\"\nevery = \"soon\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"0s\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"10ms\"\n", 2, "at least"),

@@ -24,6 +24,7 @@ pub fn sample() -> Figures {
             seconds: 12.5,
             phases: vec![("data".into(), 9.0)],
         }),
+        plan_verified: Some(true),
         last_success: BTreeMap::from([("incremental", at(1_700_000_010))]),
         next: BTreeMap::from([("incremental", at(1_700_001_800))]),
         log: Some(LogFigures {

@@ -1,6 +1,7 @@
 //! The agent as a process, over real seconds: restarts, kills, a repository that goes away, files that break, systemd.
 
 use rustix::process::Signal;
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
@@ -118,6 +119,9 @@ fn a_repository_that_goes_away_is_told_once_and_again_when_it_is_back() {
     server.wait("a failure ping", |g| g.path.starts_with("/ping/fail?rid="));
     assert_eq!(daemon.metric("blackstart_repository_up{}"), 0.0);
     assert_eq!(daemon.get("/health/live").0, 200, "a bucket that is gone is no reason to restart");
+    assert_eq!(daemon.get("/health/ready").0, 503, "it can do no work");
+    let well = |g: &super::listener::Got| g.body["phase"] == "recovered";
+    assert!(!server.got().iter().any(well), "nothing is well while the repository is gone");
     fs::rename(at.join("gone"), at.join("repo")).unwrap();
     server.wait("the recovery", gone("recovered"));
     server.wait("the RPO again", |g| g.body["key"] == "etc/rpo" && g.body["phase"] == "recovered");
@@ -182,6 +186,58 @@ fn nothing_to_do_is_an_error_at_the_start() {
     expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
     let refused = expect(at, &["agent"], 78);
     assert!(refused.err.contains("schedules"), "{}", refused.err);
+}
+
+#[test]
+fn a_plan_is_drilled_on_schedule_and_an_edit_shows() {
+    let home = busy_home("");
+    let at = home.path();
+    fs::create_dir(at.join("restore-plans")).unwrap();
+    let plan = at.join("restore-plans/p.toml");
+    let text = "rto = \"1h\"\n[[stage]]\nname = \"a\"\nrestore = { source = \"etc\", to = \"x\" }\n";
+    fs::write(&plan, text).unwrap();
+    fs::write(at.join("schedules/p.toml"), "plan = \"q\"\ndrill = { every = \"1h\" }\n").unwrap();
+    assert!(expect(at, &["agent"], 78).err.contains("is for the plan q, which does not exist"));
+    fs::write(at.join("schedules/p.toml"), "plan = \"p\"\ndrill = { every = \"1h\" }\n").unwrap();
+    let never = expect(at, &["status"], 4).out;
+    assert!(never.contains("plan p: is NOT VERIFIED: never drilled"), "{never}");
+
+    let agent = Daemon::start(at, &[]);
+    let of_plan = |l: &Value| l["source"] == "plan.p" && l["task"] == "drill" && l["result"] == "done";
+    agent.wait("the drill of the plan", 1, of_plan);
+    let verified = |value: f64| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while agent.metric("blackstart_plan_verified{source=\"plan.p\"}") != value {
+            assert!(
+                Instant::now() < until,
+                "plan_verified is not {value}: {}",
+                fs::read_to_string(&agent.log).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    verified(1.0);
+    assert_eq!(agent.metric("blackstart_drill_passed{source=\"plan.p\"}"), 1.0);
+    assert_eq!(agent.metric("blackstart_rto_target_seconds{source=\"plan.p\"}"), 3600.0);
+    let status = expect(at, &["status", "--json"], 0).json()["report"]["plans"][0].clone();
+    assert_eq!((status["plan"].as_str(), status["state"]["is"].as_str()), (Some("p"), Some("verified")), "{status}");
+    let report = expect(at, &["report", "show", "plan.p", "--json"], 0).json()["report"]["report"].clone();
+    assert_eq!(report["trigger"], "on schedule, by the agent");
+
+    fs::write(&plan, format!("# a word\n{text}")).unwrap();
+    agent.wait("the edit is told", 1, told("plan.p/edited", "begun"));
+    verified(0.0);
+    assert!(expect(at, &["status"], 4).out.contains("is NOT VERIFIED: edited since its drill"));
+    expect(at, &["drill", "--plan", "p"], 0);
+    agent.wait("what was drilled by hand counts", 1, told("plan.p/edited", "recovered"));
+
+    // Text that is wrong is told of, and stops nothing else.
+    let backups = agent.count(ended("incremental"));
+    fs::write(&plan, "[[stag]]\n").unwrap();
+    agent.wait("the wrong text is told", 1, told("plan.p/text", "begun"));
+    agent.wait("backups go on", backups + 2, ended("incremental"));
+    assert!(expect(at, &["status"], 4).out.contains("plan p: cannot be read"));
+    assert_eq!(agent.stop(), 0);
 }
 
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -47,6 +47,13 @@ fn flushed(cluster: &Cluster) -> u64 {
     cluster.value("select (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint").parse().unwrap()
 }
 
+/// Waits until the server has sent everything up to there, and whoever receives has had a moment to read it.
+fn await_sent(cluster: &Cluster, position: u64) {
+    let sent = "select coalesce(max(sent_lsn - '0/0'::pg_lsn), 0)::bigint from pg_stat_replication";
+    super::process::wait_until("the log is sent", || cluster.value(sent).parse::<u64>().unwrap() >= position);
+    std::thread::sleep(Duration::from_millis(500));
+}
+
 fn now() -> f64 {
     jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
 }
@@ -99,8 +106,8 @@ fn the_agent_receives_the_log_and_the_rpo_counts_from_its_end() {
     assert_eq!(daemon.metric("blackstart_log_gaps_total{source=\"db\"}"), 0.0);
     // One that is told to stop stores what has come first.
     cluster.sql("insert into t select generate_series(1, 1000)");
-    std::thread::sleep(Duration::from_millis(50));
     let written = flushed(&cluster);
+    await_sent(&cluster, written);
     assert_eq!(daemon.stop(), 0);
     assert!(end(at).unwrap() >= written);
     // The drill replays the log, and measures from its end.
@@ -147,15 +154,19 @@ fn the_verb_stores_what_has_come_and_ends_when_it_is_told_to() {
     let cluster = Setup::new(17).config("wal_level = replica").start();
     let home = home(&cluster);
     let at = home.path();
+    // Nothing is stored by itself while this test looks.
+    let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();
+    fs::write(at.join("blackstart.toml"), config.replace("\"100ms\"", "\"60s\"")).unwrap();
     cluster.sql("create table t (n int)");
     expect(at, &["backup"], 0);
     for signal in [Signal::INT, Signal::TERM] {
         let child = command(at, &["wal-receive", "db"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let streams = || cluster.value("select active from pg_replication_slots") == "t";
         super::process::wait_until("it streams", streams);
-        cluster.sql("insert into t select generate_series(1, 20000)");
-        std::thread::sleep(Duration::from_millis(100));
+        cluster.sql("insert into t select generate_series(1, 100)");
         let written = flushed(&cluster);
+        await_sent(&cluster, written);
+        assert!(end(at) < Some(written), "it is stored already, so that this shows nothing");
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         let ran = finish(&child.wait_with_output().unwrap());
         assert_eq!(ran.code, 130, "{}", ran.all());

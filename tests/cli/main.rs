@@ -103,6 +103,7 @@ fn a_fresh_machine_needs_the_address_the_fingerprint_and_the_key() {
     let made = expect(at, &["protect", "app", "--repo", "repo", "--json"], 0).json();
     let root = made["report"]["made"]["root"].as_str().unwrap().to_owned();
     expect(at, &["kit", "kit", "--identity", "blackstart/keys/recovery.key"], 0);
+    assert!(fs::read_to_string(at.join("kit/README.txt")).unwrap().contains("--to ./SOURCE-restored"));
     let fresh = tempfile::tempdir().unwrap();
     let (repo, key) = (at.join("repo").display().to_string(), at.join("kit/recovery.key").display().to_string());
     let arguments = ["restore", "app", "--to", "back", "--repo", &repo, "--root", &root];

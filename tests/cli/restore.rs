@@ -108,6 +108,9 @@ fn a_dry_run_leaves_no_trace() {
     expect(at, &["restore", "app", "--to", "app", "--in-place", "--confirm", "app", "--dry-run"], 0);
     let taken = expect(at, &["restore", "app", "--to", "app", "--dry-run"], 64);
     assert!(taken.err.contains("exists already"), "{}", taken.err);
+    // What would stop the real one stops this.
+    let nowhere = expect(at, &["restore", "app", "--to", "none/back", "--dry-run"], 64);
+    assert!(nowhere.err.contains("in which the restored tree is to lie"), "{}", nowhere.err);
     assert_eq!(names(at), before);
 }
 

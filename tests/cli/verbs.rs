@@ -137,6 +137,52 @@ fn a_backup_of_which_some_is_done_is_partial_and_one_of_which_none_is_has_failed
 }
 
 #[test]
+fn a_host_key_that_is_gone_is_replaced_as_the_words_say() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, APP);
+    expect(at, &["backup"], 0);
+    fs::remove_file(at.join("blackstart/keys/host.key")).unwrap();
+    for (verb, code) in [("backup", 12), ("check", 4)] {
+        let lost = expect(at, &[verb], code);
+        assert!(lost.all().contains("init --repo LOCATION --identity RECOVERY_KEY_FILE"), "{}", lost.all());
+    }
+    let joined = expect(at, &["init", "--repo", "repo", "--identity", "blackstart/keys/recovery.key"], 0);
+    assert!(
+        joined.out.contains("Its configuration has 1 source") && !joined.out.contains("protects nothing"),
+        "{}",
+        joined.out
+    );
+    let listed = expect(at, &["snapshots"], 0);
+    assert!(listed.out.contains("a size of ? is sealed"), "{}", listed.out);
+    expect(at, &["backup"], 0);
+}
+
+#[test]
+fn a_repository_that_is_gone_is_not_made_anew() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app", "--repo", "repo"], 0);
+    fs::rename(at.join("repo"), at.join("unmounted")).unwrap();
+    for verb in ["backup", "status", "protect"] {
+        let gone = expect(at, &[verb], 10);
+        assert!(gone.err.contains("is the disk mounted") && !gone.err.contains("creates one"), "{}", gone.err);
+    }
+    assert!(!at.join("repo").exists());
+}
+
+#[test]
+fn a_ping_is_not_tried_and_not_said_to_have_come_through() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", "repo"], 0);
+    configure(at, "[[notify]]\nname = \"hc\"\nping = { backup = \"http://127.0.0.1:1/x\" }\n");
+    let said = expect(at, &["notify", "--test"], 0);
+    assert!(said.out.contains("hc: NOT TRIED") && !said.out.contains("went through"), "{}", said.out);
+}
+
+#[test]
 fn a_lease_of_a_living_process_is_respected() {
     let home = home();
     let at = home.path();

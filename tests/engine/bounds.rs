@@ -36,7 +36,7 @@ fn partial_overwrites_keep_the_amplification_bounded_and_let_old_packs_die() {
         assert!(snapshot.layers.len() <= 16);
         let sealed = SealedPart::open(&snapshot, &identities).unwrap();
         let found = survey(&world.host.open, &snapshot, &sealed, &identities, false, false).unwrap();
-        let factor = amplification(&found.basis.packs.into_iter().collect());
+        let factor = amplification(found.basis.packs.values());
         assert!(factor <= 1.6, "round {round}: a restore fetches {factor:.2} times what it needs");
         if round % 10 == 9 {
             let policy = Policy { last: 1, ..Policy::default() };

@@ -56,7 +56,7 @@ impl Lab {
     fn begin<'a>(&'a self, store: &'a Store, at: u64, continues: bool) -> anyhow::Result<Writer<'a>> {
         let facts = serde_json::json!({"system_identifier": "1"});
         let why = "a test".to_owned();
-        let begin = Begin { kind: "test".into(), timeline: 1, start: at, unit: UNIT, continues, facts, why };
+        let begin = Begin { kind: "test".into(), timeline: 1, start: at, unit: UNIT, continues, id: None, facts, why };
         Writer::begin(self.author(store), &self.log(store)?, begin)
     }
 
@@ -209,6 +209,7 @@ fn of_two_writers_one_stops() {
         start,
         unit: UNIT,
         continues: false,
+        id: None,
         facts: serde_json::Value::Null,
         why: String::new(),
     };
@@ -436,7 +437,7 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
     let open = &lab.world.host.open;
     let log = lab.log(lab.store()).unwrap();
     let anchor = |at: u64| Anchor {
-        range: LogRange { timeline: 1, start: Position(at - 10), end: Position(at) },
+        range: LogRange { timeline: 1, id: None, start: Position(at - 10), end: Position(at) },
         data_time: time(at),
         complete: true,
     };
@@ -516,7 +517,8 @@ fn a_history_that_a_crash_kept_from_being_stored_is_owed() {
     use blackstart::operations::wal::check::check;
     let lab = Lab::new();
     let (facts, why) = (serde_json::json!({"system_identifier": "1"}), "a test".to_owned());
-    let begin = Begin { kind: "test".into(), timeline: 2, start: START, unit: UNIT, continues: false, facts, why };
+    let begin =
+        Begin { kind: "test".into(), timeline: 2, start: START, unit: UNIT, continues: false, id: None, facts, why };
     drop(Writer::begin(lab.author(lab.store()), &lab.log(lab.store()).unwrap(), begin).unwrap());
     let log = lab.log(lab.store()).unwrap();
     assert_eq!(log.owes_history(), Some(2));

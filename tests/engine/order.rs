@@ -7,7 +7,8 @@ use blackstart::entry::{Entry, EntryKind, Name};
 use blackstart::operations::backup::{self, BackupReport, Options};
 use blackstart::operations::restore::Pick;
 use blackstart::operations::verify;
-use blackstart::source::{Finished, Order, Piece, Source};
+use blackstart::repository::layout;
+use blackstart::source::{BasisFiles, Finished, Order, Piece, Source};
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -82,6 +83,64 @@ impl Source for Shuffled {
     }
 }
 
+/// As [`Shuffled`], of an engine that knows which pages have changed: the others it passes over, in the files that it may.
+#[derive(Clone)]
+struct Told {
+    source: Shuffled,
+    /// What the engine had at the basis.
+    before: BTreeMap<String, Vec<u8>>,
+    /// The files offered, with their sizes.
+    offered: BTreeMap<String, u64>,
+    /// Passes over pages of files that were not offered, too.
+    is_careless: bool,
+}
+
+impl Source for Told {
+    fn kind(&self) -> &'static str {
+        "files"
+    }
+
+    fn root(&self) -> String {
+        "test".into()
+    }
+
+    fn order(&self) -> Order {
+        Order::AsTheyCome
+    }
+
+    fn lean_on(&mut self, basis: &BasisFiles) -> Result<()> {
+        basis(&mut |entry| {
+            self.offered.insert(entry.path.to_string(), entry.size);
+            Ok(())
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>> {
+        self.source.next()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {
+        let (path, now) = &self.source.files[self.source.next - 1];
+        let may = self.is_careless || self.offered.contains_key(path);
+        let old = self.before.get(path).filter(|_| may && !path.contains('.'));
+        let page = |bytes: &[u8], n: usize| bytes.get(n * PAGE..(n + 1) * PAGE).map(<[u8]>::to_vec);
+        let from = self.source.at / PAGE;
+        let is_same = |n: &usize| old.is_some_and(|old| page(now, *n).is_some() && page(old, *n) == page(now, *n));
+        let run = (from..).take_while(is_same).count();
+        if run > 0 {
+            self.source.at += run * PAGE;
+            return Ok(Piece::Same((run * PAGE) as u64));
+        }
+        let changed = (from..now.len() / PAGE).take_while(|n| !is_same(n)).count();
+        let room = if old.is_some() { buffer.len().min(changed * PAGE) } else { buffer.len() };
+        self.source.read(&mut buffer[..room])
+    }
+
+    fn finish(&mut self) -> Result<Finished> {
+        self.source.finish()
+    }
+}
+
 fn take(world: &World, source: &Shuffled, options: Options) -> Result<BackupReport> {
     backup::backup(&world.host, &name("tree"), &|| Ok(Box::new(source.clone())), options)
 }
@@ -148,4 +207,76 @@ fn a_path_that_comes_twice_ends_the_run() {
     let files = ["", "a.txt", "b.txt", "a.txt"].map(|path| (path.to_owned(), Vec::new())).to_vec();
     let error = take(&world, &Shuffled { files, ..Shuffled::default() }, Options::default()).unwrap_err();
     assert!(format!("{error:#}").contains("a.txt twice"), "{error:#}");
+}
+
+/// FORMAT.md §4-8: pages that the engine passes over are the basis's, and only where they can be.
+#[test]
+fn pages_that_are_passed_over_are_those_of_the_basis() {
+    let world = World::local();
+    let mut files: BTreeMap<String, Vec<u8>> =
+        [("", 0), ("a", 4500), ("b", 300), ("c", 200), ("d", 150), ("e.log", 20)]
+            .map(|(path, pages)| (path.to_owned(), noise(pages + 1, pages as usize * PAGE)))
+            .into();
+    let run = |files: &BTreeMap<String, Vec<u8>>, before: &BTreeMap<String, Vec<u8>>, is_careless| {
+        let source = Shuffled { files: files.clone().into_iter().collect(), ..Shuffled::default() };
+        let told = Told { source, before: before.clone(), offered: BTreeMap::new(), is_careless };
+        let open = || -> Result<Box<dyn Source>> { Ok(Box::new(told.clone())) };
+        backup::backup(&world.host, &name("tree"), &open, Options { workers: 2, ..Options::default() })
+    };
+    let whole = |files: &BTreeMap<String, Vec<u8>>, to: &str| {
+        check(&world, &Shuffled { files: files.clone().into_iter().collect(), ..Shuffled::default() }, to);
+    };
+    // Nothing to lean on yet, and a full leans on nothing.
+    let first = run(&files, &BTreeMap::new(), false).unwrap();
+    assert_eq!(first.stats.bytes_read, first.stats.bytes);
+    for round in 0..4 {
+        let before = files.clone();
+        let file = |files: &mut BTreeMap<String, Vec<u8>>, path: &str| std::mem::take(files.get_mut(path).unwrap());
+        for (path, pages) in [("a", [0, 4095, 4096, 4499]), ("d", [round, 7, 8, 9])] {
+            let mut bytes = file(&mut files, path);
+            pages.iter().for_each(|n| bytes[n * PAGE + 5] ^= 0x5a);
+            files.insert(path.to_owned(), bytes);
+        }
+        // One shrinks, another grows by pages that the basis does not have.
+        let mut shrunk = file(&mut files, "b");
+        shrunk.truncate((250 - 30 * round) * PAGE);
+        files.insert("b".to_owned(), shrunk);
+        let mut grown = file(&mut files, "c");
+        grown.extend(noise(70 + round as u64, 50 * PAGE));
+        files.insert("c".to_owned(), grown);
+        let report = run(&files, &before, false).unwrap();
+        assert_eq!(report.stats.bytes_read, ((8 + 50 + 20) * PAGE) as u64, "{:?}", report.stats);
+        assert_eq!(report.stats.bytes, files.values().map(|bytes| bytes.len() as u64).sum::<u64>());
+        whole(&files, &format!("round {round}"));
+    }
+    let idle = run(&files, &files, false).unwrap();
+    assert_eq!((idle.stats.bytes_read, idle.stats.bytes_new), (20 * PAGE as u64, 0));
+    verify::verify(&world.host.open, Some(&name("tree")), &verify::Options::default()).unwrap();
+    break_glass(&world, "tree");
+    // A pack is lost: files with pages in it are not offered, and so they are stored again.
+    let store = &world.host.open.store;
+    let packs = store.list(&layout::content_prefix("packs", &name("tree"))).unwrap();
+    store.delete(&packs.iter().max_by_key(|object| object.size).unwrap().key).unwrap();
+    let error = run(&files, &files, true).unwrap_err();
+    assert!(format!("{error:#}").contains("must be stored again"), "{error:#}");
+    let healed = run(&files, &files, false).unwrap();
+    assert_eq!(healed.lost_packs.len(), 1);
+    assert!(healed.stats.bytes_new > 0 && healed.stats.bytes_read < healed.stats.bytes, "{:?}", healed.stats);
+    whole(&files, "healed");
+    // Pages of a file that the basis does not have cannot be passed over.
+    let more: BTreeMap<String, Vec<u8>> =
+        files.clone().into_iter().chain([("f".to_owned(), noise(9, 9 * PAGE))]).collect();
+    let error = run(&more, &more, true).unwrap_err();
+    assert!(format!("{error:#}").contains("this is a bug"), "{error:#}");
+    let full = backup::backup(
+        &world.host,
+        &name("tree"),
+        &|| {
+            let source = Shuffled { files: files.clone().into_iter().collect(), ..Shuffled::default() };
+            Ok(Box::new(Told { source, before: files.clone(), offered: BTreeMap::new(), is_careless: false }))
+        },
+        Options { full: true, ..Options::default() },
+    )
+    .unwrap();
+    assert_eq!(full.stats.bytes_read, full.stats.bytes, "a full leans on nothing");
 }

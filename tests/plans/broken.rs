@@ -139,6 +139,12 @@ fn bisect_finds_the_last_good_point() {
     let argv =
         ["bisect", "orders", "--", "sh", "-c", "test -s \"$BLACKSTART_COPY/orders.db\" && test -d \"$0\"", "${copy}"];
     assert!(expect(at, &argv, 0).out.contains("The newest snapshot, 7, is good"));
+    let nonsense = expect(at, &["bisect", "orders", "--check", "select nonsense"], 64);
+    assert!(
+        nonsense.err.contains("could not be asked") && !nonsense.out.contains("Even the oldest"),
+        "{}",
+        nonsense.all()
+    );
     expect(at, &["bisect", "orders"], 64);
     assert_eq!(fs::read_dir(at.join("scratch")).unwrap().count(), 0);
 }

@@ -8,8 +8,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod application;
+mod asked;
 mod broken;
 mod evidence;
+mod matrix;
 mod run;
 mod text;
 

@@ -296,3 +296,37 @@ on_failure = "rollback"
     }
     assert!(drilled.all().contains("was left out"), "{}", drilled.all());
 }
+
+/// What a stopped run says to do next is what gets it to its end; and `--restart` does not lose what `--resume` needs.
+#[test]
+fn a_run_that_a_check_stopped_goes_on_by_the_command_that_it_prints() {
+    let home = protected();
+    let at = home.path();
+    plan(
+        at,
+        "p",
+        "[[stage]]\nname = \"database\"\nrestore = { source = \"orders\", to = \"fresh\" }\n\
+         [[stage]]\nname = \"whole\"\ncheck = [{ source = \"orders\", sql = \"select count(*) from t\", at_least = 4 }]\n",
+    );
+    expect(at, &["backup", "orders"], 0);
+    let stopped = expect(at, &["restore", "--plan", "p", "--confirm", "p"], 4);
+    assert!(stopped.err.contains("blackstart restore --plan p --confirm p --resume"), "{}", stopped.err);
+    let anew = expect(at, &["restore", "--plan", "p", "--confirm", "p", "--restart"], 64);
+    assert!(anew.err.contains("something is there"), "{}", anew.err);
+    rusqlite::Connection::open(at.join("fresh/orders.db")).unwrap().execute("insert into t values (4)", ()).unwrap();
+    expect(at, &["restore", "--plan", "p", "--confirm", "p", "--resume"], 0);
+
+    // The auditor reads of the failure, of what followed, and that none of it was a drill.
+    let listed = expect(at, &["report", "--json"], 0).json();
+    let report = listed["report"]["reports"].as_array().unwrap().iter().find(|r| r["type"] == "plan").unwrap();
+    let month = report["started"].as_str().unwrap()[..7].to_owned();
+    let found = run(at, &["report", "--period", &month, "--json"]).json();
+    let subjects = found["report"]["subjects"].as_array().unwrap();
+    let subject = subjects.iter().find(|s| s["source"] == "plan.p").unwrap();
+    assert_eq!((subject["drills"].as_u64(), subject["restores"].as_u64()), (Some(0), Some(2)), "{subject}");
+    assert!(subject["longest_rto_seconds"].is_f64() && subject["failures"][0]["passed_again"].is_string(), "{subject}");
+    let told = run(at, &["report", "--period", &month]);
+    assert!(told.out.contains("plan.p, report 1") && told.out.contains("stage whole"), "{}", told.out);
+    let page = run(at, &["report", "--period", &month, "--form", "html"]).out;
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("stage whole"), "{page}");
+}

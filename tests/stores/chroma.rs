@@ -1,8 +1,8 @@
 //! The `chroma` source against ChromaDB 1.5.9 and 0.5.23, each in a Python of its own.
 
-use super::{Leashed, copy_all, failed, protect, recover, report, said};
+use super::{copy_all, failed, protect, recover, report, said};
 use crate::support::binary::expect;
-use crate::support::servers::installed;
+use crate::support::engines::{Leashed, make, python, writer};
 use blackstart::clock::SystemClock;
 use blackstart::report::Check;
 use blackstart::source::chroma::proof::prove;
@@ -18,22 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const VERSIONS: [&str; 2] = ["1.5.9", "0.5.23"];
-
-fn python(version: &str) -> PathBuf {
-    installed(&format!("../chroma-{version}/bin/python"))
-}
-
-fn writer(version: &str, verb: &str, path: &Path, dimensions: u32, count: u32) -> Command {
-    let mut command = Command::new(python(version));
-    command.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/chroma_writer.py"), verb]);
-    command.arg(path).args([dimensions.to_string(), count.to_string()]);
-    command
-}
-
-fn make(version: &str, path: &Path, dimensions: u32, count: u32) {
-    let output = writer(version, "make", path, dimensions, count).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
 
 fn source(path: &Path, scratch: &Path) -> Chroma {
     Chroma::open(path, scratch.to_owned(), Options::default(), Arc::new(SystemClock)).unwrap()
@@ -138,6 +122,16 @@ fn a_round_trip_stores_changed_vectors_only() {
     let drill = report(home.path(), &["drill"], 0);
     let names: Vec<&str> = drill["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
     assert!(names.iter().any(|n| n.contains("alpha opened again 1.5.9: by id")), "{names:?}");
+    // Without the engine the drill does not claim it.
+    let path = home.path().join("blackstart.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace("/bin/python\"", "/bin/no-python\"")).unwrap();
+    let without = expect(home.path(), &["drill"], 0).out;
+    assert!(
+        without.contains("(not run: chromadb itself)") && without.contains("  not run chromadb itself: "),
+        "{without}"
+    );
+    assert!(!without.contains("ok      chromadb itself"), "{without}");
     expect(home.path(), &["restore", "store", "--to", "back"], 0);
     let by_hand = recover(home.path(), "by-hand");
     for path in [home.path().join("back"), by_hand] {

@@ -8,6 +8,7 @@ mod support;
 mod broken;
 mod chroma;
 mod redis;
+mod stream;
 
 use blackstart::entry::{EntryKind, Name};
 use blackstart::report::Check;
@@ -15,7 +16,7 @@ use blackstart::source::{Finished, Piece, Source};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use support::binary::{configure, expect};
 
 /// Reads a source to its end into the directory `to`, as the pipeline and a restore would.
@@ -45,7 +46,7 @@ fn copy_all(source: &mut dyn Source, to: &Path) -> anyhow::Result<Finished> {
                         Piece::Hole(n) => drop(file.seek(SeekFrom::Current(n.cast_signed())).unwrap()),
                         Piece::End => break false,
                         Piece::StreamEnd => break true,
-                        Piece::Lost => panic!("lost {:?}", entry.path),
+                        Piece::Lost | Piece::Same(_) => panic!("lost {:?}", entry.path),
                     }
                 };
                 assert!(stream || file.metadata().unwrap().len() == entry.size, "{:?}", entry.path);
@@ -86,25 +87,4 @@ fn recover(home: &Path, to: &str) -> PathBuf {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     home.join(to)
-}
-
-/// A process on a leash: a shell kills it by its pid when its own input ends, which it does when this process ends, however it ends.
-struct Leashed(std::process::Child);
-
-impl Leashed {
-    fn start(command: &Command, log: &Path) -> Leashed {
-        const LEASH: &str = r#""$@" & server=$!; read -r _; kill -9 "$server"; wait "$server""#;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(LEASH).arg("leash").arg(command.get_program()).args(command.get_args());
-        shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        Leashed(shell.spawn().unwrap())
-    }
-}
-
-impl Drop for Leashed {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
 }

@@ -1,91 +1,18 @@
 //! The `redis` source against Redis 7, Valkey 8 and Valkey 9.
 
-use super::{Leashed, copy_all, failed, protect, recover, report, said};
-use blackstart::clock::SystemClock;
-use blackstart::net::Roots;
+use super::{copy_all, failed, protect, recover, report, said};
+use crate::support::engines::{Server, program};
 use blackstart::source::Source;
-use blackstart::source::redis::address::Address;
-use blackstart::source::redis::connection::{Connection, Reply};
+use blackstart::source::redis::connection::Reply;
 use blackstart::source::redis::proof::prove;
-use blackstart::source::redis::{Options, RIGHTS, Redis};
-use std::path::PathBuf;
+use blackstart::source::redis::{Options, RIGHTS};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where a server is; `scripts/test-servers` puts those that Debian lacks beside the other test servers.
-pub fn program(name: &str) -> PathBuf {
-    if name == "redis-server" {
-        PathBuf::from("/usr/bin/redis-server")
-    } else {
-        crate::support::servers::installed(name)
-    }
-}
-
-pub struct Server {
-    pub directory: tempfile::TempDir,
-    _process: Leashed,
-}
-
-impl Server {
-    pub fn start(name: &str, arguments: &str) -> Server {
-        Server::on(tempfile::tempdir().unwrap(), name, arguments)
-    }
-
-    /// On a directory with data in it, perhaps.
-    pub fn on(directory: tempfile::TempDir, name: &str, arguments: &str) -> Server {
-        assert!(program(name).exists(), "{name} is missing: run scripts/test-servers");
-        let mut command = Command::new(program(name));
-        let dir = directory.path().to_str().unwrap();
-        command.args([
-            "--dir",
-            dir,
-            "--unixsocket",
-            &format!("{dir}/s"),
-            "--save",
-            "",
-            "--repl-diskless-sync-delay",
-            "0",
-        ]);
-        if !arguments.contains("port ") {
-            command.args(["--port", "0"]);
-        }
-        command.args(arguments.replace("DIR", dir).split_whitespace());
-        let process = Leashed::start(&command, &directory.path().join("log"));
-        let server = Server { directory, _process: process };
-        let until = Instant::now() + Duration::from_secs(20);
-        while Connection::open(&Address::parse(&server.url()).unwrap(), &Roots::System)
-            .and_then(|mut c| c.command(&["PING"]))
-            .is_err_and(|e| !format!("{e:#}").contains("NOAUTH"))
-        {
-            let log = || std::fs::read_to_string(server.directory.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < until, "{name} does not start: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
-
-    pub fn url(&self) -> String {
-        format!("unix://{}/s", self.directory.path().display())
-    }
-
-    pub fn connect(&self) -> Connection {
-        Connection::open(&Address::parse(&self.url()).unwrap(), &Roots::System).unwrap()
-    }
-
-    pub fn run(&self, command: &str) -> Reply {
-        let words: Vec<&str> = command.split(' ').collect();
-        self.connect().command(&words).unwrap()
-    }
-
-    pub fn source(&self, options: Options) -> Redis {
-        Redis::open(&self.url(), None, options, Arc::new(SystemClock)).unwrap()
-    }
-}
-
 /// Every type in several shapes, in several databases.
-fn fill(server: &Server) {
+pub fn fill(server: &Server) {
     let mut c = server.connect();
     let mut run = |words: &[&str]| drop(c.command(words).unwrap());
     let long = "compressible ".repeat(2000);
@@ -284,6 +211,11 @@ fn tls_and_a_user_with_no_right_but_to_replicate() {
     protect(home.path(), &config("backup", "password", "ca.pem"));
     let done = report(home.path(), &["backup"], 0);
     assert_eq!(done["facts"]["rdb"]["databases"]["0"]["keys"], 1, "{done}");
+    // The same rights are enough for following its stream.
+    let follow = || crate::support::binary::expect(home.path(), &["wal-receive", "store", "--once"], 0);
+    follow();
+    server.run("SET key value");
+    assert!(follow().out.contains("the log is stored up to"));
     let try_it = |config: &str| {
         let home = tempfile::tempdir().unwrap();
         protect(home.path(), config);

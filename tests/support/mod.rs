@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::print_stdout, reason = "each test binary uses its own part; what is skipped is said")]
 
 pub mod binary;
+pub mod engines;
 pub mod gate;
 pub mod postgres;
 pub mod proxy;

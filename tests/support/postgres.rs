@@ -280,7 +280,7 @@ fn command(program: &Path) -> Command {
 }
 
 /// The words before a command that must not run as root.
-fn as_user() -> Vec<String> {
+pub fn as_user() -> Vec<String> {
     match unprivileged() {
         None => vec!["env".to_owned()],
         Some((uid, gid)) => {

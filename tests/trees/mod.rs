@@ -58,7 +58,7 @@ pub fn copy_contents(source: &mut Files, file: &File) {
             }
             Piece::Hole(n) => at += n,
             Piece::End => return,
-            Piece::Lost | Piece::StreamEnd => panic!("a file was lost, or no file"),
+            Piece::Lost | Piece::StreamEnd | Piece::Same(_) => panic!("a file was lost, or no file"),
         }
     }
 }

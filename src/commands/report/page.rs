@@ -6,12 +6,13 @@ use serde_json::Value;
 use crate::cli::Form;
 use crate::commands::output::span;
 use crate::operations::evidence::Stored;
+use crate::report::NOT_RUN;
 
 /// A heading and its rows.
-struct Part {
-    title: &'static str,
-    heading: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+pub(super) struct Part {
+    pub title: &'static str,
+    pub heading: Vec<&'static str>,
+    pub rows: Vec<Vec<String>>,
 }
 
 pub fn render(stored: &Stored, report: &Value, form: Form) -> String {
@@ -98,7 +99,11 @@ fn what(stored: &Stored, report: &Value) -> Part {
 
 fn checks(checks: &Value) -> Part {
     let row = |c: &Value| {
-        let verdict = if c["passed"] == true { "ok" } else { "FAILED" };
+        let verdict = match (c["passed"] == true, c["expected"] == NOT_RUN) {
+            (true, true) => NOT_RUN,
+            (true, false) => "ok",
+            (false, _) => "FAILED",
+        };
         vec![text(&c["name"]), text(&c["expected"]), text(&c["actual"]), verdict.into()]
     };
     Part { title: "Checks", heading: vec!["check", "expected", "found", ""], rows: array(checks).map(row).collect() }
@@ -170,7 +175,7 @@ const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;max-width:60rem;mar
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ddd;padding:.2rem .6rem .2rem 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}\
 h2{font-size:1rem;margin:1.2rem 0 .3rem}.bad{color:#b00020;font-weight:600}@media print{body{margin:0}}";
 
-fn page(title: &str, parts: &[Part]) -> String {
+pub(super) fn page(title: &str, parts: &[Part]) -> String {
     let bad = |text: &str| text.contains("FAILED") || text.contains("MISSED");
     let row = |row: &Vec<String>| -> Markup {
         html! { tr { @for cell in row { td class=[bad(cell).then_some("bad")] { (cell) } } } }

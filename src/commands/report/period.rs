@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use super::page::{Part, page};
 use crate::cli::{Form, Place};
-use crate::commands::output::{Ending, Exit, Shell, print_raw, span};
+use crate::commands::output::{Ending, Exit, Shell, print_raw, span, time};
 use crate::operations::evidence::{self, Chain, DrillReport};
+use crate::plan::{Ended, PlanReport};
 use crate::repository::layout::SourceName;
 use crate::repository::series::{self, Series};
 
@@ -136,15 +138,12 @@ fn cover(
     let inside = |at: Timestamp| at >= begin && at < end;
     let drills: Vec<DrillReport> = chain.drills();
     // A plan's reports have another shape; what counts here is the same.
-    let plans: Vec<(Timestamp, bool)> = chain
-        .reports
-        .iter()
-        .filter(|s| s.head.r#type == "plan")
-        .filter_map(|s| Some((s.head.started, s.decode::<serde_json::Value>().ok()?["passed"] == true)))
-        .collect();
+    let (plans, real_plans): (Vec<PlanReport>, Vec<PlanReport>) =
+        chain.reports.iter().filter(|s| s.head.r#type == "plan").filter_map(|s| s.decode().ok()).partition(rehearsed);
     let real = |r: &&DrillReport| r.r#type == "drill";
     let proofs: Vec<Timestamp> = drills.iter().filter(|r| r.proves()).map(|r| r.started).collect();
-    let proofs: Vec<Timestamp> = proofs.into_iter().chain(plans.iter().filter(|p| p.1).map(|p| p.0)).collect();
+    let proofs: Vec<Timestamp> =
+        proofs.into_iter().chain(plans.iter().filter(|p| p.passed).map(|p| p.started)).collect();
     // Before there was anything to prove, nothing was missed.
     let seen = snapshots.iter().chain(chain.reports.iter().map(|s| &s.head.started)).min().copied();
     let unproven = |from: Timestamp, to: Timestamp| !proofs.iter().any(|at| *at >= from && *at < to);
@@ -164,29 +163,61 @@ fn cover(
             .find(|l| l.n > r.n && l.passed && l.level >= r.level)
             .map(|l| l.started),
     });
+    let failures = failures.chain(failed_plans(&plans, &real_plans).filter(|f| inside(f.at)));
+    let of_plans = || plans.iter().filter(|p| inside(p.started));
     let done = || drills.iter().filter(real).filter(|r| inside(r.started));
     Covered {
         source: name,
         configured,
         snapshots: snapshots.iter().filter(|at| inside(**at)).count() as u64,
-        drills: (done().count() + plans.iter().filter(|p| inside(p.0)).count()) as u64,
-        passed: (done().filter(|r| r.passed).count() + plans.iter().filter(|p| inside(p.0) && p.1).count()) as u64,
-        restores: drills.iter().filter(|r| r.r#type == "restore" && inside(r.started)).count() as u64,
+        drills: (done().count() + of_plans().count()) as u64,
+        passed: (done().filter(|r| r.passed).count() + of_plans().filter(|p| p.passed).count()) as u64,
+        restores: (drills.iter().filter(|r| r.r#type == "restore" && inside(r.started)).count()
+            + real_plans.iter().filter(|p| inside(p.started)).count()) as u64,
         missed,
-        rpo_missed: done().filter(|r| r.rpo_met == Some(false)).count() as u64,
-        rto_missed: done().filter(|r| r.rto_met == Some(false)).count() as u64,
+        rpo_missed: met(done().map(|r| r.rpo_met).chain(of_plans().map(|p| p.rpo_met))),
+        rto_missed: met(done().map(|r| r.rto_met).chain(of_plans().map(|p| p.rto_met))),
         longest_rto_seconds: done()
             .filter(|r| r.rto_target_seconds.is_some() || r.entries > 0)
             .map(|r| r.achieved_rto_seconds)
+            .chain(of_plans().chain(real_plans.iter().filter(|p| inside(p.started))).map(|p| p.achieved_rto_seconds))
             .reduce(f64::max),
         failures: failures.collect(),
         faults: chain.faults.iter().map(|(key, why)| format!("{key}: {why}")).collect(),
     }
 }
 
+/// How many targets were missed.
+fn met(targets: impl Iterator<Item = Option<bool>>) -> u64 {
+    targets.filter(|met| *met == Some(false)).count() as u64
+}
+
+/// A run of a plan that changed nothing; a real one proves no more than a restore does.
+fn rehearsed(plan: &PlanReport) -> bool {
+    plan.mode == "drill"
+}
+
+/// Runs of a plan that did not pass, and the next run that did.
+fn failed_plans<'a>(plans: &'a [PlanReport], real: &'a [PlanReport]) -> impl Iterator<Item = Failed> + 'a {
+    plans.iter().chain(real).filter(|p| !p.passed).map(move |p| Failed {
+        n: p.n,
+        at: p.started,
+        why: p
+            .stages
+            .iter()
+            .filter(|s| s.outcome == Ended::Failed)
+            .map(|s| format!("{} plan, stage {}: {}", p.mode, s.name, s.detail))
+            .collect(),
+        passed_again: plans.iter().chain(real).filter(|l| l.n > p.n && l.passed).map(|l| l.started).min(),
+    })
+}
+
 fn markdown(rows: &[Covered], period: Period, form: Form) -> String {
     if form == Form::Json {
         return json!({"period": period.to_string(), "subjects": rows}).to_string();
+    }
+    if form == Form::Html {
+        return html(rows, period);
     }
     let mut out = format!(
         "# Restore evidence, {period}\n\n| subject | snapshots | drills | passed | real restores | months without a proof | RPO missed | RTO missed | longest |\n|{}\n",
@@ -207,26 +238,60 @@ fn markdown(rows: &[Covered], period: Period, form: Form) -> String {
         ));
     }
     out.push_str("\n## Failures and what followed\n\n");
-    let mut none = true;
-    for (r, failed) in rows.iter().flat_map(|r| r.failures.iter().map(move |f| (r, f))) {
-        none = false;
-        let after = failed.passed_again.map_or("NOT PASSED SINCE".to_owned(), |at| format!("passed again {at:.0}"));
-        out.push_str(&format!(
-            "* {}, report {}, {:.0}: {}. {after}.\n",
-            r.source,
-            failed.n,
-            failed.at,
-            failed.why.join("; ")
-        ));
-    }
-    for fault in rows.iter().flat_map(|r| &r.faults) {
-        none = false;
-        out.push_str(&format!("* TAMPERED EVIDENCE: {fault}\n"));
-    }
-    if none {
-        out.push_str("None.\n");
-    }
+    followed(rows).iter().for_each(|line| out.push_str(&format!("* {line}\n")));
     out.trim_end().to_owned()
+}
+
+/// Each failure with what followed it, and each fault of a chain.
+fn followed(rows: &[Covered]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (r, failed) in rows.iter().flat_map(|r| r.failures.iter().map(move |f| (r, f))) {
+        let after =
+            failed.passed_again.map_or("NOT PASSED SINCE".to_owned(), |at| format!("passed again {}", time(at)));
+        let (source, n, at) = (&r.source, failed.n, time(failed.at));
+        lines.push(format!("{source}, report {n}, {at}: FAILED: {}. {after}.", failed.why.join("; ")));
+    }
+    lines.extend(rows.iter().flat_map(|r| &r.faults).map(|fault| format!("TAMPERED EVIDENCE: {fault}")));
+    if lines.is_empty() {
+        lines.push("None.".into());
+    }
+    lines
+}
+
+fn html(rows: &[Covered], period: Period) -> String {
+    let heading = vec![
+        "subject",
+        "snapshots",
+        "drills",
+        "passed",
+        "real restores",
+        "months without a proof",
+        "RPO missed",
+        "RTO missed",
+        "longest",
+    ];
+    let row = |r: &Covered| {
+        vec![
+            if r.configured { r.source.clone() } else { format!("{} (not in the configuration)", r.source) },
+            r.snapshots.to_string(),
+            r.drills.to_string(),
+            r.passed.to_string(),
+            r.restores.to_string(),
+            if r.missed.is_empty() { "none".to_owned() } else { r.missed.join(", ") },
+            r.rpo_missed.to_string(),
+            r.rto_missed.to_string(),
+            r.longest_rto_seconds.map_or("not measured".into(), span),
+        ]
+    };
+    let parts = [
+        Part { title: "Subjects", heading, rows: rows.iter().map(row).collect() },
+        Part {
+            title: "Failures and what followed",
+            heading: vec![""],
+            rows: followed(rows).into_iter().map(|l| vec![l]).collect(),
+        },
+    ];
+    page(&format!("Restore evidence, {period}"), &parts)
 }
 
 #[cfg(test)]

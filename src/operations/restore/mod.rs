@@ -26,7 +26,7 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
 use crate::storage;
-use crate::target::StagingTree;
+use crate::target::{self, StagingTree};
 pub use fetch::OpenPack;
 pub use pick::{Pick, find, nothing_newer_is_broken, passed_over};
 pub use plan::PackWork;
@@ -304,6 +304,12 @@ fn staging_id(snapshot: &Snapshot, paths: &[Name]) -> String {
         all.push(0);
     }
     format!("{}-{}-{}", snapshot.source, snapshot.seq, &Hash::of(&all).to_string()[..8])
+}
+
+/// That the directory in which `to` is to lie is there, with room for `bytes`.
+pub fn has_place(to: &Path, bytes: u64) -> Result<()> {
+    target::must_have_parent(to)?;
+    enough_space(to, bytes, false)
 }
 
 fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {

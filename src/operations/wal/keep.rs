@@ -3,7 +3,7 @@
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::has_timeline;
+use super::goes_on_from;
 use crate::operations::Open;
 use crate::repository::log::{Gone, Log, Position, Span, Window, fetch};
 use crate::repository::snapshot::LogRange;
@@ -65,8 +65,8 @@ pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>
 
 /// The position before which nothing of a window is needed.
 pub fn needed_from(log: &Log, window: &Window, kept: &[Anchor], horizon: Option<Timestamp>, newest: bool) -> u64 {
-    let holds = |a: &&Anchor| has_timeline(log, window, a.range.timeline) && window.from.1 <= a.range.end;
-    let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).filter(|a| a.range.end <= window.to.1).collect();
+    let holds = |a: &&Anchor| goes_on_from(log, window, &a.range) && a.range.end <= window.to.1;
+    let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).collect();
     anchors.sort_by_key(|a| a.data_time);
     // With a horizon: from the newest snapshot before it on that a restore would begin with.
     let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.complete && a.data_time <= h)).unwrap_or(0);

@@ -141,6 +141,7 @@ impl Segment<'_> {
             start: self.start,
             unit: size.min(LOG_UNIT_MAX as u64),
             continues: false,
+            id: None,
             facts,
             why: why.to_owned(),
         };

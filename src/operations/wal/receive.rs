@@ -8,7 +8,7 @@ mod session;
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Kind, help_of, kind_of};
@@ -19,8 +19,8 @@ use crate::repository::layout::SourceName;
 use crate::source::postgres::client::Address;
 
 /// Pauses between sessions.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -58,7 +58,7 @@ impl Options {
 pub struct ReceiveReport {
     pub source: SourceName,
     pub timeline: u32,
-    /// Where the log ends, as PostgreSQL writes it.
+    /// Where the log ends, as the engine writes it.
     pub position: String,
     pub time: Option<Timestamp>,
     pub pieces: u64,
@@ -67,9 +67,24 @@ pub struct ReceiveReport {
     pub sessions: u64,
 }
 
+impl ReceiveReport {
+    pub(super) fn new(source: &SourceName) -> ReceiveReport {
+        ReceiveReport {
+            source: source.clone(),
+            timeline: 0,
+            position: String::new(),
+            time: None,
+            pieces: 0,
+            bytes: 0,
+            gaps: Vec::new(),
+            sessions: 0,
+        }
+    }
+}
+
 /// Whether the receiver is to end: it alone, or the whole process.
-fn is_to_end(stop: &AtomicBool) -> bool {
-    stop.load(std::sync::atomic::Ordering::SeqCst) || interrupt::is_wished()
+pub(super) fn is_to_end(stop: &AtomicBool) -> bool {
+    stop.load(Ordering::SeqCst) || interrupt::is_wished()
 }
 
 /// Streams until `stop` or until the process is to end, or with [`Options::once`] until it has caught up. `Err`: something that does not pass by itself; the log stands as it is.
@@ -81,36 +96,48 @@ pub fn receive(
     stop: &AtomicBool,
     tell: &dyn Fn(&Event),
 ) -> Result<ReceiveReport> {
-    let mut report = ReceiveReport {
-        source: source.clone(),
-        timeline: 0,
-        position: String::new(),
-        time: None,
-        pieces: 0,
-        bytes: 0,
-        gaps: Vec::new(),
-        sessions: 0,
-    };
+    let mut report = ReceiveReport::new(source);
     let mut options = options.clone();
+    persist(options.once, (stop, tell), &mut report, &mut |report| {
+        let task = session::Task { host, source, address, options: &options, stop, tell };
+        let ended = session::run(&task, report);
+        // Its purpose is fulfilled once a stretch has begun.
+        options.anew = options.anew && report.timeline == 0;
+        ended
+    })?;
+    Ok(report)
+}
+
+/// How a session ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// The log goes on in another way than it did, in a session of its own: another timeline, another history.
+    Anew,
+}
+
+/// Runs sessions until one is done, `stop`, or something does not pass by itself; pauses between them.
+pub(super) fn persist(
+    once: bool,
+    (stop, tell): (&AtomicBool, &dyn Fn(&Event)),
+    report: &mut ReceiveReport,
+    session: &mut dyn FnMut(&mut ReceiveReport) -> Result<End>,
+) -> Result<()> {
     let mut pause = PAUSE_MIN;
     loop {
         let begun = Instant::now();
         report.sessions += 1;
         let stored_before = report.pieces;
-        let task = session::Task { host, source, address, options: &options, stop, tell };
-        let ended = session::run(&task, &mut report);
-        // Its purpose is fulfilled once a stretch has begun.
-        options.anew = options.anew && report.timeline == 0;
-        let error = match ended {
-            Ok(session::End::Done) => return Ok(report),
-            Ok(session::End::Timeline) => continue,
+        let error = match session(report) {
+            Ok(End::Done) => return Ok(()),
+            Ok(End::Anew) => continue,
             Err(error) => error,
         };
         if is_to_end(stop) {
-            return Ok(report);
+            return Ok(());
         }
         let first = report.sessions == 1 && report.timeline == 0;
-        if lasting(&error) || options.once || first && help_of(&error).is_some() {
+        if lasting(&error) || once || first && help_of(&error).is_some() {
             return Err(error);
         }
         if report.pieces > stored_before || begun.elapsed() > PAUSE_MAX {
@@ -120,7 +147,7 @@ pub fn receive(
         let until = Instant::now() + pause;
         while Instant::now() < until {
             if is_to_end(stop) {
-                return Ok(report);
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -129,7 +156,7 @@ pub fn receive(
 }
 
 /// Whether trying again cannot help.
-fn lasting(error: &anyhow::Error) -> bool {
+pub(super) fn lasting(error: &anyhow::Error) -> bool {
     match kind_of(error) {
         // A slot in use is most often our own connection that broke and has not timed out yet.
         Kind::Busy => !format!("{error:#}").contains("replication slot"),

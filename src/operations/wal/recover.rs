@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::get::Files;
-use super::has_timeline;
+use super::goes_on_from;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::restore::Finish;
@@ -27,6 +27,7 @@ use crate::repository::snapshot::{Commit, LogRange, Snapshot};
 use crate::source::postgres::wal::events::{Follower, Happened, What};
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::{self, wal::Lsn};
+use crate::source::redis;
 
 /// Where to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +90,7 @@ pub struct Prepared {
 #[derive(Debug, Clone, Serialize)]
 pub struct Recoverable {
     pub source: SourceName,
+    pub kind: String,
     /// The first snapshot, and when it was complete.
     pub snapshot: u64,
     pub from: Timestamp,
@@ -96,6 +98,16 @@ pub struct Recoverable {
     pub until: Timestamp,
     pub timeline: u32,
     pub position: String,
+}
+
+impl Recoverable {
+    /// Where the log ends, for people.
+    pub fn place(&self) -> String {
+        match self.kind.as_str() {
+            redis::KIND => format!("offset {}", self.position),
+            _ => format!("{}, timeline {}", self.position, self.timeline),
+        }
+    }
 }
 
 /// The windows of time that snapshots and log give together, the oldest first.
@@ -111,26 +123,31 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
         let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
         found.push(Recoverable {
             source: source.clone(),
+            kind: first.kind.clone(),
             snapshot: first.seq,
             from: first.finished,
             until: window.until,
             timeline: window.to.0,
-            position: Lsn(window.to.1.0).to_string(),
+            position: shown(&first.kind, window.to.1.0),
         });
     }
     Ok(found)
 }
 
+/// A position as the engine of this kind writes it.
+pub fn shown(kind: &str, position: u64) -> String {
+    if kind == redis::KIND { position.to_string() } else { Lsn(position).to_string() }
+}
+
 /// Whether the log goes on in the window where a snapshot ends. Positions alone do not tell: a server that was set back writes the same ones again,
 /// so a snapshot belongs to the window that was the newest when it was taken.
 pub fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
+    if range.id.is_some() {
+        return goes_on_from(log, window, range);
+    }
     let before = window.first > 0 && started < log.stretches[window.first].line.started;
     let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
-    !before
-        && !after
-        && has_timeline(log, window, range.timeline)
-        && window.from.1 <= range.end
-        && (range.end <= window.to.1 || range.timeline < window.to.0)
+    !before && !after && goes_on_from(log, window, range)
 }
 
 /// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.
@@ -185,11 +202,18 @@ pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
     Ok(newest_end(open, source)?.is_some())
 }
 
-/// Where the newest complete snapshot ends in the log: timeline and position.
-pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<(u32, u64)>> {
+/// Of what kind the newest complete snapshot is.
+pub fn kind(open: &Open, source: &SourceName) -> Result<Option<String>> {
+    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let mut kinds = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).map(|(_, s)| s.kind.clone());
+    Ok(kinds.next_back())
+}
+
+/// Where the newest complete snapshot that has a place in the log ends in it.
+pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<LogRange>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let mut ends = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete).filter_map(|(_, s)| s.log.clone());
-    Ok(ends.next_back().map(|range| (range.timeline, range.end.0)))
+    Ok(ends.next_back())
 }
 
 /// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.

@@ -3,16 +3,18 @@
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-use super::super::check::Copy;
-use super::super::report::{PointReport, StageReport};
+use super::super::check::{Copy, Live, Who};
+use super::super::report::{Ended, PointReport, StageReport};
 use super::super::{PointOf, Restore};
-use super::{Progress, Run};
+use super::{Progress, Run, expected};
 use crate::durable;
+use crate::operations::ask::Restored;
 use crate::operations::backup;
 use crate::operations::drill::{self, Drilled, Options, Point, signer};
 use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request};
 use crate::repository::layout::SourceName;
+use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 
 impl Run<'_> {
@@ -43,11 +45,22 @@ impl Run<'_> {
         let scratch = progress.scratch.as_ref().context("a drill needs scratch")?.path().join(restore.source.as_str());
         std::fs::create_dir(&scratch).with_context(|| format!("make {}", scratch.display()))?;
         let (commit, snapshot, why) = self.point(restore, false)?;
+        if let Some(wrong) = expected::compare(restore, &snapshot, &self.keys.identities, report)? {
+            return Ok(wrong);
+        }
         let options = self.options(&restore.source, why.clone());
         let point = (&commit, &snapshot);
         let drilled = Drilled::carry_out(self.open, &self.keys.identities, point, &scratch, &options)?;
-        report.checks.clone_from(&drilled.checks);
-        progress.arrived(restore, point, &why, drilled.copy.clone(), report);
+        report.checks.extend(drilled.checks.iter().cloned());
+        let restored = Restored {
+            kind: snapshot.kind.clone(),
+            copy: drilled.copy.clone(),
+            scratch,
+            facts: SealedPart::open(&snapshot, &self.keys.identities)?.facts,
+            settings: options.settings.clone(),
+        };
+        let (to, who) = (drilled.copy.clone(), Who::Engine(Box::new(restored)));
+        self.arrived(progress, restore, Arrival { point, why: &why, to, who }, report);
         progress.drilled.push((drilled, commit, snapshot, why));
         Ok(format!("into scratch; in a real run to {}", restore.to))
     }
@@ -74,6 +87,9 @@ impl Run<'_> {
     ) -> Result<String> {
         let started = self.open.now();
         let (commit, snapshot, why) = self.point(restore, true)?;
+        if let Some(wrong) = expected::compare(restore, &snapshot, &self.keys.identities, report)? {
+            return Ok(wrong);
+        }
         let to: PathBuf = self.config.base().join(progress.variables.fill(&restore.to)?);
         let to: PathBuf = std::path::absolute(&to)?.components().collect();
         // On a machine that is new nothing is there yet.
@@ -87,7 +103,8 @@ impl Run<'_> {
         };
         let done = restore::restore(self.open, &self.keys.identities, &commit, &snapshot, &request)?;
         report.kept = done.kept.as_ref().map(|kept| kept.display().to_string());
-        progress.arrived(restore, (&commit, &snapshot), &why, to, report);
+        let who = self.live(progress, &restore.source).map_or(Who::Files, |(who, _)| who);
+        self.arrived(progress, restore, Arrival { point: (&commit, &snapshot), why: &why, to, who }, report);
         if let Some(signer) = &self.keys.signing {
             let how = Circumstances {
                 started,
@@ -120,17 +137,10 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
 
-impl Progress {
-    fn arrived(
-        &mut self,
-        restore: &Restore,
-        (commit, snapshot): (&Commit, &Snapshot),
-        why: &str,
-        to: PathBuf,
-        report: &mut StageReport,
-    ) {
+    /// A source has arrived: what later stages may ask of it.
+    fn arrived(&self, progress: &mut Progress, restore: &Restore, how: Arrival, report: &mut StageReport) {
+        let Arrival { point: (commit, snapshot), why, to, who } = how;
         report.point = Some(PointReport {
             source: restore.source.clone(),
             seq: snapshot.seq,
@@ -139,7 +149,37 @@ impl Progress {
             why: why.into(),
             to: to.display().to_string(),
         });
-        self.variables.set(format!("copy.{}", restore.source), &to);
-        self.copies.insert(restore.source.clone(), Copy { path: to, data_time: snapshot.data_time });
+        progress.variables.set(format!("copy.{}", restore.source), &to);
+        let copy = Copy { path: to, data_time: snapshot.data_time, kind: snapshot.kind.clone(), who };
+        progress.copies.insert(restore.source.clone(), copy);
     }
+
+    /// Who is asked about a copy that lies in its place: what runs there.
+    fn live(&self, progress: &Progress, source: &SourceName) -> Option<(Who, &'static str)> {
+        let source = self.config.source.iter().find(|s| s.name == *source)?;
+        let scratch = progress.scratch.as_ref()?.path().to_owned();
+        let live = Live { source: source.clone(), base: self.config.base().to_owned(), scratch };
+        Some((Who::Running(Box::new(live)), source.kind.name()))
+    }
+
+    /// A stage that an earlier part of this run has done.
+    pub(super) fn take_up(&self, progress: &mut Progress, done: &StageReport) {
+        if let Some(point) = &done.point {
+            let path = PathBuf::from(&point.to);
+            progress.variables.set(format!("copy.{}", point.source), &path);
+            if let Some((who, kind)) = self.live(progress, &point.source) {
+                let copy = Copy { path, data_time: point.data_time, kind: kind.into(), who };
+                progress.copies.insert(point.source.clone(), copy);
+            }
+        }
+        progress.stages.push(StageReport { outcome: Ended::DoneBefore, ..done.clone() });
+    }
+}
+
+/// How a source has come back.
+struct Arrival<'a> {
+    point: (&'a Commit, &'a Snapshot),
+    why: &'a str,
+    to: PathBuf,
+    who: Who,
 }

@@ -79,6 +79,17 @@ impl BasisTable {
         Ok(Some(segment))
     }
 
+    /// Calls `each` for every entry.
+    pub fn each_entry(&self, each: &mut dyn FnMut(&Entry) -> Result<()>) -> Result<()> {
+        let mut list = self.db.prepare("SELECT line FROM entry").context("list the basis")?;
+        let mut rows = list.query([]).context("list the basis")?;
+        while let Some(row) = rows.next().context("list the basis")? {
+            let line = row.get_ref(0)?.as_blob().context("list the basis")?;
+            each(&serde_json::from_slice(line).context("read an entry of the basis")?)?;
+        }
+        Ok(())
+    }
+
     /// Calls `each` for every path that was not met.
     pub fn each_unmet(&self, mut each: impl FnMut(Name) -> Result<()>) -> Result<()> {
         let mut after: Option<Vec<u8>> = None;

@@ -60,6 +60,9 @@ pub struct StretchLine {
     pub unit: u64,
     pub timeline: u32,
     pub start: Position,
+    /// The engine's own name of what positions count on, where it has one: Redis' replication ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub host: String,
     pub key: String,
     pub agent: String,
@@ -200,23 +203,28 @@ impl SealedStretch {
     }
 }
 
-/// A body: an age file of one zstd frame.
-pub fn seal_body(recipients: &[Recipient], bytes: &[u8], level: i32) -> Result<Vec<u8>> {
+/// A body: an age file of one zstd frame, and what is to lie behind that.
+pub fn seal_body(recipients: &[Recipient], bytes: &[u8], behind: &[u8], level: i32) -> Result<Vec<u8>> {
     let mut compressor = zstd::bulk::Compressor::new(level).context("set up compression")?;
     compressor.include_checksum(true).context("set up compression")?;
-    let frame = compressor.compress(bytes).context("compress")?;
+    let mut frame = compressor.compress(bytes).context("compress")?;
+    frame.extend_from_slice(behind);
     Ok(agefile::seal(recipients, &frame)?.bytes)
 }
 
-/// The bytes of a body, at most `most`.
-pub fn open_body(body: &[u8], identities: &[Identity], most: usize) -> Result<Vec<u8>> {
+/// The bytes of a body, at most `most`, and what lies behind their frame.
+pub fn open_body(body: &[u8], identities: &[Identity], most: usize) -> Result<(Vec<u8>, Vec<u8>)> {
     let mut stored = body.to_vec();
     let frame = agefile::open(&mut stored, identities)?;
-    zstd::bulk::decompress(&frame, most).map_err(|e| {
+    let damaged = |e: String| {
         Failure::new(
             Kind::Failed,
             format!("a piece of the log does not decompress: {e}"),
             "Its signature and hash are right, so it was written so: please report this. Restore to a point before it.",
         )
-    })
+    };
+    let length = zstd::zstd_safe::find_frame_compressed_size(&frame);
+    let length = length.map_err(|code| damaged(zstd::zstd_safe::get_error_name(code).to_owned()))?;
+    let behind = frame.get(length..).unwrap_or_default().to_vec();
+    Ok((zstd::bulk::decompress(&frame, most).map_err(|e| damaged(e.to_string()))?, behind))
 }

@@ -5,10 +5,12 @@
 
 mod line;
 mod listing;
+mod marks;
 mod read;
 mod writer;
 
 pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
 pub use listing::{Gone, Log, Span, Stretch, Window, fetch};
-pub use read::{Reader, StoredHistory};
+pub use marks::Mark;
+pub use read::{Reader, Shown, StoredHistory};
 pub use writer::{Author, Begin, Head, Writer, unit_end};

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::line::{HistoryLine, LogLine, open_body};
 use super::listing::{Fetched, Log, Span, Window, fetch};
+use super::marks::{self, Mark};
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
 use crate::repository::agefile::Identity;
@@ -26,6 +27,13 @@ pub struct StoredHistory {
     pub bytes: Vec<u8>,
 }
 
+/// What one object of a log has from a position on.
+pub struct Shown {
+    pub bytes: Vec<u8>,
+    /// Within these bytes, in order; at their end as well.
+    pub marks: Vec<Mark>,
+}
+
 /// An account of a timeline is a few lines.
 const HISTORY_MAX: usize = 1 << 20;
 
@@ -35,26 +43,34 @@ impl Reader<'_> {
         let mut out = Vec::with_capacity(usize::try_from(to - from)?);
         let mut at = from;
         while at < to {
-            let Some((stretch, on)) = log.locate(window, timeline, at) else { break };
-            let stretch = &log.stretches[stretch];
-            let spans = stretch.timelines.get(&on).map_or(&[][..], Vec::as_slice);
-            // Another timeline or stretch may take over before the object ends.
-            let until = boundaries(log, window).filter(|b| *b > at).min().unwrap_or(u64::MAX).min(to);
-            let Some(bytes) = self.longest(&log.source, spans, at, stretch.line.unit)? else {
-                if log.is_end(window, timeline, at) {
-                    break;
-                }
-                return Err(missing(&log.source, on, at));
-            };
-            let take = usize::try_from(until - at)?.min(bytes.len());
-            out.extend_from_slice(&bytes[..take]);
+            let Some(shown) = self.next(log, window, timeline, at)? else { break };
+            let take = usize::try_from(to - at)?.min(shown.bytes.len());
+            out.extend_from_slice(&shown.bytes[..take]);
             at += take as u64;
         }
         Ok(out)
     }
 
-    /// The bytes from `at` on of the object that holds it and reaches furthest; `None`: no object holds it.
-    fn longest(&self, source: &SourceName, spans: &[Span], at: u64, unit: u64) -> Result<Option<Vec<u8>>> {
+    /// What follows `at` in one object; `None` at the log's end.
+    pub fn next(&self, log: &Log, window: &Window, timeline: u32, at: u64) -> Result<Option<Shown>> {
+        let Some((stretch, on)) = log.locate(window, timeline, at) else { return Ok(None) };
+        let stretch = &log.stretches[stretch];
+        let spans = stretch.timelines.get(&on).map_or(&[][..], Vec::as_slice);
+        // Another timeline or stretch may take over before the object ends.
+        let until = boundaries(log, window).filter(|b| *b > at).min().unwrap_or(u64::MAX);
+        let Some(mut shown) = self.longest(&log.source, spans, at, stretch.line.unit)? else {
+            if log.is_end(window, timeline, at) {
+                return Ok(None);
+            }
+            return Err(missing(&log.source, on, at));
+        };
+        shown.bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
+        shown.marks.retain(|mark| mark.position <= until);
+        Ok(Some(shown))
+    }
+
+    /// What follows `at` in the object that holds it and reaches furthest; `None`: no object holds it.
+    fn longest(&self, source: &SourceName, spans: &[Span], at: u64, unit: u64) -> Result<Option<Shown>> {
         let first = spans.partition_point(|s| s.start < at & !(unit - 1));
         let here = &spans[first..spans.partition_point(|s| s.start <= at)];
         let mut runs: Vec<&Span> = here.iter().filter(|s| s.end.is_some_and(|end| end > at)).collect();
@@ -64,9 +80,10 @@ impl Reader<'_> {
         for span in runs.into_iter().chain(piece) {
             let opened = fetch(self.store, self.trust, source, span).and_then(|f| Ok((self.open(&f)?, f)));
             match opened {
-                Ok((mut bytes, fetched)) if fetched.line.end.0 > at => {
-                    bytes.drain(..usize::try_from(at - fetched.line.start.0)?);
-                    return Ok(Some(bytes));
+                Ok((mut shown, fetched)) if fetched.line.end.0 > at => {
+                    shown.bytes.drain(..usize::try_from(at - fetched.line.start.0)?);
+                    shown.marks.retain(|mark| mark.position >= at);
+                    return Ok(Some(shown));
                 }
                 Ok(_) => {}
                 Err(e) => failed = Some(e),
@@ -75,12 +92,18 @@ impl Reader<'_> {
         failed.map_or(Ok(None), |e| Err(hurt(e)))
     }
 
-    /// The bytes of a piece or run.
-    pub fn open(&self, fetched: &Fetched) -> Result<Vec<u8>> {
-        let length = usize::try_from(fetched.line.end.0 - fetched.line.start.0)?;
-        let bytes = open_body(&fetched.body, self.identities, length)?;
-        ensure!(bytes.len() == length, "the piece at {} holds {} bytes, not {length}", fetched.line.start, bytes.len());
-        Ok(bytes)
+    /// What a piece or run holds.
+    pub fn open(&self, fetched: &Fetched) -> Result<Shown> {
+        let line = &fetched.line;
+        let length = usize::try_from(line.end.0 - line.start.0)?;
+        let (bytes, behind) = open_body(&fetched.body, self.identities, length)?;
+        ensure!(bytes.len() == length, "the piece at {} holds {} bytes, not {length}", line.start, bytes.len());
+        let mut marks = marks::parse(line.start.0, &behind)?;
+        if marks.last().is_none_or(|mark| mark.position < line.end.0) {
+            marks.push(Mark { position: line.end.0, time: line.time });
+        }
+        ensure!(marks.iter().all(|mark| mark.position <= line.end.0), "a mark outside the piece at {}", line.start);
+        Ok(Shown { bytes, marks })
     }
 
     pub fn history(&self, log: &Log, window: &Window, timeline: u32) -> Result<Option<StoredHistory>> {
@@ -94,7 +117,7 @@ impl Reader<'_> {
             Ok((line, object.slice_ref(verified.body)))
         };
         let (line, body) = written.read(self.store, verified).with_context(|| format!("read {key}"))?;
-        let bytes = open_body(&body, self.identities, HISTORY_MAX)?;
+        let (bytes, _) = open_body(&body, self.identities, HISTORY_MAX)?;
         Ok(Some(StoredHistory { line, bytes }))
     }
 }

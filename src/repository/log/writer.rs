@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, SealedStretch, StretchLine, seal_body};
 use super::listing::{Log, Stretch};
+use super::marks::{self, Mark};
 use crate::bridge::Store;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
@@ -44,6 +45,8 @@ pub struct Begin {
     pub unit: u64,
     /// The first byte follows the last of the newest stretch, on the same history.
     pub continues: bool,
+    /// The engine's own name of what positions count on, where it has one.
+    pub id: Option<String>,
     pub facts: serde_json::Value,
     pub why: String,
 }
@@ -99,6 +102,7 @@ impl<'a> Writer<'a> {
             unit: begin.unit,
             timeline: begin.timeline,
             start: Position(begin.start),
+            id: begin.id,
             host: author.host.to_owned(),
             key: author.keys.signing.public().id(),
             agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
@@ -127,6 +131,7 @@ impl<'a> Writer<'a> {
             writer.time = tail.line.time;
             let unit = writer.stretch.unit;
             writer.parts = writer.parts(stretch, (writer.head.end - 1) / unit * unit, writer.head.end)?;
+            writer.leave_marked_runs();
         }
         Ok(writer)
     }
@@ -161,6 +166,12 @@ impl<'a> Writer<'a> {
         self.parts.first().map_or(self.head.end, |part| part.start)
     }
 
+    /// As [`Writer::show_from`], where the engine has nothing before `first` any more: what comes before is not compared, and stays in its pieces.
+    pub fn show_from_at_least(&mut self, first: u64) -> u64 {
+        self.parts.retain(|part| part.start >= first);
+        self.show_from()
+    }
+
     /// Takes bytes from [`Writer::show_from`] on up to the head, as the engine shows them, and compares them with what is stored.
     /// `false`: they differ, the log has forked.
     pub fn compare(&mut self, bytes: &[u8]) -> Result<bool> {
@@ -183,6 +194,11 @@ impl<'a> Writer<'a> {
 
     /// Stores `bytes`, which follow the head and do not cross a unit, as one piece. It is durable when this returns.
     pub fn append(&mut self, bytes: &[u8], time: Timestamp) -> Result<()> {
+        self.append_marked(bytes, time, &[])
+    }
+
+    /// As [`Writer::append`], with what is known of when bytes came.
+    pub fn append_marked(&mut self, bytes: &[u8], time: Timestamp, marks: &[Mark]) -> Result<()> {
         let end = self.head.end + bytes.len() as u64;
         ensure!(!bytes.is_empty() && end <= unit_end(self.head.end, self.stretch.unit), "a piece that crosses a unit");
         if self.written.elapsed() > SILENCE {
@@ -191,8 +207,10 @@ impl<'a> Writer<'a> {
         let check = self.sealed.check(bytes)?;
         let line = self.line(self.head.end, end, self.head.hash, &check, time);
         let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, self.head.end, None);
-        let hash = self.put(key, line, bytes)?.ok_or_else(|| taken(&self.source, "wrote the next piece of"))?;
-        let part = Part { start: self.head.end, end, level: 0, previous: self.head.hash, last: hash, pieces: 1, check };
+        let hash =
+            self.put(key, line, (bytes, marks))?.ok_or_else(|| taken(&self.source, "wrote the next piece of"))?;
+        let (start, previous, marks) = (self.head.end, self.head.hash, marks.to_vec());
+        let part = Part { start, end, level: 0, previous, last: hash, pieces: 1, check, time, marks };
         // What is in hand must reach back without a gap.
         if self.parts.is_empty() || self.hand.len() as u64 >= self.head.end - self.parts[0].start {
             self.parts.push(part);
@@ -227,7 +245,7 @@ impl<'a> Writer<'a> {
     /// Stores the history of a timeline. It is durable when this returns.
     pub fn keep_history(&self, timeline: u32, start: u64, history: &[u8]) -> Result<()> {
         let key = layout::log_history(&self.source, self.stretch.n, timeline);
-        let body = seal_body(&self.recipients, history, self.author.level)?;
+        let body = seal_body(&self.recipients, history, &[], self.author.level)?;
         let line = HistoryLine {
             format: FORMAT,
             repository: self.author.trust.id.clone(),
@@ -270,8 +288,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn put(&self, key: Key, mut line: PieceLine, bytes: &[u8]) -> Result<Option<Hash>> {
-        let body = seal_body(&self.recipients, bytes, self.author.level)?;
+    fn put(&self, key: Key, mut line: PieceLine, (bytes, marks): (&[u8], &[Mark])) -> Result<Option<Hash>> {
+        let behind = marks::frame(line.start.0, marks)?;
+        let body = seal_body(&self.recipients, bytes, &behind, self.author.level)?;
         line.body = Hash::of(&body);
         let line = if line.last.is_some() { LogLine::Run(line) } else { LogLine::Piece(line) };
         create(self.author, &self.source, key, &line, &body)

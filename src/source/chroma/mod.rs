@@ -23,6 +23,7 @@ use crate::report::Skip;
 use crate::source::{Before, Finished, Piece, Source};
 use rustix::fs::FlockOperation;
 
+pub mod asked;
 pub mod copy;
 pub mod hnsw;
 pub mod layout;

@@ -243,7 +243,8 @@ fn prepare(start: &Start, socket: &Path, user: Option<(u32, u32)>) -> Result<()>
 pub(super) fn open_the_way(scratch: &Path) -> Result<()> {
     let own =
         |directory: &&Path| directory.file_name().is_some_and(|n| n.to_string_lossy().starts_with("blackstart-drill-"));
-    for directory in scratch.ancestors().take_while(own) {
+    let Some(top) = scratch.ancestors().find(own) else { return Ok(()) };
+    for directory in scratch.ancestors().take_while(|directory| directory.starts_with(top)) {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).context("open the way to the copy")?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! PostgreSQL servers: the client, and what is built on it.
 //!
 //! * [`client`]: the protocol.
+//! * [`asked`]: questions to a server, on a restored copy or live.
 //! * [`base`]: a physical snapshot over the replication protocol; [`files`]: the same beside the server, by its files.
 //! * [`engine`]: a server on a restored copy; [`proof`]: what it is asked.
 //! * [`logical`]: dumps of databases; [`programs`]: PostgreSQL's own programs, which make and take them.
@@ -9,6 +10,7 @@
 //! * [`server`]: what a server says of itself.
 //! * [`wal`]: the log: streaming it, and reading what it says.
 
+pub mod asked;
 pub mod base;
 pub mod client;
 pub mod detect;
@@ -83,6 +85,17 @@ pub fn address(url: &Text, password: Option<&Secret>, base: &Path) -> Result<Add
     Ok(address)
 }
 
+/// The first number of a relation that is not the server's own (`FirstNormalObjectId` of `access/transam.h`).
+const FIRST_OF_USERS: u32 = 16_384;
+
+/// Whether a path is that of a main file of a relation which users have made: [`is_relation`], without the catalogs that came with `initdb`.
+pub fn is_users_relation(path: &[u8]) -> bool {
+    let file = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    let node = file.split(|b| *b == b'.').next().unwrap_or_default();
+    let number: Option<u32> = std::str::from_utf8(node).ok().and_then(|n| n.parse().ok());
+    is_relation(path) && number.is_some_and(|n| n >= FIRST_OF_USERS)
+}
+
 /// Whether a path relative to the data directory is a file of a relation: `base/5/1259`, `global/1260_fsm`,
 /// `pg_tblspc/16384/PG_15_202209061/5/16385.1`.
 pub fn is_relation(path: &[u8]) -> bool {
@@ -105,7 +118,16 @@ pub fn is_relation(path: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_relation;
+    use super::{is_relation, is_users_relation};
+
+    #[test]
+    fn relations_of_users_are_told_from_the_servers_own() {
+        let users = |path: &str| is_users_relation(path.as_bytes());
+        assert!(users("base/5/16384") && users("base/5/99999.2") && users("pg_tblspc/16384/PG_15_202209061/5/16390"));
+        assert!(
+            !users("base/5/16383") && !users("base/16384/1259") && !users("base/5/16384_fsm") && !users("global/1260")
+        );
+    }
 
     #[test]
     fn relations_are_told_from_other_files() {

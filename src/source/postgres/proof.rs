@@ -16,7 +16,7 @@ use crate::report::{Check, Stopwatch};
 /// How long one query or one run of `pg_amcheck` may take.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// What the server says where the library of an extension is not installed.
-const NO_LIBRARY: &str = "could not access file \"";
+pub(super) const NO_LIBRARY: &str = "could not access file \"";
 /// Tables named in a check.
 const NAMED: usize = 5;
 
@@ -36,16 +36,7 @@ pub fn prove(
 ) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
     restored::settle(data, data)?;
-    let prepared = facts.max_prepared_transactions.unwrap_or(0).max(10);
-    let start = Start {
-        data,
-        scratch,
-        version: facts.version,
-        bin: options.bin.as_deref(),
-        settings: &[("max_prepared_transactions".to_owned(), prepared.to_string())],
-        superuser: facts.superuser.as_deref().unwrap_or("postgres"),
-    };
-    let engine = match times.time("engine start and replay", || Engine::start(&start)) {
+    let engine = match times.time("engine start and replay", || start(data, scratch, &facts, options)) {
         Ok(engine) => engine,
         Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
         Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
@@ -54,6 +45,19 @@ pub fn prove(
     checks.extend(examine(&engine, &facts, options)?);
     engine.stop()?;
     Ok(checks)
+}
+
+/// Starts a server on a copy that is settled.
+pub(super) fn start(data: &Path, scratch: &Path, facts: &Facts, options: &Options) -> Result<Engine> {
+    let prepared = facts.max_prepared_transactions.unwrap_or(0).max(10);
+    Engine::start(&Start {
+        data,
+        scratch,
+        version: facts.version,
+        bin: options.bin.as_deref(),
+        settings: &[("max_prepared_transactions".to_owned(), prepared.to_string())],
+        superuser: facts.superuser.as_deref().unwrap_or("postgres"),
+    })
 }
 
 /// The checks on a server that runs on a restored copy.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Session};
 use super::wal::Lsn;
+use crate::entry::{Entry, EntryKind};
 use crate::error::{Failure, Kind};
 use crate::source::Before;
 
@@ -41,6 +42,14 @@ pub struct Facts {
     pub config_missing: Option<String>,
     /// How the files were read: `stream` or `files`.
     pub transport: String,
+    /// When the server was started, in seconds since 1970.
+    pub server_started: Option<String>,
+    /// Of relations that the basis has, only what changed from this LSN on was read; absent if all was.
+    pub changes_since: Option<String>,
+    /// Why all was read, where changes would have done.
+    pub read_whole: Option<String>,
+    /// Bytes of the relations that are not the server's own.
+    pub table_bytes: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +100,7 @@ impl Facts {
 
     fn ask_sql(&mut self, sql: &mut Client) -> Result<()> {
         self.is_standby = sql.value("select pg_is_in_recovery()")?.as_deref() == Some("t");
+        self.server_started = sql.value("select extract(epoch from pg_postmaster_start_time())")?;
         self.superuser = sql.value(
             "select rolname from pg_roles where rolsuper and rolcanlogin order by rolname <> 'postgres', oid limit 1",
         )?;
@@ -98,6 +108,13 @@ impl Facts {
         self.databases = databases.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect::<Result<_>>()?;
         self.max_prepared_transactions = sql.value("show max_prepared_transactions")?.and_then(|n| n.parse().ok());
         Ok(())
+    }
+
+    /// Counts an entry that was read.
+    pub fn tally(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::File && super::is_users_relation(entry.path.as_bytes()) {
+            self.table_bytes += entry.size;
+        }
     }
 
     /// As it is sealed into the commit; `log` is the snapshot's place in the log (FORMAT.md §2.5).

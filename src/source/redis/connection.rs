@@ -96,6 +96,12 @@ impl Connection {
         stream.write_all(&bytes).and_then(|()| stream.flush()).with_context(|| format!("send to {}", self.endpoint))
     }
 
+    /// How long a read may wait from now on, at least a millisecond.
+    pub fn set_wait(&self, wait: Duration) -> Result<()> {
+        let wait = wait.max(Duration::from_millis(1));
+        self.stream.get_ref().set_read_timeout(Some(wait)).context("set up the connection")
+    }
+
     /// One line without its end. An empty line is a server's sign of life.
     pub fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();

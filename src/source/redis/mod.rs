@@ -22,11 +22,14 @@ use crate::net::Roots;
 use crate::source::{Before, Finished, Piece, Source};
 
 pub mod address;
+pub mod asked;
 pub mod connection;
 pub mod engine;
 pub mod proof;
 pub mod rdb;
 mod refusal;
+pub mod replication;
+pub mod running;
 mod saved;
 pub mod server;
 mod stream;
@@ -36,9 +39,12 @@ pub use refusal::RIGHTS;
 
 use address::Address;
 use connection::Connection;
+use replication::Place;
 use server::{Facts, Flavour, Info};
 use stream::RdbStream;
 
+/// What `kind` is in the configuration and in commits.
+pub const KIND: &str = "redis";
 /// The file that every snapshot has.
 pub const DUMP: &str = "dump.rdb";
 
@@ -55,6 +61,9 @@ pub struct Options {
     pub file: Option<PathBuf>,
     /// The server program that drills start; otherwise one of the right kind is looked for.
     pub server: Option<PathBuf>,
+    /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
+    #[serde(default, deserialize_with = "crate::time::optional_length")]
+    pub seal_every: Option<SignedDuration>,
 }
 
 impl Options {
@@ -126,6 +135,12 @@ impl Redis {
             file: None,
             begun: None,
         })
+    }
+
+    /// Where the server is, for following its replication stream.
+    pub fn place(&self) -> Place {
+        let roots = self.options.ca.clone().map_or(Roots::System, Roots::File);
+        Place { address: self.address.clone(), roots, from_replica: self.options.from_replica }
     }
 
     /// Connects, once, and refuses a server that is not fit.
@@ -215,7 +230,7 @@ impl Redis {
 
 impl Source for Redis {
     fn kind(&self) -> &'static str {
-        "redis"
+        KIND
     }
 
     fn root(&self) -> String {
@@ -309,7 +324,13 @@ impl Source for Redis {
             by: begun.by.to_owned(),
             rdb,
         };
-        Ok(Finished { data_time, skipped: Vec::new(), facts: serde_json::to_value(facts)? })
+        let place = facts.rdb.place().map(|(id, offset)| (id.to_owned(), offset));
+        let mut facts = serde_json::to_value(facts)?;
+        if let Some((id, offset)) = place {
+            let at = format!("{offset:016x}");
+            facts["log"] = serde_json::json!({"timeline": 1, "id": id, "start": at, "end": at});
+        }
+        Ok(Finished { data_time, skipped: Vec::new(), facts })
     }
 }
 

@@ -5,34 +5,26 @@
 //! length, and the value of strings.
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::address::{Address, Endpoint};
 use super::connection::{Connection, Reply};
 use super::engine::{self, Program};
 use super::rdb::{self, Key, Summary, Tap};
+use super::replication::aof::Written;
+use super::running::Running;
 use super::server::{Facts, Info};
 use super::{DUMP, Options};
-use crate::child::{Child, Spec};
 use crate::error::{Failure, Kind};
-use crate::net::Roots;
 use crate::report::Check;
 
 /// Keys that are looked at one by one, and the longest strings among them whose values are compared, in bytes.
 const SAMPLE: usize = 200;
 const TEXT_MAX: u64 = 64 << 10;
-/// A server loads some 50 MB/s; below a twentieth of that something is wrong.
-const LOAD_BYTES_PER_SECOND: u64 = 2 << 20;
-const LOAD_LEAST: Duration = Duration::from_secs(60);
-/// The longest path that a socket can have, less some.
-const SOCKET_PATH_MAX: usize = 100;
 
 /// Whether a server that can load the data is here. `Kind::Environment`: it is not.
 pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
@@ -121,6 +113,37 @@ pub fn advice(facts: &serde_json::Value) -> Vec<String> {
         lines.push(format!("The server needs `databases {}` or more.", most + 1));
     }
     lines
+}
+
+/// What to do with a data set that was restored with the log after it.
+pub fn advice_with_log(facts: &serde_json::Value) -> Vec<String> {
+    let Ok(facts) = Facts::deserialize(facts) else { return Vec::new() };
+    vec![format!(
+        "Give the files to the server's user and start {} {} or newer with `dir` set to the directory, `appendonly yes` and `aof-load-truncated no`: it replays them by itself. With `appendonly no` it would start empty.",
+        facts.flavour, facts.version
+    )]
+}
+
+/// Starts a server on a copy whose append-only file has the stored log, and holds it against that. `Kind::Environment`: no server here can load it.
+pub fn replayed(copy: &Path, facts: &serde_json::Value, options: &Options, written: &Written) -> Result<Vec<Check>> {
+    let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;
+    let program = engine::find(options.server.as_deref(), facts.flavour, &facts.rdb)?;
+    let mut summary = facts.rdb.clone();
+    summary.size += written.bytes;
+    summary.databases.entry(written.databases_max).or_default();
+    let manifest = manifest(copy).context("the copy has no append-only file")?;
+    let server = match Running::start(&program, copy, &summary, Some(&manifest)) {
+        Ok(server) => server,
+        Err(e) => return Ok(vec![Check::compare("server with the log", "replays it", format!("{e:#}"))]),
+    };
+    let info = Info::ask(&mut server.connect()?)?;
+    server.stop()?;
+    // A command that a server refuses while it replays shows nowhere but here: its data is not what it was then.
+    let refused = info.number("total_error_replies").context("the server does not tell its errors")?;
+    Ok(vec![
+        Check::compare("server with the log", "replays it", "replays it"),
+        Check::compare(format!("of {} commands in the log, refused", written.commands), 0, refused),
+    ])
 }
 
 fn checksum(found: &Result<Summary>) -> Check {
@@ -319,82 +342,4 @@ impl Program {
     fn name(&self) -> String {
         format!("{} {}", self.flavour, self.version)
     }
-}
-
-/// A server on a copy, reached by a socket that only this user can enter. It ends with this.
-struct Running {
-    child: Child,
-    socket: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Running {
-    /// Starts a server and waits until it has loaded the file; with `manifest`, from the append-only file.
-    fn start(program: &Program, copy: &Path, summary: &Summary, manifest: Option<&Path>) -> Result<Running> {
-        let beside = copy.parent().context("a copy lies in a directory")?;
-        let mut directory =
-            tempfile::Builder::new().prefix("s").tempdir_in(beside).context("make a directory for a socket")?;
-        if directory.path().as_os_str().len() + "/s".len() > SOCKET_PATH_MAX {
-            directory = tempfile::Builder::new().prefix("bs").tempdir().context("make a directory for a socket")?;
-        }
-        let socket = directory.path().join("s");
-        let databases = summary.databases.keys().max().map_or(16, |most| (most + 1).max(16));
-        let mut argv: Vec<OsString> = vec![program.path.clone().into()];
-        let mut set = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
-            argv.push(format!("--{name}").into());
-            argv.push(value.as_ref().to_owned());
-        };
-        // No port: nothing but the socket listens.
-        set("port", &"0");
-        set("unixsocket", &socket);
-        set("unixsocketperm", &"700");
-        set("dir", &copy);
-        set("dbfilename", &DUMP);
-        set("save", &"");
-        set("databases", &databases.to_string());
-        set("appendonly", if manifest.is_some() { &"yes" } else { &"no" });
-        if let Some((directory, file)) = manifest.and_then(|m| Some((m.parent()?, m.file_stem()?))) {
-            set("appenddirname", &directory);
-            set("appendfilename", &file);
-        }
-        let log = directory.path().join("log");
-        set("logfile", &log);
-        let child = Child::spawn(&Spec { argv, ..Spec::default() })?;
-        let mut running = Running { child, socket, _directory: directory };
-        let wait = LOAD_LEAST + Duration::from_secs(summary.size / LOAD_BYTES_PER_SECOND);
-        running.until_loaded(wait).map_err(|e| e.context(tail(&log)))?;
-        Ok(running)
-    }
-
-    fn until_loaded(&mut self, wait: Duration) -> Result<()> {
-        let until = Instant::now() + wait;
-        loop {
-            if let Some(status) = self.child.poll()? {
-                anyhow::bail!("the server ended ({status}) while it loaded the copy");
-            }
-            let loaded =
-                self.connect().and_then(|mut c| Info::ask(&mut c)).is_ok_and(|info| info.get("loading") == "0");
-            if loaded {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < until, "the server has not loaded the copy within {} s", wait.as_secs());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn connect(&self) -> Result<Connection> {
-        let address = Address { endpoint: Endpoint::Unix(self.socket.clone()), user: None, password: None };
-        Connection::open(&address, &Roots::System)
-    }
-
-    fn stop(self) -> Result<()> {
-        self.child.stop(Signal::TERM).map(drop)
-    }
-}
-
-/// The last lines of a server's log.
-fn tail(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(3).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
 }

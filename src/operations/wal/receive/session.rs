@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Event, Options, ReceiveReport, is_to_end};
+use super::{End, Event, Options, ReceiveReport, is_to_end};
 use crate::limits::{LOG_UNIT_MAX, MIB};
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
@@ -50,14 +50,6 @@ impl<'a> Task<'a> {
     fn log(&self) -> Result<Log> {
         Log::list(&self.host.open.store, &self.host.open.trust, self.source)
     }
-}
-
-/// How a session ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    Done,
-    /// The server has gone on to another timeline, and the log with it.
-    Timeline,
 }
 
 /// Streams until the task is to stop or has caught up, or the server goes on to another timeline.
@@ -293,7 +285,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
         }
         let Desk::Here(writer) = &mut self.desk else { bail!("the writer of the log is away") };
         open::follow(self.task, &mut self.stream, writer, next, at)?;
-        Ok(End::Timeline)
+        Ok(End::Anew)
     }
 
     fn finish(&mut self) -> Result<End> {

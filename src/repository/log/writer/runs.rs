@@ -1,10 +1,12 @@
 //! Runs: one object in place of many pieces, from bytes in hand; and comparing what is stored with what the engine shows.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 use super::Writer;
 use crate::repository::layout::{self, Hash};
 use crate::repository::log::listing::{Log, Stretch, fetch};
+use crate::repository::log::marks::Mark;
 use crate::storage;
 
 /// So many pieces become a run, so many runs a longer one: what is read for a unit stays few objects, however slowly it fills.
@@ -20,6 +22,10 @@ pub(super) struct Part {
     pub last: Hash,
     pub pieces: u64,
     pub check: String,
+    /// The engine's clock at its end.
+    pub time: Timestamp,
+    /// When bytes of it came, where the engine's log does not tell.
+    pub marks: Vec<Mark>,
 }
 
 impl Writer<'_> {
@@ -61,11 +67,26 @@ impl Writer<'_> {
         (line.last, line.pieces) = (Some(to.last), Some(pieces));
         let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, from.start, Some(to.end));
         // One that is there already was written before an interruption.
-        let _there = self.put(key, line, &bytes)?;
+        let marks: Vec<Mark> = self.parts[first..].iter().flat_map(|part| part.marks.iter().copied()).collect();
+        let _there = self.put(key, line, (&bytes, &marks))?;
         let level = 1 + self.parts[first..].iter().map(|part| part.level).max().unwrap_or(0);
-        let run = Part { start: from.start, end: to.end, level, previous: from.previous, last: to.last, pieces, check };
+        let (start, end, previous, last) = (from.start, to.end, from.previous, to.last);
+        let run = Part { start, end, level, previous, last, pieces, check, time: to.time, marks };
         self.parts.splice(first.., [run]);
         Ok(())
+    }
+
+    /// The marks in what is stored cannot be read here: pieces have their end at least, runs stay as they are.
+    pub(super) fn leave_marked_runs(&mut self) {
+        if self.stretch.id.is_none() {
+            return;
+        }
+        if let Some(last) = self.parts.iter().rposition(|part| part.level > 0) {
+            self.parts.drain(..=last);
+        }
+        for part in &mut self.parts {
+            part.marks = vec![Mark { position: part.end, time: part.time }];
+        }
     }
 
     /// The fewest objects of the head's timeline that cover a range, or what is there of it from its first object on.
@@ -87,6 +108,8 @@ impl Writer<'_> {
                 last: line.last.unwrap_or(fetched.hash),
                 pieces: line.pieces.unwrap_or(1),
                 check: line.check,
+                time: line.time,
+                marks: Vec::new(),
             });
             at = line.end.0;
         }

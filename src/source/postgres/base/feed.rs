@@ -48,12 +48,21 @@ pub struct Feed {
 
 impl Feed {
     /// Starts a base backup with its WAL, the server's checkpoint made at once.
-    pub fn start(mut client: Client) -> Result<Feed> {
+    pub fn start(client: Client) -> Result<Feed> {
+        Feed::start_with(client, "")
+    }
+
+    /// … of what has changed since the backup whose manifest was uploaded.
+    pub fn start_with_changes(client: Client) -> Result<Feed> {
+        Feed::start_with(client, ", INCREMENTAL")
+    }
+
+    fn start_with(mut client: Client, more: &str) -> Result<Feed> {
         let one_copy = client.version() >= ONE_COPY;
         let label = literal("blackstart");
         client.begin(&if one_copy {
             format!(
-                "BASE_BACKUP (LABEL {label}, CHECKPOINT 'fast', WAL, WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256')"
+                "BASE_BACKUP (LABEL {label}, CHECKPOINT 'fast', WAL, WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256'{more})"
             )
         } else {
             format!("BASE_BACKUP LABEL {label} FAST WAL NOWAIT MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'")
@@ -176,6 +185,12 @@ impl Feed {
         let end = rows(&mut self.client)?;
         while self.client.next()? != Event::Ready {}
         Ok((end.one()?.required(0)?.to_owned(), end.one()?.parse(1)?))
+    }
+
+    /// Ends a backup that nobody wants any more.
+    pub fn abandon(self) {
+        // The server also notices that the connection is gone, later.
+        let _best_effort = self.client.cancel();
     }
 
     /// Warnings that have come.

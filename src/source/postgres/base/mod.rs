@@ -3,6 +3,7 @@
 //! * The snapshot is the data directory as a restore wants it: what `base.tar` has at its root, each tablespace in `pg_tblspc/<oid>/` in place of
 //!   the link (where they lay is in the facts), and `backup_manifest`. The server itself leaves out what must not be copied.
 //! * Files of relations are paged with the server's block size, so that an incremental stores changed pages only; all else is streamed.
+//! * From version 17 on an incremental also reads changed pages only, where that is safe ([`changes`]): the others are the basis's ([`blocks`]).
 //! * Everything comes in the server's order, `pg_control` and the WAL last ([`Order::AsTheyCome`]).
 //! * Each file's SHA-256 is compared with the one that the server took while it read the file.
 //! * Pages with a wrong checksum end the command with an error after everything has been sent: the snapshot is kept, as partial, with the
@@ -10,14 +11,17 @@
 //! * A temporary slot keeps the server from removing the WAL that the backup will need.
 //! * The time of the data is that at which `pg_control` arrived: the last file before the backup's end.
 
+mod arriving;
+mod begin;
+mod blocks;
+mod changes;
 mod feed;
 mod manifest;
 mod members;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use tar::EntryType;
 
@@ -28,9 +32,11 @@ use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
-use crate::source::{Before, Finished, Order, Piece, Source};
+use crate::source::{BasisFiles, Before, Finished, Order, Piece, Source};
+use blocks::Changes;
+use changes::Ground;
 use feed::{Archive, Feed};
-use manifest::{Arrived, Manifest};
+use manifest::{Arrived, Arriving, Instead, Manifest};
 use members::{Member, Members};
 
 /// The manifest's name in a snapshot, as `pg_basebackup` has it.
@@ -47,6 +53,12 @@ pub struct BaseBackup {
     facts: Facts,
     /// Until the backup begins.
     walsender: Option<Client>,
+    /// The facts of the newest snapshot.
+    before: Option<Facts>,
+    /// What the server may compare with.
+    ground: Option<Ground>,
+    /// The files that may come as changes, with their sizes in the basis, where the server sends such.
+    asked: Option<HashMap<Vec<u8>, u64>>,
     /// The end of its connection ends the slot.
     slot: Option<Client>,
     feed: Option<Feed>,
@@ -58,6 +70,8 @@ pub struct BaseBackup {
     /// Whose files they are, as the server has it.
     owner: Option<Entry>,
     arrived: Arrived,
+    /// What the snapshot has in place of files that arrived.
+    instead: HashMap<Vec<u8>, Instead>,
     /// Directories that stand for tablespaces.
     tablespaces: HashSet<u32>,
     /// Configuration from outside the data directory.
@@ -69,7 +83,8 @@ pub struct BaseBackup {
 
 /// The file that is being read.
 enum Current {
-    Member { path: Vec<u8>, hash: Sha256, size: u64 },
+    Member(Arriving),
+    Changes(Arriving, Changes),
     Manifest,
     Bytes(Vec<u8>),
 }
@@ -88,6 +103,9 @@ impl BaseBackup {
             facts: Facts { transport: "stream".into(), database: address.database.clone(), ..facts },
             address,
             walsender: Some(walsender),
+            before: None,
+            ground: None,
+            asked: None,
             slot: None,
             feed: None,
             archive: None,
@@ -96,24 +114,13 @@ impl BaseBackup {
             ready: VecDeque::new(),
             owner: None,
             arrived: Arrived::new(),
+            instead: HashMap::new(),
             tablespaces: HashSet::new(),
             config,
             manifest: Manifest::new()?,
             data_time,
             ended: false,
         })
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
-        self.slot = reserve_wal(&self.address);
-        walsender.patience = super::CHECKPOINT_MAX;
-        let feed = Feed::start(walsender)?;
-        (self.facts.start_lsn, self.facts.timeline) = feed.start.clone();
-        self.facts.tablespaces =
-            feed.tablespaces.iter().map(|t| TablespaceFact { oid: t.oid, location: t.location.clone() }).collect();
-        self.feed = Some(feed);
-        Ok(())
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>> {
@@ -153,6 +160,17 @@ impl BaseBackup {
             Archive::Tablespace(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
             _ => member.path.clone(),
         };
+        if self.asked.is_some()
+            && let Some((path, current, size)) = self.take_changed(&path, member.size)?
+        {
+            return self.push(archive, Member { size, ..member }, path, Some(current));
+        }
+        let is_file = member.kind == EntryType::Regular;
+        let current = is_file.then(|| Current::Member(Arriving::new(path.clone())));
+        self.push(archive, member, path, current)
+    }
+
+    fn push(&mut self, archive: Archive, member: Member, path: Vec<u8>, current: Option<Current>) -> Result<()> {
         let name = Name(path.clone());
         let kind = match member.kind {
             EntryType::Regular => EntryKind::File,
@@ -197,7 +215,6 @@ impl BaseBackup {
         if path == b"global/pg_control" {
             self.data_time = self.clock.now();
         }
-        let current = (kind == EntryKind::File).then(|| Current::Member { path, hash: Sha256::new(), size: 0 });
         self.ready.push_back((entry, current));
         Ok(())
     }
@@ -232,6 +249,9 @@ impl BaseBackup {
         }
         self.ended = true;
         self.slot = None;
+        if !self.instead.is_empty() {
+            self.manifest = self.manifest.instead(&self.instead)?;
+        }
         self.manifest.rewind()?;
         let entry = self.directory(Name::new(MANIFEST))?;
         let entry = Entry { kind: EntryKind::File, mode: 0o600, size: self.manifest.size, ..entry };
@@ -246,21 +266,6 @@ impl BaseBackup {
         }
         Ok(())
     }
-
-    fn read_member(&mut self, buffer: &mut [u8]) -> Result<Piece> {
-        let Some(feed) = &mut self.feed else { bail!("a file after the backup's end (this is a bug)") };
-        let Some(Current::Member { path, hash, size }) = &mut self.current else { return Ok(Piece::End) };
-        let n = self.members.read(feed, buffer)?;
-        hash.update(&buffer[..n]);
-        *size += n as u64;
-        if n > 0 {
-            return Ok(Piece::Data(n));
-        }
-        ensure!(self.arrived.len() < FILES_MAX, "the cluster has more than {FILES_MAX} files");
-        self.arrived.insert(std::mem::take(path), (hash.finalize_reset().into(), *size));
-        self.current = None;
-        Ok(Piece::End)
-    }
 }
 
 impl Source for BaseBackup {
@@ -273,7 +278,16 @@ impl Source for BaseBackup {
     }
 
     fn compare(&mut self, before: Before) -> Result<()> {
+        self.before = serde_json::from_value(before.facts.clone()).ok();
         self.facts.compare(&before)
+    }
+
+    fn lean_on(&mut self, basis: &BasisFiles) -> Result<()> {
+        match Ground::find(self.before.as_ref(), &self.facts, basis) {
+            Ok(ground) => self.ground = Some(ground),
+            Err(why) => self.facts.read_whole = Some(format!("{why:#}")),
+        }
+        Ok(())
     }
 
     fn order(&self) -> Order {
@@ -282,7 +296,9 @@ impl Source for BaseBackup {
 
     fn next(&mut self) -> Result<Option<Entry>> {
         self.current = None;
-        self.next_entry().map_err(|e| explain(e, &self.address))
+        let entry = self.next_entry().map_err(|e| explain(e, &self.address))?;
+        entry.iter().for_each(|entry| self.facts.tally(entry));
+        Ok(entry)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<Piece> {
@@ -331,16 +347,4 @@ fn damaged(said: &ServerError, notices: &[ServerError]) -> String {
         said.message,
         named.join("; ")
     )
-}
-
-/// A slot that goes with its connection, so that the WAL from now on stays. Without one the server may remove WAL that the backup
-/// needs; then it says so itself, and the backup fails.
-fn reserve_wal(address: &Address) -> Option<Client> {
-    let mut client = Client::connect(address, Session::Replication).ok()?;
-    let mut id = [0; 8];
-    aws_lc_rs::rand::fill(&mut id).ok()?;
-    let name: String = id.iter().map(|b| format!("{b:02x}")).collect();
-    let reserve = if client.version() >= 150_000 { "(RESERVE_WAL)" } else { "RESERVE_WAL" };
-    client.query(&format!("CREATE_REPLICATION_SLOT blackstart_{name} TEMPORARY PHYSICAL {reserve}")).ok()?;
-    Some(client)
 }

@@ -71,7 +71,8 @@ pub fn explain(error: anyhow::Error, address: &Address) -> anyhow::Error {
     Failure::new(Kind::Failed, format!("{error:#}"), format!("Nothing was lost; the earlier snapshots stand. {cure}"))
 }
 
-fn cure(said: &ServerError, address: &Address) -> Option<String> {
+/// What the operator can do about it, where that is known.
+pub fn cure(said: &ServerError, address: &Address) -> Option<String> {
     let user = &address.user;
     let has = |words: &str| said.message.contains(words);
     Some(match said.code.as_str() {

@@ -11,7 +11,7 @@ mod rows;
 mod startup;
 
 pub use address::{Address, Binding, Host, TlsMode};
-pub use error::{ServerError, explain};
+pub use error::{ServerError, cure, explain};
 pub use rows::{Row, Rows, literal};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -87,9 +87,12 @@ pub enum Event {
 impl Client {
     /// Connects and authenticates. Errors name the cure where one is known.
     pub fn connect(address: &Address, session: Session) -> Result<Client> {
-        startup::connect(address, session)
-            .with_context(|| format!("connect to {address}"))
-            .map_err(|e| explain(e, address))
+        Client::connect_unexplained(address, session).map_err(|e| explain(e, address))
+    }
+
+    /// As [`Client::connect`], for a caller that goes by what the server says: its [`ServerError`] is in the chain.
+    pub fn connect_unexplained(address: &Address, session: Session) -> Result<Client> {
+        startup::connect(address, session).with_context(|| format!("connect to {address}"))
     }
 
     pub fn address(&self) -> &Address {

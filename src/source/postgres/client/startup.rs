@@ -184,7 +184,8 @@ fn password(client: &Client) -> Result<&str> {
         Failure::new(
             Kind::Config,
             format!("the server at {} wants a password, and none is given", client.address),
-            "Nothing was done. Give the source `password = { env = \"PGPASSWORD\" }`, { file = … } or { credential = … } in the configuration.",
+            "Nothing was done. Give the source `password = { file = \"…\" }`, { env = … } or { credential = … } in the configuration; for `protect`, set \
+             PGPASSWORD in its environment.",
         )
     })
 }

@@ -2,12 +2,13 @@
 //! (PostgreSQL manual, "Making a Base Backup Using the Low Level API".)
 //!
 //! * The snapshot has the same shape as that of [`super::base`], less the manifest; both may follow each other in one series.
-//! * A file that provably did not change since the basis is not read (FORMAT.md §4-8).
+//! * A file that provably did not change since the basis is not read (FORMAT.md §4-8). Of a long one that is read, a few threads read ahead.
 //! * Torn pages are read again; a page that stays wrong, and that the WAL does not bring, is damage: the snapshot is partial and names the file.
 //! * Order: all files, then `pg_control`, then the end of the backup, then `backup_label` and the WAL from start to end.
 //! * The session must live to the end: the server gives the backup up with it, and so do we.
 //! * The time of the data is taken just before the backup is ended.
 
+mod ahead;
 mod control;
 mod page;
 mod reach;
@@ -31,6 +32,7 @@ use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::report::Skip;
 use crate::source::{Before, Finished, Order, Piece, Source};
+use ahead::Pool;
 pub use reach::Reach;
 use relation::{Pages, Reading, first_block};
 use walk::{Found, Walk};
@@ -43,6 +45,7 @@ pub struct FileCopy {
     address: Address,
     clock: Arc<dyn Clock>,
     accounts: Accounts,
+    pool: Pool,
     session: Client,
     facts: Facts,
     data: PathBuf,
@@ -82,6 +85,7 @@ impl FileCopy {
             address,
             clock,
             accounts: Accounts::load(),
+            pool: Pool::start()?,
             session,
             facts: Facts { transport: "files".into(), ..facts },
             data,
@@ -300,6 +304,7 @@ impl Source for FileCopy {
             if let Some((entry, content)) = self.ready.pop_front() {
                 self.path = entry.path.0.clone();
                 self.current = content;
+                self.facts.tally(&entry);
                 return Ok(Some(entry));
             }
             if !self.advance().map_err(|e| explain(e, &self.address))? {
@@ -319,7 +324,7 @@ impl Source for FileCopy {
             }
             Content::File(open) => {
                 let path = || Path::new(std::ffi::OsStr::from_bytes(&self.path)).display().to_string();
-                let (n, damaged) = open.read(buffer).with_context(path)?;
+                let (n, damaged) = open.read(buffer, &self.pool).with_context(path)?;
                 if damaged > 0 {
                     *self.damaged.entry(self.path.clone()).or_default() += damaged;
                 }

@@ -1,10 +1,12 @@
-//! One file of a live cluster, read page by page or as it is; always as many bytes as were promised.
+//! One file of a live cluster, read page by page or as it is; always as many bytes as were promised, and ahead where it is long.
 
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
+use super::ahead::{Ahead, BLOCK, Block, Pool};
 use super::page::{self, Verdict};
 use crate::entry::Stat;
 
@@ -15,11 +17,14 @@ const SEGMENT_BYTES: u64 = 1 << 30;
 
 /// An open file, and what was promised of it.
 pub struct Reading {
-    file: File,
+    file: Arc<File>,
     pub size: u64,
     pub stat: Stat,
     at: u64,
     pages: Option<Pages>,
+    ahead: Ahead,
+    /// The block that is being taken, and how much of it was.
+    block: (Vec<u8>, usize),
 }
 
 /// How the pages of a file are checked.
@@ -37,7 +42,8 @@ impl Reading {
         let file = File::open(path)?;
         let m = file.metadata()?;
         let stat = Stat(m.dev(), m.ino(), m.ctime(), u32::try_from(m.ctime_nsec()).unwrap_or(0));
-        Ok(Reading { file, size: m.len(), stat, at: 0, pages: None })
+        let ahead = Ahead::default();
+        Ok(Reading { file: Arc::new(file), size: m.len(), stat, at: 0, pages: None, ahead, block: (Vec::new(), 0) })
     }
 
     /// The first bytes of the file, whatever was read.
@@ -51,35 +57,55 @@ impl Reading {
         self.pages = Some(pages);
     }
 
-    /// Fills `buffer` as far as the promised size goes. What the file lacks meanwhile is zero: it was truncated, and the WAL says so. The second number
-    /// counts pages that are damaged.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<(usize, u64)> {
+    /// Reads on into `buffer`, as far as the promised size goes; nothing at the end. The second number counts pages that are damaged.
+    pub fn read(&mut self, buffer: &mut [u8], pool: &Pool) -> Result<(usize, u64)> {
         let wanted = usize::try_from(self.size - self.at).unwrap_or(usize::MAX).min(buffer.len());
         let buffer = &mut buffer[..wanted];
-        let got = fill(&self.file, buffer, self.at)?;
-        buffer[got..].fill(0);
-        let mut damaged = 0;
-        if let Some(pages) = self.pages {
-            for (n, page) in buffer.chunks_exact_mut(pages.size as usize).enumerate() {
-                let at = self.at + (n * pages.size as usize) as u64;
-                damaged += u64::from(!self.is_sound(page, at, pages)?);
-            }
+        if self.size <= BLOCK as u64 {
+            let damaged = read_at(&self.file, buffer, self.at, self.pages)?;
+            self.at += wanted as u64;
+            return Ok((wanted, damaged));
         }
-        self.at += wanted as u64;
-        Ok((wanted, damaged))
+        let mut found = 0;
+        if self.block.1 == self.block.0.len() {
+            let Some(Block { bytes, damaged }) = self.ahead.next(pool, &self.file, self.size, self.pages)? else {
+                return Ok((0, 0));
+            };
+            self.block = (bytes, 0);
+            found = damaged;
+        }
+        let (block, taken) = &mut self.block;
+        let n = wanted.min(block.len() - *taken);
+        buffer[..n].copy_from_slice(&block[*taken..*taken + n]);
+        *taken += n;
+        self.at += n as u64;
+        Ok((n, found))
     }
+}
 
-    fn is_sound(&self, page: &mut [u8], at: u64, pages: Pages) -> Result<bool> {
-        let block = pages.first + (at / u64::from(pages.size)) as u32;
-        for _ in 0..TRIES {
-            if page::check(page, block) != Verdict::Wrong || page::lsn(page) >= pages.start {
-                return Ok(true);
-            }
-            let got = fill(&self.file, page, at)?;
-            page[got..].fill(0);
-        }
-        Ok(page::check(page, block) != Verdict::Wrong)
+/// Reads whole pages at `at`. What the file lacks meanwhile is zero: it was truncated, and the WAL says so. Gives the number of pages that are damaged.
+pub fn read_at(file: &File, buffer: &mut [u8], at: u64, pages: Option<Pages>) -> Result<u64> {
+    let got = fill(file, buffer, at)?;
+    buffer[got..].fill(0);
+    let Some(pages) = pages else { return Ok(0) };
+    let mut damaged = 0;
+    for (n, page) in buffer.chunks_exact_mut(pages.size as usize).enumerate() {
+        let at = at + (n * pages.size as usize) as u64;
+        damaged += u64::from(!is_sound(file, page, at, pages)?);
     }
+    Ok(damaged)
+}
+
+fn is_sound(file: &File, page: &mut [u8], at: u64, pages: Pages) -> Result<bool> {
+    let block = pages.first + (at / u64::from(pages.size)) as u32;
+    for _ in 0..TRIES {
+        if page::check(page, block) != Verdict::Wrong || page::lsn(page) >= pages.start {
+            return Ok(true);
+        }
+        let got = fill(file, page, at)?;
+        page[got..].fill(0);
+    }
+    Ok(page::check(page, block) != Verdict::Wrong)
 }
 
 /// The number of the first block of a file: `.3` is the fourth segment of 1 GB.

@@ -38,7 +38,7 @@ mod selection;
 const DIRECTORY: &str = "databases";
 pub const GLOBALS: &str = "globals.sql";
 /// Where a connection goes that needs any database.
-pub(super) const ANY_DATABASE: &str = "postgres";
+pub(in crate::source::postgres) const ANY_DATABASE: &str = "postgres";
 /// How long a dump waits for a table that somebody has locked.
 const LOCK_WAIT: &str = "--lock-wait-timeout=600s";
 /// A dump may be silent while the server sorts or waits for a lock, and take as long as it takes.
@@ -226,7 +226,7 @@ impl Logical {
 }
 
 /// The programs that dump a server of this version: never older than it.
-fn programs_for(bin: Option<&Path>, server: u32) -> Result<Programs> {
+pub(super) fn programs_for(bin: Option<&Path>, server: u32) -> Result<Programs> {
     let needed = ["pg_dump", "pg_dumpall"];
     if let Some(programs) = Programs::find(bin, &needed, server) {
         return Ok(programs);

@@ -18,6 +18,8 @@ use crate::source::postgres::programs::{Programs, identifier};
 use crate::source::postgres::proof::ask;
 
 const NEEDED: [&str; 4] = ["postgres", "initdb", "pg_restore", "psql"];
+/// The data directory, below scratch.
+const CLUSTER: &str = "cluster";
 const SUPERUSER: &str = "postgres";
 /// Where statements go that concern databases.
 const ADMIN: &str = "template1";
@@ -27,51 +29,68 @@ const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// Whether a server that can take the dumps is here. `Kind::Environment`: it is not.
 pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    programs(&facts, options).map(drop)
-}
-
-fn programs(facts: &Facts, options: &Options) -> Result<Programs> {
-    let major = facts.program.max(facts.version / 10_000);
-    Programs::find(options.bin.as_deref(), &NEEDED, major).ok_or_else(|| {
-        let message = format!("there is no PostgreSQL {major} or newer here, with {}", NEEDED.join(", "));
-        let help = "The drill was not carried out; that says nothing of the backup. Install the server's package, or name its directory: \
-                    bin = \"…\" in [source.postgres].";
-        Failure::new(Kind::Environment, message, help)
-    })
+    find_programs(&facts, options).map(drop)
 }
 
 /// Checks the dumps in `copy`, in a server below `scratch`. `Kind::Environment`: it could not be carried out here.
 pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    let programs = programs(&facts, options)?;
+    let (engine, mut checks) = rebuild_in(copy, scratch, &facts, options)?;
+    let asked = facts.asked.as_deref().unwrap_or(super::ANY_DATABASE);
+    for query in &options.check {
+        checks.push(ask(&engine, asked, query));
+    }
+    engine.stop()?;
+    Ok(checks)
+}
+
+/// A new server in `scratch` with all databases of the dumps, and how they came back.
+pub fn rebuild_in(copy: &Path, scratch: &Path, facts: &Facts, options: &Options) -> Result<(Engine, Vec<Check>)> {
+    let programs = find_programs(facts, options)?;
     let data = make_cluster(&programs, scratch)?;
-    let start = Start {
-        data: &data,
-        scratch,
-        version: programs.major * 10_000,
-        bin: Some(&programs.bin),
-        settings: &[],
-        superuser: SUPERUSER,
-    };
-    let engine = Engine::start(&start)?;
+    let engine = start(&programs, &data, scratch)?;
     let mut checks = Vec::new();
     let mut admin = engine.client(ADMIN)?;
     take_globals(&engine, &programs, copy, scratch)?;
     for database in &facts.databases {
         checks.extend(take_back(&engine, &programs, &mut admin, copy, database)?);
     }
-    let asked = facts.asked.as_deref().unwrap_or(super::ANY_DATABASE);
-    for query in &options.check {
-        checks.push(ask(&engine, asked, query));
+    Ok((engine, checks))
+}
+
+/// The server that [`rebuild_in`] left in `scratch`, started again with its socket in `beside`; `None` if there is none.
+pub fn start_again(scratch: &Path, beside: &Path, facts: &Facts, options: &Options) -> Result<Option<Engine>> {
+    let data = scratch.join(CLUSTER);
+    match data.join("PG_VERSION").is_file() {
+        true => start(&find_programs(facts, options)?, &data, beside).map(Some),
+        false => Ok(None),
     }
-    drop(admin);
-    engine.stop()?;
-    Ok(checks)
+}
+
+fn find_programs(facts: &Facts, options: &Options) -> Result<Programs> {
+    let least = (facts.version / 10_000).max(facts.program);
+    Programs::find(options.bin.as_deref(), &NEEDED, least).ok_or_else(|| {
+        let message = format!("there is no PostgreSQL {least} or newer here, with {}", NEEDED.join(", "));
+        let help = "The drill was not carried out; that says nothing of the backup. Install the server's package, or name its directory: \
+                    bin = \"…\" in [source.postgres].";
+        Failure::new(Kind::Environment, message, help)
+    })
+}
+
+fn start(programs: &Programs, data: &Path, scratch: &Path) -> Result<Engine> {
+    Engine::start(&Start {
+        data,
+        scratch,
+        version: programs.major * 10_000,
+        bin: Some(&programs.bin),
+        settings: &[],
+        superuser: SUPERUSER,
+    })
 }
 
 /// A new cluster, owned by whom its server will run as.
 fn make_cluster(programs: &Programs, scratch: &Path) -> Result<PathBuf> {
-    let data = scratch.join("cluster");
+    let data = scratch.join(CLUSTER);
     fs::create_dir(&data).context("make a directory for a server")?;
     engine::open_the_way(scratch)?;
     let user = rustix::process::geteuid().is_root().then(engine::server_user);

@@ -40,6 +40,8 @@ pub struct Summary {
     pub ctime: Option<i64>,
     pub replication_id: Option<String>,
     pub replication_offset: Option<i64>,
+    /// The database that the replication stream had selected there.
+    pub replication_database: Option<u32>,
     /// Why counting ended before the end; the counts are of no use then.
     pub uncounted: Option<String>,
 }
@@ -55,6 +57,14 @@ pub struct Keys {
 impl Summary {
     pub fn keys(&self) -> u64 {
         self.databases.values().map(|d| d.keys).sum()
+    }
+
+    /// Where the file stands in the server's replication stream: replication ID, and bytes of the stream that it contains. A server that never
+    /// had a replica has no stream.
+    pub fn place(&self) -> Option<(&str, u64)> {
+        let offset = self.replication_offset.and_then(|offset| u64::try_from(offset).ok())?;
+        self.replication_database?;
+        Some((self.replication_id.as_deref()?, offset))
     }
 }
 
@@ -156,6 +166,7 @@ fn auxiliary(summary: &mut Summary, key: &str, value: String) {
     match key {
         "ctime" => summary.ctime = value.parse().ok(),
         "repl-id" => summary.replication_id = Some(value),
+        "repl-stream-db" => summary.replication_database = value.parse().ok(),
         "repl-offset" => summary.replication_offset = value.parse().ok(),
         _ => {}
     }

@@ -276,6 +276,7 @@ fn how(server: &Identity, start: (u32, u64), continues: bool, why: &str) -> Begi
         start: start.1,
         unit: server.segment_size.min(LOG_UNIT_MAX as u64),
         continues,
+        id: None,
         facts: json!({
             "system_identifier": server.system,
             "segment_size": server.segment_size,
