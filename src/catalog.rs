@@ -18,7 +18,8 @@ const ROWS_MAX: i64 = 100_000;
 
 const SHAPE: &str = "
     create table runs (id integer primary key, run text not null, source text not null, task text not null, started text not null,
-        finished text not null, seconds real not null, result text not null, why text not null, report text not null);
+        finished text not null, seconds real not null, result text not null, why text not null, report text not null,
+        line text not null, help text);
     create index runs_by_task on runs (source, task, id);
     create table tasks (source text not null, task text not null, since text not null, primary key (source, task));
     create table notices (id integer primary key, at text not null, channel text not null, key text not null, phase text not null,
@@ -47,9 +48,16 @@ pub struct Run {
     pub why: String,
     /// The report of the operation, or its error, as JSON.
     pub report: String,
+    /// How it ended, in one line for people.
+    pub line: String,
+    /// What to do next, where it failed.
+    pub help: Option<String>,
 }
 
 impl Run {
+    /// What `result` may be.
+    pub const RESULTS: [&str; 7] = ["done", "partial", "missed", "check-failed", "environment", "busy", "failed"];
+
     /// Whether it did what it was to do.
     pub fn done(&self) -> bool {
         matches!(self.result.as_str(), "done" | "partial" | "missed" | "check-failed")
@@ -122,8 +130,8 @@ impl Catalog {
     pub fn record(&self, run: &Run) -> Result<()> {
         self.connection
             .execute(
-                "insert into runs (run, source, task, started, finished, seconds, result, why, report)
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "insert into runs (run, source, task, started, finished, seconds, result, why, report, line, help)
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 params![
                     run.run,
                     run.source.as_str(),
@@ -133,7 +141,9 @@ impl Catalog {
                     run.seconds,
                     run.result,
                     run.why,
-                    run.report
+                    run.report,
+                    run.line,
+                    run.help
                 ],
             )
             .context("record a run")?;
@@ -147,17 +157,20 @@ impl Catalog {
         let newest = self
             .connection
             .query_row(
-                "select run, started, finished, seconds, result, why, report from runs where source = ?1 and task = ?2
+                "select run, started, finished, seconds, result, why, report, line, help from runs where source = ?1 and task = ?2
                  order by id desc limit 1",
                 params![source.as_str(), task.name()],
                 |row| {
-                    let texts: [String; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?, row.get(5)?];
-                    Ok((texts, row.get::<_, f64>(3)?, row.get::<_, String>(6)?))
+                    let texts: [String; 7] =
+                        [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?];
+                    Ok((texts, row.get::<_, f64>(3)?, row.get::<_, Option<String>>(8)?))
                 },
             )
             .optional()
             .context("read the newest run")?;
-        let Some(([run, started, finished, result, why], seconds, report)) = newest else { return Ok(None) };
+        let Some(([run, started, finished, result, why, report, line], seconds, help)) = newest else {
+            return Ok(None);
+        };
         let (Ok(started), Ok(finished)) = (started.parse(), finished.parse()) else { return Ok(None) };
         let failures: u32 = self
             .connection
@@ -168,7 +181,8 @@ impl Catalog {
                 |row| row.get(0),
             )
             .context("count failed runs")?;
-        let run = Run { run, source: source.clone(), task, started, finished, seconds, result, why, report };
+        let run =
+            Run { run, source: source.clone(), task, started, finished, seconds, result, why, report, line, help };
         Ok(Some((run, failures)))
     }
 
@@ -246,6 +260,8 @@ mod tests {
             result: result.into(),
             why: "w".into(),
             report: "{}".into(),
+            line: "l".into(),
+            help: Some("h".into()),
         }
     }
 

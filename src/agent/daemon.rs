@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::memory::Memory;
 use super::observe::Seen;
-use super::problems::{Ending, View, problems};
+use super::problems::{Endings, View, problems};
 use super::receivers::Receivers;
 use super::serve::Shared;
 use super::tell::Teller;
@@ -62,7 +62,7 @@ pub struct Agent {
     audit: AuditLog,
     pub(super) memory: Memory,
     pub(super) seen: BTreeMap<SourceName, Seen>,
-    pub(super) endings: BTreeMap<(SourceName, Task), Ending>,
+    pub(super) endings: Endings,
     pub(super) running: BTreeMap<(SourceName, Task), Order>,
     pub(super) receivers: Receivers,
     /// Sources to be looked at in the repository.
@@ -107,7 +107,7 @@ impl Agent {
             audit: AuditLog::below(&config.state()),
             memory: Memory::default(),
             seen: BTreeMap::new(),
-            endings: BTreeMap::new(),
+            endings: Endings::default(),
             running: BTreeMap::new(),
             receivers: Receivers::default(),
             to_observe: BTreeSet::new(),
@@ -191,7 +191,7 @@ impl Agent {
         let decisions = if self.observed.is_some() { self.decide(&history, now) } else { Vec::new() };
         if self.observed.is_some() {
             let view = View {
-                jobs: if self.repository.is_err() && self.seen.is_empty() { &[] } else { &self.jobs },
+                jobs: &self.jobs,
                 history: &history,
                 seen: &self.seen,
                 endings: &self.endings,
@@ -199,11 +199,13 @@ impl Agent {
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
+                channels: &self.config.notify,
                 wrong_plans: &self.config.wrong_plans,
                 mute: &self.teller.mute,
+                sent: &self.teller.sent,
             };
-            let wrong = problems(&view, now);
-            self.teller.tell(wrong, &self.seen, &mut self.catalog, now);
+            let findings = problems(&view, now);
+            self.teller.tell(findings, &self.seen, &mut self.catalog, now);
         }
         self.show(&decisions, &history, &standings, now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
@@ -282,9 +284,9 @@ impl Agent {
         let run = &ran.run;
         let (run_id, result, seconds) = (&run.run, &run.result, run.seconds);
         if run.done() {
-            tracing::info!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", ran.line);
+            tracing::info!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", run.line);
         } else {
-            tracing::error!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", ran.line);
+            tracing::error!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", run.line);
         }
         self.running.remove(&(run.source.clone(), run.task));
         self.memory.end(run);
@@ -301,13 +303,7 @@ impl Agent {
             _ => self.teller.ping(&run.source, run.task, "/fail", &run.run),
         }
         self.count(&ran);
-        let ending = Ending { result: run.result.clone(), line: ran.line.clone(), help: ran.help.clone() };
-        self.endings.insert((run.source.clone(), run.task), ending);
-        // A backup that went well is a backup, whichever of the two it was.
-        if run.done() && run.task.is_backup() {
-            let other = if run.task == Task::Full { Task::Incremental } else { Task::Full };
-            self.endings.remove(&(run.source.clone(), other));
-        }
+        self.endings.take(run);
         self.to_observe.insert(run.source.clone());
         // A plan has drilled sources, too.
         let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());

@@ -1,32 +1,28 @@
-//! What stands wrong: a pure function of what the agent knows. Silence is a problem too.
+//! What stands wrong: a pure function of what the agent knows. Silence is a problem too; not to know is no recovery.
 
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::Seen;
 use super::receivers::Standing;
 use crate::job::{Job, Task};
-use crate::notify::{Problem, REPOSITORY, Severity};
+use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
+mod endings;
 mod log;
+mod unknown;
 
+pub use endings::Endings;
 pub use log::needs_snapshot;
+use unknown::{is_seen, unknown};
 
 /// A source without any snapshot is told of after twice its interval, within these bounds.
 const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
 const NEVER_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// After so many failures in a row it is not chance.
 const FAILURES_CRITICAL: u32 = 3;
-
-/// How the last run of a task ended, for people.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ending {
-    pub result: String,
-    pub line: String,
-    pub help: Option<String>,
-}
 
 /// What the agent knows.
 pub struct View<'a> {
@@ -35,25 +31,39 @@ pub struct View<'a> {
     pub seen: &'a BTreeMap<SourceName, Seen>,
     /// Of sources whose log is received.
     pub standings: &'a BTreeMap<SourceName, Standing>,
-    pub endings: &'a BTreeMap<(SourceName, Task), Ending>,
+    pub endings: &'a Endings,
     /// Why the repository cannot be read.
     pub repository: Option<&'a str>,
     /// Why the changed configuration is not in force.
     pub configuration: Option<&'a str>,
     /// The drill key that is not there.
     pub drill_key: Option<&'a str>,
+    pub channels: &'a [Channel],
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
+    /// Channels that have delivered since the agent was started.
+    pub sent: &'a BTreeMap<String, u64>,
 }
 
-pub fn problems(view: &View, now: Timestamp) -> Vec<Problem> {
+/// What the agent can say of what is wrong.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub wrong: Vec<Problem>,
+    /// Keys of what may or may not be wrong: that cannot be said now. Such an alarm stands as it stood.
+    pub unknown: BTreeSet<String>,
+}
+
+pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
+    let mut unknown = unknown(view, now);
     for job in view.jobs.iter().filter(|job| job.enabled) {
-        of_the_data(view, job, now, &mut found);
-        of_drills(view, job, now, &mut found);
-        of_runs(view, job, &mut found);
+        if is_seen(view, job) {
+            of_the_data(view, job, now, &mut found);
+            of_drills(view, job, now, &mut found);
+        }
+        of_runs(view, job, &mut found, &mut unknown);
         if let Some(standing) = view.standings.get(&job.source) {
             let source = &job.source;
             let all = log::problems(job, standing, view.seen.get(source), now).into_iter();
@@ -62,7 +72,7 @@ pub fn problems(view: &View, now: Timestamp) -> Vec<Problem> {
             }));
         }
     }
-    found
+    Findings { wrong: found, unknown }
 }
 
 fn problem(
@@ -207,17 +217,33 @@ fn of_drills(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
 }
 
 /// How the last run of each task ended.
-fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>) {
+fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTreeSet<String>) {
     for task in job.tasks.keys() {
-        let Some(ending) = view.endings.get(&(job.source.clone(), *task)) else { continue };
+        let key = format!("{}/{task}", job.source);
+        let Some(ending) = view.endings.of(&job.source, *task) else {
+            unknown.insert(key);
+            continue;
+        };
+        let drill = view.seen.get(&job.source).and_then(|seen| seen.drill.as_ref());
+        if *task == Task::Drill && drill.is_some_and(|drill| drill.passed && drill.span.started > ending.finished) {
+            // Somebody has drilled by hand since.
+            continue;
+        }
         let failures = view.history.get(&job.source).and_then(|p| p.tasks.get(task)).map_or(0, |p| p.failures);
+        // Busy: another run holds the source, mostly one that somebody started by hand. With the repository away one alarm is enough.
+        // Neither says that what stood wrong before is over.
+        let says_nothing = match ending.result.as_str() {
+            "busy" => failures < FAILURES_CRITICAL,
+            "failed" => view.repository.is_some(),
+            _ => false,
+        };
+        if says_nothing {
+            unknown.insert(key);
+            continue;
+        }
         let severity = match ending.result.as_str() {
             "done" => continue,
             "check-failed" => Severity::Critical,
-            // Another run holds the source, mostly one that somebody started by hand.
-            "busy" if failures < FAILURES_CRITICAL => continue,
-            // One alarm for the repository is enough.
-            "failed" if view.repository.is_some() => continue,
             "failed" if failures >= FAILURES_CRITICAL && task.is_backup() => Severity::Critical,
             _ => Severity::Warning,
         };
@@ -238,20 +264,55 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>) {
             Some(help) => format!("{}. {help}", ending.line),
             None => ending.line.clone(),
         };
-        found.push(problem(format!("{source}/{task}"), severity, Some(source), title, detail));
+        found.push(problem(key, severity, Some(source), title, detail));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Run;
     use crate::scheduler::{Past, SourcePast};
 
     fn at(minutes: i64) -> Timestamp {
         Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
     }
 
-    /// The keys of what is wrong `minutes` after the start, with the newest data of `newest`.
+    /// What is wrong `minutes` after the start, with the newest data of `newest`.
+    fn findings(
+        job: &str,
+        newest: Option<i64>,
+        minutes: i64,
+        ending: Option<(&str, u32)>,
+        repository: Option<&str>,
+    ) -> Findings {
+        let job = crate::job::parse(job, std::path::Path::new("a.toml")).unwrap().job;
+        let mut past = SourcePast { newest: newest.map(at), ..SourcePast::default() };
+        let failures = ending.map_or(0, |e| e.1);
+        for task in Task::ALL {
+            past.tasks.insert(task, Past { since: Some(at(0)), failures, ..Past::default() });
+        }
+        let mut endings = Endings::default();
+        if let Some((result, _)) = ending {
+            endings.take(&run(&job.source, Task::Incremental, result));
+        }
+        let view = View {
+            history: &History::from([(job.source.clone(), past)]),
+            jobs: &[job],
+            seen: &BTreeMap::new(),
+            endings: &endings,
+            standings: &BTreeMap::new(),
+            repository,
+            configuration: None,
+            drill_key: None,
+            channels: &[],
+            wrong_plans: &[],
+            mute: &BTreeMap::new(),
+            sent: &BTreeMap::new(),
+        };
+        problems(&view, at(minutes))
+    }
+
     fn keys(
         job: &str,
         newest: Option<i64>,
@@ -259,29 +320,23 @@ mod tests {
         ending: Option<(&str, u32)>,
         repository: Option<&str>,
     ) -> Vec<String> {
-        let job = crate::job::parse(job, std::path::Path::new("a.toml")).unwrap().job;
-        let mut past = SourcePast { newest: newest.map(at), ..SourcePast::default() };
-        let failures = ending.map_or(0, |e| e.1);
-        for task in Task::ALL {
-            past.tasks.insert(task, Past { since: Some(at(0)), failures, ..Past::default() });
+        findings(job, newest, minutes, ending, repository).wrong.into_iter().map(|p| p.key).collect()
+    }
+
+    fn run(source: &SourceName, task: Task, result: &str) -> Run {
+        Run {
+            run: "r".into(),
+            source: source.clone(),
+            task,
+            started: at(0),
+            finished: at(0),
+            seconds: 0.0,
+            result: result.into(),
+            why: "w".into(),
+            report: "{}".into(),
+            line: "line".into(),
+            help: None,
         }
-        let endings = ending.map(|(result, _)| {
-            let ending = Ending { result: result.into(), line: "line".into(), help: None };
-            ((job.source.clone(), Task::Incremental), ending)
-        });
-        let view = View {
-            history: &History::from([(job.source.clone(), past)]),
-            jobs: &[job],
-            seen: &BTreeMap::new(),
-            endings: &endings.into_iter().collect(),
-            standings: &BTreeMap::new(),
-            repository,
-            configuration: None,
-            drill_key: None,
-            wrong_plans: &[],
-            mute: &BTreeMap::new(),
-        };
-        problems(&view, at(minutes)).into_iter().map(|p| p.key).collect()
     }
 
     #[test]
@@ -311,5 +366,21 @@ mod tests {
         assert_eq!(keys(job, Some(0), 1, Some(("busy", 3)), None), ["a/incremental"]);
         assert_eq!(keys(job, Some(0), 1, Some(("partial", 0)), None), ["a/incremental"]);
         assert_eq!(keys(job, Some(0), 1, Some(("done", 0)), None), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn what_says_nothing_ends_no_alarm() {
+        let job = "source = \"a\"\nevery = \"20m\"\nrpo = \"1h\"\n";
+        let unknown =
+            |ending, repository| findings(job, None, 1, ending, repository).unknown.into_iter().collect::<Vec<_>>();
+        assert_eq!(unknown(Some(("done", 0)), None), [""; 0]);
+        assert_eq!(unknown(Some(("failed", 1)), None), [""; 0]);
+        // A run that somebody made by hand stood in the way; nothing ran since the catalog was lost.
+        assert_eq!(unknown(Some(("busy", 1)), None), ["a/incremental"]);
+        assert_eq!(unknown(None, None), ["a/incremental"]);
+        // The repository has been away since the start: how old the data is cannot be said.
+        let data = ["a/drill-overdue", "a/edited", "a/incremental", "a/never", "a/overdue", "a/rpo", "a/schedule"];
+        assert_eq!(unknown(Some(("failed", 9)), Some("gone")), data);
+        assert_eq!(keys(job, None, 999, Some(("check-failed", 0)), Some("gone")), ["repository", "a/incremental"]);
     }
 }

@@ -8,6 +8,7 @@ use super::Agent;
 use super::observe::Seen;
 use super::receivers::Standing;
 use super::work::Ran;
+use crate::catalog::Run;
 use crate::durable;
 use crate::job::{Job, Task};
 use crate::metrics::{self, DrillFigures, LogFigures, SourceFigures};
@@ -46,8 +47,15 @@ impl Agent {
         figures.repository_up = self.repository.is_ok();
         figures.configuration_ok = self.configuration.is_ok();
         figures.alarms = self.teller.standing();
-        figures.notices_failed = self.teller.failed.clone();
-        figures.notices_sent = self.teller.sent.clone();
+        // A counter that begins at one has not risen: all begin at nought.
+        for (job, task) in self.jobs.iter().flat_map(|job| job.tasks.keys().map(move |task| (job, task))) {
+            for result in Run::RESULTS {
+                figures.runs.entry((job.source.to_string(), task.name(), result.to_owned())).or_default();
+            }
+        }
+        let nought = || self.config.notify.iter().map(|channel| (channel.name.clone(), 0));
+        figures.notices_failed = nought().chain(self.teller.failed.clone()).collect();
+        figures.notices_sent = nought().chain(self.teller.sent.clone()).collect();
         figures.sources = self
             .jobs
             .iter()

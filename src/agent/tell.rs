@@ -1,18 +1,22 @@
 //! From what stands wrong to messages on channels: what is new is told, what must wait for the end of quiet hours is kept.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::daemon::Signal;
 use super::observe::Seen;
+use super::problems::Findings;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
-use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Problem, Pulse, Route};
+use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
+
+/// A notice that its channel did not take is tried again after this, as long as its alarm stands.
+const AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// The alarms that stand, and the channels.
 pub struct Teller {
@@ -20,6 +24,8 @@ pub struct Teller {
     pub deliveries: Arc<Mutex<Arc<Deliveries>>>,
     /// Channel and notice, for the end of its quiet hours.
     held: Vec<(String, Notice)>,
+    /// By channel and key: the newest notice that did not arrive, and when it is tried again.
+    again: BTreeMap<(String, String), (Timestamp, Notice)>,
     host: String,
     /// Channels that do not deliver, and why.
     pub mute: BTreeMap<String, String>,
@@ -35,6 +41,7 @@ impl Teller {
             alarms: Alarms::recall(alarms),
             deliveries,
             held: catalog.held().unwrap_or_default(),
+            again: BTreeMap::new(),
             host: config.host_name(),
             mute: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -54,16 +61,16 @@ impl Teller {
         Arc::clone(&self.deliveries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells what has changed among `problems`.
+    /// Tells what has changed with `findings`.
     pub fn tell(
         &mut self,
-        problems: Vec<Problem>,
+        findings: Findings,
         seen: &BTreeMap<SourceName, Seen>,
         catalog: &mut Catalog,
         now: Timestamp,
     ) {
         let deliveries = self.channels();
-        let changes = self.alarms.update(problems, now);
+        let changes = self.alarms.update(findings.wrong, &findings.unknown, now);
         for change in &changes {
             let problem = change.alarm.problem.clone();
             tracing::warn!(
@@ -101,6 +108,8 @@ impl Teller {
     }
 
     fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {
+        // What is newer takes its place.
+        self.again.remove(&(channel.to_owned(), notice.problem.key.clone()));
         if notice.phase == Phase::Recovered {
             // What nobody has heard of need not be taken back.
             let waiting = self.held.len();
@@ -117,7 +126,7 @@ impl Teller {
         }
     }
 
-    /// Sends what has waited for the end of quiet hours.
+    /// Sends what has waited for the end of quiet hours, or for another try.
     fn release(&mut self, deliveries: &Deliveries, now: Timestamp) {
         let quiet = |name: &str, notice: &Notice| {
             let channel = deliveries.channels().find(|c| c.name == name);
@@ -126,7 +135,11 @@ impl Teller {
         let (held, released) =
             std::mem::take(&mut self.held).into_iter().partition(|(name, notice)| quiet(name, notice));
         self.held = held;
-        for (name, notice) in released {
+        // A clock that was set back must not keep it for long.
+        let rests = |at: Timestamp| at > now && at.duration_since(now) <= AGAIN;
+        let due = self.again.extract_if(.., |(name, _), (at, notice)| !rests(*at) && !quiet(name, notice));
+        let due: Vec<(String, Notice)> = due.map(|((name, _), (_, notice))| (name, notice)).collect();
+        for (name, notice) in released.into_iter().chain(due) {
             self.put(deliveries, &name, Message::Notice(Box::new(notice)));
         }
     }
@@ -168,11 +181,29 @@ impl Teller {
                 self.mute.insert(channel.clone(), error.clone());
             }
         }
+        if let Message::Notice(notice) = &delivered.message {
+            self.settle(channel, notice, delivered.error.is_none(), now);
+        }
         if let Message::Notice(notice) = &delivered.message
             && let Err(error) =
                 catalog.told(now, channel, &notice.problem.key, notice.phase.name(), delivered.error.as_deref())
         {
             tracing::warn!(error = format!("{error:#}"), "the catalog cannot be written");
+        }
+    }
+
+    /// A notice that did not arrive is kept for another try, unless a newer one is.
+    fn settle(&mut self, channel: &str, notice: &Notice, arrived: bool, now: Timestamp) {
+        let key = (channel.to_owned(), notice.problem.key.clone());
+        let newer = |kept: &(Timestamp, Notice)| kept.1.at > notice.at;
+        let there = self.channels().channels().any(|c| c.name == channel);
+        if self.again.get(&key).is_some_and(newer) {
+            return;
+        }
+        self.again.remove(&key);
+        let stands = notice.phase == Phase::Recovered || self.alarms.all().any(|a| a.problem.key == notice.problem.key);
+        if !arrived && there && stands && self.again.len() < NOTICES_QUEUED_MAX {
+            self.again.insert(key, (now.saturating_add(AGAIN).unwrap_or(now), notice.clone()));
         }
     }
 
@@ -189,4 +220,56 @@ fn channels(config: &Config, to: &Sender<Signal>) -> std::io::Result<Deliveries>
     // The agent may have ended.
     let report = move |delivered| drop(to.send(Signal::Delivered(Box::new(delivered))));
     Deliveries::start(&config.notify, config.base().to_owned(), report)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "test files need no durability")]
+mod tests {
+    use super::*;
+    use crate::notify::{Problem, Severity};
+    use std::collections::BTreeSet;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn what_did_not_arrive_is_told_again_while_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("blackstart.toml");
+        let channel_ = "[[notify]]\nname = \"c\"\ncommand = { argv = [\"cat\"] }\n";
+        std::fs::write(&main, format!("repository = \"r\"\n{channel_}")).unwrap();
+        let config = Config::load(Some(&main)).unwrap();
+        let (mut catalog, _) = Catalog::open(&dir.path().join("state")).unwrap();
+        let (sender, receiver) = channel();
+        let mut teller = Teller::start(&config, &catalog, &sender).unwrap();
+        let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+        let problem = Problem {
+            key: "k".into(),
+            severity: Severity::Critical,
+            source: None,
+            title: "t".into(),
+            detail: String::new(),
+        };
+        // One notice is expected, or none; the test plays the network, which loses it or not.
+        let mut tell = |wrong: &[&Problem], minutes, expected: Option<Phase>, arrives: bool| {
+            let wrong = wrong.iter().copied().cloned().collect();
+            teller.tell(Findings { wrong, unknown: BTreeSet::new() }, &BTreeMap::new(), &mut catalog, at(minutes));
+            let patience = Duration::from_millis(if expected.is_some() { 30_000 } else { 300 });
+            let told = receiver.recv_timeout(patience).ok().map(|signal| {
+                let Signal::Delivered(delivered) = signal else { panic!("nothing else is reported") };
+                let error = (!arrives).then(|| "lost".to_owned());
+                teller.delivered(&Delivered { error, ..*delivered.clone() }, &catalog, at(minutes));
+                let Message::Notice(notice) = delivered.message else { panic!("nothing but notices is told") };
+                notice.phase
+            });
+            assert_eq!(told, expected, "after {minutes} minutes");
+        };
+        tell(&[&problem], 0, Some(Phase::Begun), false);
+        tell(&[&problem], 4, None, true);
+        tell(&[&problem], 5, Some(Phase::Begun), false);
+        tell(&[&problem], 10, Some(Phase::Begun), true);
+        tell(&[&problem], 20, None, true);
+        tell(&[], 21, Some(Phase::Recovered), false);
+        tell(&[], 26, Some(Phase::Recovered), true);
+        tell(&[], 40, None, true);
+    }
 }

@@ -54,9 +54,7 @@ impl Agent {
         self.memory.learn(&self.jobs, &self.catalog, now);
         let sources = self.observed_sources();
         self.seen.retain(|source, _| sources.contains(source));
-        self.endings.retain(|(source, task), _| {
-            self.config.jobs.iter().any(|job| job.source == *source && job.tasks.contains_key(task))
-        });
+        self.endings.learn(&self.config.jobs, &self.catalog);
         self.observed = None;
     }
 

@@ -41,10 +41,6 @@ pub struct Order {
 #[derive(Debug, Clone)]
 pub struct Ran {
     pub run: Run,
-    /// One line for people.
-    pub line: String,
-    /// What to do next, where it failed.
-    pub help: Option<String>,
     pub data_time: Option<Timestamp>,
     pub bytes_read: u64,
     pub bytes_stored: u64,
@@ -110,8 +106,10 @@ pub fn carry_out(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Ran 
         result: done.result.into(),
         why: order.why.clone(),
         report: done.report.to_string(),
+        line: done.line,
+        help,
     };
-    Ran { run, line: done.line, help, data_time: done.data_time, bytes_read: done.bytes.0, bytes_stored: done.bytes.1 }
+    Ran { run, data_time: done.data_time, bytes_read: done.bytes.0, bytes_stored: done.bytes.1 }
 }
 
 fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> {
@@ -279,5 +277,7 @@ pub fn not_started(decision: &Decision, now: Timestamp) -> Run {
         result: "failed".into(),
         why: decision.why.clone(),
         report: "{}".into(),
+        line: format!("{} of {}: there was no thread for it", decision.task, decision.source),
+        help: None,
     }
 }

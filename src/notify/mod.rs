@@ -9,7 +9,7 @@ mod send;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::job::free_at;
 use crate::repository::layout::SourceName;
@@ -117,10 +117,14 @@ impl Alarms {
         self.0.values()
     }
 
-    /// Compares what stands wrong now with what stood before, and gives what is to be told.
-    pub fn update(&mut self, problems: Vec<Problem>, now: Timestamp) -> Vec<Change> {
+    /// Compares what stands wrong now with what stood before, and gives what is to be told. An alarm whose key is `unknown` stands as it stood:
+    /// only what is known to be over is told so.
+    pub fn update(&mut self, mut problems: Vec<Problem>, unknown: &BTreeSet<String>, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut before = std::mem::take(&mut self.0);
+        let found: BTreeSet<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        let stands = |key: &String| unknown.contains(key) && !found.contains(key);
+        problems.extend(before.values().filter(|a| stands(&a.problem.key)).map(|a| a.problem.clone()));
         for problem in problems {
             let mut alarm = match before.remove(&problem.key) {
                 // Worse than it was: that is news.
@@ -193,7 +197,8 @@ mod tests {
     #[test]
     fn an_alarm_is_told_once_then_daily_then_when_it_is_over() {
         let mut alarms = Alarms::default();
-        let mut go = |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), at(hours)));
+        let none = BTreeSet::new();
+        let mut go = |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), &none, at(hours)));
         let bad = [problem("a", Severity::Warning)];
         assert_eq!(go(1, &bad), [Phase::Begun]);
         assert_eq!(go(2, &bad), []);
@@ -207,9 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn an_alarm_of_which_nothing_is_known_stands_and_none_begins() {
+        let mut alarms = Alarms::default();
+        let unknown = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        let bad = vec![problem("a", Severity::Critical)];
+        assert_eq!(phases(&alarms.update(bad.clone(), &BTreeSet::new(), at(1))), [Phase::Begun]);
+        assert_eq!(phases(&alarms.update(Vec::new(), &unknown, at(2))), []);
+        assert_eq!(alarms.all().map(|a| a.since).collect::<Vec<_>>(), [at(1)]);
+        assert_eq!(phases(&alarms.update(Vec::new(), &unknown, at(25))), [Phase::Reminder]);
+        assert_eq!(phases(&alarms.update(bad, &unknown, at(26))), []);
+        assert_eq!(phases(&alarms.update(Vec::new(), &BTreeSet::new(), at(27))), [Phase::Recovered]);
+    }
+
+    #[test]
     fn nothing_of_a_source_recovers_while_the_repository_is_out_of_reach() {
         let mut alarms = Alarms::default();
-        let mut go = |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), at(hours)));
+        let mut go =
+            |hours, problems: &[Problem]| phases(&alarms.update(problems.to_vec(), &BTreeSet::new(), at(hours)));
         let failed = Problem { source: Some(SourceName::new("a").unwrap()), ..problem("a/full", Severity::Warning) };
         let gone = problem(REPOSITORY, Severity::Critical);
         assert_eq!(go(1, &[failed, problem("configuration", Severity::Warning)]), [Phase::Begun, Phase::Begun]);

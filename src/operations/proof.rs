@@ -40,6 +40,19 @@ pub fn advice(kind: &str, facts: &serde_json::Value) -> Vec<String> {
     }
 }
 
+/// Whether what the proof needs is on this machine, as far as can be told before anything is fetched. `Kind::Environment`: it is not.
+pub fn ready(snapshot: &Snapshot, identities: &[Identity], settings: &Settings) -> Result<()> {
+    let facts = SealedPart::open(snapshot, identities)?.facts;
+    let postgres = settings.postgres.clone().unwrap_or_default();
+    match snapshot.kind.as_str() {
+        "redis" => redis::proof::ready(&facts, &settings.redis.clone().unwrap_or_default().below(&settings.base)),
+        postgres::PHYSICAL => postgres::proof::ready(&facts, &postgres),
+        postgres::LOGICAL => postgres::logical::proof::ready(&facts, &postgres),
+        "command" => command::check::ready(&facts, settings.command.as_ref(), &settings.base),
+        _ => Ok(()),
+    }
+}
+
 /// Checks the copy. An `Err` of `Kind::Environment` says nothing of the backup: the engine's program is missing, a port is taken, …
 pub fn prove(case: &Case) -> Result<Vec<Check>> {
     let sealed = SealedPart::open(case.snapshot, case.identities)?;

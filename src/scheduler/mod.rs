@@ -17,6 +17,9 @@ pub use slots::{derived_interval, expected_interval, worst_case};
 /// Between a failed run and the next try: the first time, and at most.
 const RETRY_FIRST: SignedDuration = SignedDuration::from_secs(30);
 const RETRY_MAX: SignedDuration = SignedDuration::from_mins(15);
+/// The same for drills: each may fetch the whole source again, and what the place lacks is seldom there a minute later.
+const DRILL_RETRY_FIRST: SignedDuration = SignedDuration::from_hours(1);
+const DRILL_RETRY_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// A run that comes no later than this is not late: other runs may have been in the way.
 const LATE: SignedDuration = SignedDuration::from_mins(5);
 /// Missed slots are counted up to this.
@@ -105,20 +108,23 @@ pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) ->
     for job in jobs.iter().filter(|job| job.enabled) {
         let past = history.get(&job.source).unwrap_or(&none);
         let mut own: Vec<Decision> = job.tasks.keys().map(|task| decide(job, *task, past, limits, now)).collect();
-        one_at_a_time(&mut own);
+        in_turn(&mut own);
         all.extend(own);
     }
     all.sort_by_key(|d| (d.state != State::Running, d.state != State::Start, !d.task.is_backup(), d.at));
-    let mut running = 0;
-    let mut drills = 0;
+    let (mut running, mut reading, mut drills) = (0, 0, 0);
     for decision in &mut all {
         let drill = usize::from(decision.task == Task::Drill);
-        if decision.state == State::Start && (running >= limits.runs || drills + drill > limits.drills) {
+        let reads = usize::from(only_reads(decision.task));
+        // What only reads may take hours: one run is left for backups, where there is more than one.
+        let full = running >= limits.runs || reading + reads > limits.runs.saturating_sub(1).max(1);
+        if decision.state == State::Start && (full || drills + drill > limits.drills) {
             decision.state = State::Held;
             decision.why = "waits until another run has ended".into();
         }
         if matches!(decision.state, State::Start | State::Running) {
             running += 1;
+            reading += reads;
             drills += drill;
         }
     }
@@ -126,17 +132,32 @@ pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) ->
     all
 }
 
-/// Of the tasks of one source one runs at a time, and a full makes an incremental superfluous.
-fn one_at_a_time(own: &mut [Decision]) {
-    let running = own.iter().find(|d| d.state == State::Running).map(|d| d.task);
-    let first = own.iter().filter(|d| d.state == State::Start).min_by_key(|d| d.task).map(|d| d.task);
-    for decision in own.iter_mut().filter(|d| d.state == State::Start) {
-        let before = running.or(first.filter(|first| *first != decision.task));
-        if let Some(before) = before {
-            decision.state = State::Held;
-            decision.why = format!("waits for the {before} of this source");
+/// Of the tasks of one source those wait that exclude one under way, or a more urgent one.
+fn in_turn(own: &mut [Decision]) {
+    own.sort_by_key(|d| (d.state != State::Running, d.task));
+    let mut under_way: Vec<Task> = Vec::new();
+    for decision in own.iter_mut().filter(|d| matches!(d.state, State::Running | State::Start)) {
+        let before = under_way.iter().find(|task| exclude_each_other(**task, decision.task));
+        match before {
+            Some(before) if decision.state == State::Start => {
+                decision.state = State::Held;
+                decision.why = format!("waits for the {before} of this source");
+            }
+            _ => under_way.push(decision.task),
         }
     }
+}
+
+/// Whether two tasks of one source must not run at the same time: all but a backup and what reads what is stored. A drill of hours must hold up
+/// no backup; a prune waits for it, as it may remove what the drill reads.
+pub fn exclude_each_other(one: Task, other: Task) -> bool {
+    let beside = |backup: Task, reader: Task| backup.is_backup() && only_reads(reader);
+    !beside(one, other) && !beside(other, one)
+}
+
+/// Whether it changes nothing of what is stored.
+fn only_reads(task: Task) -> bool {
+    matches!(task, Task::Drill | Task::Verify)
 }
 
 fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestamp) -> Decision {
@@ -191,7 +212,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     }
     let slot = after(last.started)?;
     if !last.done {
-        let again = last.finished.checked_add(retry(own.failures)).ok()?;
+        let again = last.finished.checked_add(retry(task, own.failures)).ok()?;
         return Some(Slot { at: again.min(slot.checked_add(jitter).ok()?), missed: 0, why: "the last run failed" });
     }
     if let Some(needed) = past.needed.filter(|needed| takes_the_first(job, task) && last.started < *needed) {
@@ -230,9 +251,11 @@ fn takes_the_first(job: &Job, task: Task) -> bool {
 }
 
 /// Doubles with each failure.
-fn retry(failures: u32) -> SignedDuration {
+fn retry(task: Task, failures: u32) -> SignedDuration {
     let doubled = 2_i32.saturating_pow(failures.saturating_sub(1).min(10));
-    RETRY_FIRST.saturating_mul(doubled).min(RETRY_MAX)
+    let (first, most) =
+        if task == Task::Drill { (DRILL_RETRY_FIRST, DRILL_RETRY_MAX) } else { (RETRY_FIRST, RETRY_MAX) };
+    first.saturating_mul(doubled).min(most)
 }
 
 /// Why a job cannot keep its promise, in words; none if it can.

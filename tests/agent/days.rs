@@ -64,7 +64,7 @@ fn three_days_a_jump_ahead_and_a_jump_back() {
     let config = Config::load(Some(&at.join("blackstart.toml"))).unwrap();
     // Not in the past of what `protect` has just written.
     let begin: Timestamp = "2031-06-01T00:30:00Z".parse().unwrap();
-    let clock = Arc::new(TestClock(Mutex::new(begin)));
+    let clock = Arc::new(TestClock::at("2031-06-01T00:30:00Z"));
     let mut agent = Agent::start(config, clock.clone()).unwrap();
     for step in 0..3 * 24 * 2 {
         clock.set(begin + SignedDuration::from_mins(30 * step));

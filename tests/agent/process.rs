@@ -99,6 +99,12 @@ fn a_repository_that_goes_away_is_told_once_and_again_when_it_is_back() {
     fs::write(at.join("schedules/etc.toml"), "source = \"etc\"\nevery = \"2s\"\nrpo = \"5s\"\n").unwrap();
     let daemon = Daemon::start(at, &[("HOOK", OsStr::new("hunter2"))]);
     daemon.wait("a backup", 2, ended("incremental"));
+    // What has not happened yet is counted from the start: a counter that begins at one has not risen.
+    for counter in
+        ["runs_total{source=\"etc\",task=\"incremental\",result=\"failed\"}", "notify_failures_total{channel=\"hook\"}"]
+    {
+        assert_eq!(daemon.metric(&format!("blackstart_{counter}")), 0.0);
+    }
     let ping = server.wait("a success ping", |g| g.path.starts_with("/ping?rid="));
     let run = ping.path.strip_prefix("/ping?rid=").unwrap().to_owned();
     server.wait("its start", |g| g.path == format!("/ping/start?rid={run}"));

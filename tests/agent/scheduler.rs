@@ -1,7 +1,9 @@
 //! The scheduler's core over simulated weeks: whatever the jobs, the downtimes and the clock do.
 
 use blackstart::job::{self, Job, Task};
-use blackstart::scheduler::{Decision, History, Last, Limits, Past, SourcePast, State, plan, warning};
+use blackstart::scheduler::{
+    Decision, History, Last, Limits, Past, SourcePast, State, exclude_each_other, plan, warning,
+};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -100,6 +102,39 @@ fn a_failed_run_is_tried_again_soon_and_ever_less_often() {
         let decision = one(&job, &history, "2026-06-01T02:01:00Z", Task::Full);
         assert_eq!(decision.at, at("2026-06-01T02:01:00Z") + SignedDuration::from_secs(seconds), "{failures}");
     }
+}
+
+#[test]
+fn a_drill_that_could_not_be_carried_out_waits_for_hours() {
+    let job = job("source = \"a\"\nevery = \"1h\"\ndrill = { every = \"7d\" }\n");
+    let mut history = past(&job, &[(Task::Drill, "2026-06-01T02:00:00Z", 60, false)]);
+    for (failures, hours) in [(1, 1), (2, 2), (3, 4), (10, 24), (4_000_000, 24)] {
+        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::Drill).unwrap().failures = failures;
+        let decision = one(&job, &history, "2026-06-01T03:01:00Z", Task::Drill);
+        assert_eq!(decision.at, at("2026-06-01T03:00:00Z") + SignedDuration::from_hours(hours), "{failures}");
+    }
+}
+
+#[test]
+fn a_drill_of_hours_holds_up_no_backup() {
+    let tasks = "incremental = { every = \"1h\" }\ndrill = { every = \"7d\" }\nverify = { every = \"1d\" }\nprune = { every = \"1d\" }\n";
+    let jobs = ["a", "b"].map(|n| job(&format!("source = \"{n}\"\n{tasks}")));
+    let mut history = History::new();
+    for job in &jobs {
+        history.extend(past(job, &Task::ALL.map(|task| (task, "2026-06-01T00:00:00Z", 1, true))));
+    }
+    history.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::Drill).unwrap().running =
+        Some(at("2026-06-09T00:00:00Z"));
+    let now = at("2026-06-09T04:00:00Z");
+    let starting = |runs| {
+        let decisions = plan(&jobs, &history, &limits(runs), now).into_iter();
+        decisions.filter(|d| d.state == State::Start).map(|d| (d.source.to_string(), d.task)).collect::<Vec<_>>()
+    };
+    // Its own source's too; the other's waits for a free run.
+    assert_eq!(starting(2), [("a".to_owned(), Task::Incremental)]);
+    assert_eq!(starting(3), [("a".to_owned(), Task::Incremental), ("b".to_owned(), Task::Incremental)]);
+    // However many may run: prune and verify of a source under drill wait, and drills go one by one.
+    assert_eq!(starting(16), starting(3));
 }
 
 #[test]
@@ -235,13 +270,17 @@ impl World {
         for decision in decisions.iter().filter(|d| d.state == State::Start) {
             let job = self.jobs.iter().find(|j| j.source == decision.source).unwrap().clone();
             assert!(job.blackout.iter().all(|w| w.end(now).is_none()), "{decision:?} in a blackout, at {now}");
-            assert!(!self.running.iter().any(|(j, ..)| j.source == job.source), "{decision:?} twice, at {now}");
+            let excludes =
+                |(j, task, ..): &(Job, Task, _, _)| j.source == job.source && exclude_each_other(*task, decision.task);
+            assert!(!self.running.iter().any(excludes), "{decision:?} beside another, at {now}");
             let own = self.history.get_mut(&job.source).unwrap().tasks.get_mut(&decision.task).unwrap();
             own.running = Some(now);
             self.starts.entry((job.source.to_string(), decision.task)).or_default().push(now);
             self.running.push((job, decision.task, now, now + SignedDuration::from_mins(minutes)));
         }
         assert!(self.running.len() <= most, "{} runs at {now}", self.running.len());
+        let backups = self.running.iter().filter(|(_, task, ..)| task.is_backup()).count();
+        assert!(most == 1 || self.running.len() - backups < most, "no run is left for backups at {now}");
     }
 }
 

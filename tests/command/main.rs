@@ -90,6 +90,11 @@ fn a_drill_tells_a_bad_dump_from_a_bad_machine() {
     shell(at, "echo data", "verify = [\"no-such-program\", \"{file}\"]");
     let environment = expect(at, &["drill"], 1);
     assert!(environment.err.contains("says nothing of the backup"), "{}", environment.err);
+    // That is seen before anything is fetched: here there would be nothing to fetch.
+    fs::rename(at.join("repo/packs"), at.join("packs")).unwrap();
+    let early = expect(at, &["drill"], 1);
+    assert!(early.err.contains("nothing was fetched"), "{}", early.err);
+    fs::rename(at.join("packs"), at.join("repo/packs")).unwrap();
     shell(at, "echo data", "verify = [\"sleep\", \"100\"]\ntimeout = \"1s\"");
     let slow = expect(at, &["drill"], 4);
     assert!(slow.out.contains("did not end within 1 s"), "{}", slow.out);

@@ -252,6 +252,7 @@ fn what_cannot_be_dumped_says_why() {
     let older = expect(at, &["backup"], 1);
     assert!(older.err.contains("the server is PostgreSQL 17, and the newest pg_dump here is 15"), "{}", older.err);
     let environment = expect(at, &["drill"], 1);
+    assert!(environment.err.contains("nothing was fetched"), "{}", environment.err);
     assert!(environment.err.contains("says nothing of the backup"), "{}", environment.err);
 }
 

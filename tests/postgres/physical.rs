@@ -337,6 +337,7 @@ fn a_missing_server_program_is_no_fault_of_the_backup() {
     let config = fs::read_to_string(&path).unwrap();
     fs::write(&path, config.replace("/postgresql/17/bin", "/postgresql/17/nowhere")).unwrap();
     let drill = home.run(&["drill", "pg"], 1).all();
+    assert!(drill.contains("nothing was fetched"), "{drill}");
     assert!(
         drill.contains("no program `postgres` of version 17") && drill.contains("says nothing of the backup"),
         "{drill}"

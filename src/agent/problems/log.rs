@@ -68,11 +68,33 @@ pub fn problems(job: &Job, standing: &Standing, seen: Option<&Seen>, now: Timest
     found
 }
 
+/// Of what nothing can be said: a receiver that was just started has yet to show what it has, and one that has just gone may come back.
+pub fn unknown(standing: Option<&Standing>, seen: Option<&Seen>, now: Timestamp) -> Vec<&'static str> {
+    let Some(standing) = standing else { return vec!["receiver", "log-behind", "slot", "log-kept", "log-gap"] };
+    let mut unknown = Vec::new();
+    if let Some((since, _)) = &standing.down {
+        unknown.push("log-behind");
+        unknown.extend((now.duration_since(*since) <= AWAY).then_some("receiver"));
+    } else if standing.current.is_none() {
+        unknown.push("log-behind");
+    }
+    if standing.slot.is_none() {
+        unknown.extend(["slot", "log-kept"]);
+    }
+    if standing.stretch.is_none_or(|(_, since)| !has_looked(seen, since)) {
+        unknown.push("log-gap");
+    }
+    unknown
+}
+
+fn has_looked(seen: Option<&Seen>, since: Timestamp) -> bool {
+    seen.and_then(|seen| seen.looked).is_some_and(|looked| looked > since)
+}
+
 /// Whether no snapshot leads into the stretch that is being written, as far as the repository shows.
 pub fn needs_snapshot(standing: &Standing, seen: Option<&Seen>) -> bool {
     let (Some((stretch, since)), Some(seen)) = (standing.stretch, seen) else { return false };
-    let looked = seen.looked.is_some_and(|looked| looked > since);
-    looked && seen.newest.is_some() && seen.log.as_ref().is_none_or(|log| log.stretch != stretch)
+    has_looked(Some(seen), since) && seen.newest.is_some() && seen.log.as_ref().is_none_or(|log| log.stretch != stretch)
 }
 
 #[cfg(test)]
@@ -97,6 +119,22 @@ mod tests {
     }
 
     const NONE: [(&str, Severity); 0] = [];
+
+    #[test]
+    fn what_a_receiver_has_not_shown_yet_is_not_taken_for_mended() {
+        let mut standing = Standing { down: Some((at(0), "just started".into())), ..Standing::default() };
+        let unknown = |standing: &Standing, now| unknown(Some(standing), None, at(now));
+        assert_eq!(unknown(&standing, 30), ["log-behind", "receiver", "slot", "log-kept", "log-gap"]);
+        assert_eq!(unknown(&standing, 31), ["log-behind", "slot", "log-kept", "log-gap"]);
+        take(&mut standing, 40, &[Event::Streaming { stretch: 1, timeline: 1, position: "0/1".into() }]);
+        take(
+            &mut standing,
+            40,
+            &[Event::Lag { bytes: 0, at: at(40) }, Event::Slot { retained: 1, status: "reserved".into() }],
+        );
+        assert_eq!(unknown(&standing, 41), ["log-gap"]);
+        assert_eq!(super::unknown(Some(&standing), Some(&Seen::of_test(None, None, at(41))), at(42)), [""; 0]);
+    }
 
     #[test]
     fn away_behind_and_endangered_are_told_in_time() {

@@ -169,6 +169,13 @@ impl Drilled {
         options: &Options,
     ) -> Result<()> {
         let (commit, snapshot) = point;
+        if options.level >= Level::Engine {
+            match proof::ready(snapshot, identities, &options.settings) {
+                Err(e) if of_the_environment(&e) => return Err(e.context("nothing was fetched")),
+                // What else is wrong the drill will find.
+                _ => {}
+            }
+        }
         self.checks.extend(suspect::check(open, snapshot, identities)?);
         match options.level {
             Level::Existence => self.checks.push(levels::existence(open, snapshot, &self.times)?),

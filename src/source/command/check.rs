@@ -32,6 +32,28 @@ pub fn check(copy: &Path, facts: &serde_json::Value, options: Option<&Options>, 
     Ok(checks)
 }
 
+/// Whether the programs that are to judge the streams are here. `Kind::Environment`: one is not.
+pub fn ready(facts: &serde_json::Value, options: Option<&Options>, base: &Path) -> Result<()> {
+    let Some(options) = options else { return Ok(()) };
+    let facts: Facts = serde_json::from_value(facts.clone()).context("read the facts of the snapshot")?;
+    let programs = Programs::new(options, base)?;
+    let streams = options.streams()?;
+    let judged =
+        |stream: &&Stream| !stream.verify.is_empty() && facts.streams.iter().any(|fact| fact.file == stream.file);
+    streams.iter().filter(judged).try_for_each(|stream| is_there(stream, &programs))
+}
+
+fn is_there(stream: &Stream, programs: &Programs) -> Result<()> {
+    if programs.find(&stream.verify).is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Environment,
+        format!("there is no program {:?} here, which is to verify {}", stream.verify[0], stream.file),
+        "The drill was not carried out; that says nothing of the backup. Install the program on the machine that drills.",
+    ))
+}
+
 fn marks(file: &Path, fact: &StreamFacts, stream: Option<&Stream>, checks: &mut Vec<Check>) {
     let expected = format!("{} bytes, SHA-256 {}", fact.bytes, fact.sha256);
     let read = read(file);
@@ -62,13 +84,7 @@ fn read(file: &Path) -> Result<Marks> {
 
 fn verdict(stream: &Stream, programs: &Programs, file: &Path) -> Result<Check> {
     let name = program::name(&stream.verify);
-    if programs.find(&stream.verify).is_none() {
-        return Err(Failure::new(
-            Kind::Environment,
-            format!("there is no program {:?} here, which is to verify {}", stream.verify[0], stream.file),
-            "The drill was not carried out; that says nothing of the backup. Install the program on the machine that drills.",
-        ));
-    }
+    is_there(stream, programs)?;
     let fed = feed(&stream.verify, file, programs);
     let actual = match fed.and_then(|fed| fed.ended.success().map_err(|e| anyhow!("{e:#}"))) {
         Ok(()) => "sound".to_owned(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::client::Client;
-use super::engine::{Engine, Start, environment};
+use super::engine::{self, Engine, Start, environment};
 use super::server::Facts;
 use super::{Options, restored};
 use crate::child::Child;
@@ -19,6 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 pub(super) const NO_LIBRARY: &str = "could not access file \"";
 /// Tables named in a check.
 const NAMED: usize = 5;
+
+/// Whether a server that can recover the data is here. `Kind::Environment`: it is not.
+pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
+    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    engine::programs(facts.version, options.bin.as_deref()).map(drop)
+}
 
 /// Checks `data`, which it changes. `Kind::Environment`: it could not be carried out here.
 pub fn prove(

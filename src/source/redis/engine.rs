@@ -109,7 +109,7 @@ pub fn find(named: Option<&Path>, flavour: Flavour, rdb: &Summary) -> Result<Pro
         Kind::Environment,
         format!("no server here can load the data: {}", reasons.join("; ")),
         format!(
-            "The copy was restored and compared byte for byte; whether a server takes it was not tried. Install {} here, or name the program: [source.redis] server = \"…\".",
+            "Whether a server takes the data was not tried; that says nothing of the backup. Install {} here, or name the program: [source.redis] server = \"…\".",
             loaders(rdb)
         ),
     ))

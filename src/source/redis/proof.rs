@@ -26,6 +26,12 @@ use crate::report::Check;
 const SAMPLE: usize = 200;
 const TEXT_MAX: u64 = 64 << 10;
 
+/// Whether a server that can load the data is here. `Kind::Environment`: it is not.
+pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
+    let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;
+    engine::find(options.server.as_deref(), facts.flavour, &facts.rdb).map(drop)
+}
+
 /// Proves the copy in `copy`. `Kind::Environment`: no server here can load it.
 pub fn prove(copy: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
     let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;

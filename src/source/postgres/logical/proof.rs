@@ -26,6 +26,12 @@ const ADMIN: &str = "template1";
 const INITDB_WAIT: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
+/// Whether a server that can take the dumps is here. `Kind::Environment`: it is not.
+pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
+    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    find_programs(&facts, options).map(drop)
+}
+
 /// Checks the dumps in `copy`, in a server below `scratch`. `Kind::Environment`: it could not be carried out here.
 pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;

@@ -1,0 +1,33 @@
+//! What cannot be said, where nothing has been seen yet.
+
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+use super::{View, log};
+use crate::job::Job;
+
+/// Whether the repository has shown, since the agent was started, what it has of the source.
+pub fn is_seen(view: &View, job: &Job) -> bool {
+    view.repository.is_none() || view.seen.contains_key(&job.source)
+}
+
+/// What a look at the data, the channels and the receivers would say, where there has been none.
+pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
+    let silent = view.channels.iter().map(|c| &c.name).filter(|name| !view.sent.contains_key(*name));
+    let mut unknown: BTreeSet<String> = silent.map(|name| format!("notify/{name}")).collect();
+    for job in view.jobs {
+        let source = &job.source;
+        let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
+        if !is_seen(view, job) {
+            add(&["never", "rpo", "overdue", "drill-overdue", "edited", "schedule"]);
+        }
+        // Without its key no drill runs, and none is over.
+        if view.drill_key.is_some() {
+            add(&["drill", "drill-overdue"]);
+        }
+        if job.continuous {
+            add(&log::unknown(view.standings.get(source), view.seen.get(source), now));
+        }
+    }
+    unknown
+}

@@ -1,0 +1,91 @@
+//! Alarms over restarts and outages: only what is known to be over is told as over.
+
+use blackstart::agent::Agent;
+use blackstart::config::Config;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::days::{TestClock, settle};
+use super::support::binary::{configure, expect, home};
+
+/// The alarms that stand, and since when.
+fn alarms(home: &Path) -> BTreeMap<String, String> {
+    let catalog = rusqlite::Connection::open(home.join("blackstart/state/catalog.db")).unwrap();
+    let mut statement = catalog.prepare("select key, json_extract(alarm, '$.since') from alarms").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+/// Lets the agent go on until just these alarms stand.
+fn reach(agent: &mut Agent, home: &Path, expected: &[&str]) -> BTreeMap<String, String> {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        settle(agent);
+        let alarms = alarms(home);
+        if alarms.keys().eq(expected) {
+            return alarms;
+        }
+        assert!(Instant::now() < until, "{alarms:?}, not {expected:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Flips a bit of every pack, whose sizes stay.
+fn damage(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn an_alarm_stands_over_restarts_and_outages_until_it_is_known_to_be_over() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    configure(at, "\n[agent]\nlisten = \"off\"\nobserve = \"1s\"\n");
+    fs::create_dir(at.join("schedules")).unwrap();
+    let job = "source = \"etc\"\nevery = \"1h\"\nrpo = \"2h\"\ndrill = { every = \"24h\" }\n";
+    fs::write(at.join("schedules/etc.toml"), job).unwrap();
+    let begin: Timestamp = "2031-06-01T00:00:00Z".parse().unwrap();
+    let clock = Arc::new(TestClock::at("2031-06-01T00:00:00Z"));
+    let start = || Agent::start(Config::load(Some(&at.join("blackstart.toml"))).unwrap(), clock.clone()).unwrap();
+    let mut agent = start();
+    reach(&mut agent, at, &[]);
+    damage(&at.join("repo/packs"));
+    clock.set(begin + SignedDuration::from_hours(24));
+    let drill = reach(&mut agent, at, &["etc/drill"]);
+    // A restart mends nothing: the next drill is a day away.
+    drop(agent);
+    agent = start();
+    settle(&mut agent);
+    assert_eq!(alarms(at), drill);
+    fs::rename(at.join("app/etc"), at.join("app/away")).unwrap();
+    clock.set(begin + SignedDuration::from_hours(27));
+    let three = reach(&mut agent, at, &["etc/drill", "etc/incremental", "etc/rpo"]);
+    // With the repository away nothing is known to be over, neither by an agent that has seen it nor by one that has not.
+    fs::rename(at.join("repo"), at.join("gone")).unwrap();
+    clock.set(begin + SignedDuration::from_hours(28));
+    let four = reach(&mut agent, at, &["etc/drill", "etc/incremental", "etc/rpo", "repository"]);
+    assert!(three.iter().all(|(key, since)| four[key] == *since), "{three:?} {four:?}");
+    drop(agent);
+    agent = start();
+    settle(&mut agent);
+    assert_eq!(alarms(at), four);
+    // What is known to be over is told so, and nothing else.
+    fs::rename(at.join("gone"), at.join("repo")).unwrap();
+    fs::rename(at.join("app/away"), at.join("app/etc")).unwrap();
+    clock.set(begin + SignedDuration::from_hours(29));
+    assert_eq!(reach(&mut agent, at, &["etc/drill"]), drill);
+}
