@@ -137,7 +137,7 @@ fn in_turn(own: &mut [Decision]) {
     own.sort_by_key(|d| (d.state != State::Running, d.task));
     let mut under_way: Vec<Task> = Vec::new();
     for decision in own.iter_mut().filter(|d| matches!(d.state, State::Running | State::Start)) {
-        let before = under_way.iter().find(|task| exclude_each_other(**task, decision.task));
+        let before = under_way.iter().find(|task| waits_for(decision.task, **task));
         match before {
             Some(before) if decision.state == State::Start => {
                 decision.state = State::Held;
@@ -153,6 +153,12 @@ fn in_turn(own: &mut [Decision]) {
 pub fn exclude_each_other(one: Task, other: Task) -> bool {
     let beside = |backup: Task, reader: Task| backup.is_backup() && only_reads(reader);
     !beside(one, other) && !beside(other, one)
+}
+
+/// Whether a task is not begun while `before` is under way or about to begin: also what only reads waits for a backup, since it would tell of the
+/// snapshot before.
+fn waits_for(task: Task, before: Task) -> bool {
+    exclude_each_other(task, before) || only_reads(task) && before.is_backup()
 }
 
 /// Whether it changes nothing of what is stored.
