@@ -153,7 +153,7 @@ fn a_table_that_is_named_comes_with_all_its_rows_or_not_at_all() {
     }
     let select = "[source.postgres.select]\nexclude_schemas = [\"cold\"]\nexclude_tables = [\"public.events\"]\n";
     configure(at, &cluster, "postgres", select);
-    let report = crate::logical::report(&expect(at, &["backup", "--json"], 0));
+    let report = crate::logical::report(&expect(at, &["backup", "pg", "--accept-change", "--json"], 0));
     assert_eq!(*rows(&report, 1), serde_json::json!({"public.orders": 1, "public.other": 0}), "{report}");
 }
 
