@@ -70,6 +70,13 @@ fn a_command_can_be_cancelled_and_silence_ends() {
     let cluster = Cluster::new(15);
     let mut client = cluster.client();
     client.begin("select pg_sleep(60)").unwrap();
+    // A server that has not begun yet has nothing to cancel.
+    let begun = std::time::Instant::now();
+    let asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'";
+    while cluster.value(asleep) != "1" {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(10));
+    }
     client.cancel().unwrap();
     let error = loop {
         match client.next() {

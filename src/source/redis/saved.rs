@@ -14,6 +14,9 @@ use super::stream::Origin;
 /// How long a save may take; a data set of 100 GB takes some ten minutes.
 const SAVE: Duration = Duration::from_secs(6 * 3600);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Microseconds by which the clock that the server stamps its files by, in seconds, may lag behind the one that it tells: that is the kernel's coarse
+/// clock, which goes from tick to tick.
+const CLOCKS_APART: i64 = 50_000;
 /// Looks in a row that find nothing but an error.
 const ERRORS: u32 = 10;
 
@@ -26,10 +29,10 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, i64)> {
     let before = last(connection)?;
     // The times of saves are whole seconds: a second save within one would not show.
     let started = now(connection)?;
-    if started <= before {
+    if started / 1_000_000 <= before {
         std::thread::sleep(Duration::from_millis(1100));
     }
-    let asked = now(connection)?;
+    let asked = (now(connection)? - CLOCKS_APART) / 1_000_000;
     connection.command(&["BGSAVE", "SCHEDULE"])?;
     let until = Instant::now() + SAVE;
     let mut errors = 0;
@@ -69,8 +72,7 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, i64)> {
     Ok((origin, asked))
 }
 
-/// The server's clock, in seconds since the epoch.
+/// The server's clock, in microseconds since the epoch.
 fn now(connection: &mut Connection) -> Result<i64> {
-    let micros = Info::ask(connection)?.number("server_time_usec");
-    Ok(micros.context("the server does not tell its time")? / 1_000_000)
+    Info::ask(connection)?.number("server_time_usec").context("the server does not tell its time")
 }
