@@ -109,7 +109,7 @@ fn newest(job: &Job, seen: &BTreeMap<SourceName, Seen>) -> Option<Timestamp> {
 /// no later time in the log itself.
 fn current(standing: &Standing, seen: &Seen) -> Option<Timestamp> {
     let (stretch, _) = standing.stretch?;
-    standing.current.filter(|_| seen.log.as_ref().is_some_and(|log| log.stretch == stretch))
+    standing.current.filter(|_| seen.into == Some(stretch))
 }
 
 fn last_of(run: &Run) -> Last {

@@ -20,6 +20,6 @@ mod work;
 pub use daemon::{Agent, Signal, Stopped};
 pub use observe::{Seen, observe};
 pub use options::Options;
-pub use receivers::options as receiver_options;
+pub use receivers::{options as receiver_options, stream_options};
 pub use signals::listen;
 pub use work::{open, run_id};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::operations::Open;
 use crate::operations::evidence::{DrillReport, Stored};
-use crate::operations::reach::{self, LogEnd};
+use crate::operations::reach::{self, LogEnd, WayOn};
 use crate::plan::PlanReport;
 use crate::report::Outcome;
 use crate::repository::layout::{self, Hash, SourceName};
@@ -63,6 +63,8 @@ pub struct Seen {
     pub newest: Option<Newest>,
     /// Where the stored log ends that goes on from it.
     pub log: Option<LogEnd>,
+    /// The stretch of the log into which it leads.
+    pub into: Option<u64>,
     pub full: Option<Span>,
     pub incremental: Option<Span>,
     pub prune: Option<Timestamp>,
@@ -89,7 +91,7 @@ impl Seen {
 #[cfg(test)]
 impl Seen {
     pub fn of_test(newest: Option<Newest>, log: Option<LogEnd>, looked: Timestamp) -> Seen {
-        Seen { newest, log, looked: Some(looked), ..Seen::default() }
+        Seen { newest, into: log.as_ref().map(|log| log.stretch), log, looked: Some(looked), ..Seen::default() }
     }
 }
 
@@ -119,10 +121,11 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
         commits(&series, &mut seen);
     }
     // The log grows all the time, whether there are new commits or not.
-    seen.log = match seen.newest.as_ref().and_then(|newest| newest.log.as_ref()) {
-        Some((range, started)) => reach::log_from(open, source, range, *started)?,
-        None => None,
+    let way = match seen.newest.as_ref().and_then(|newest| newest.log.as_ref()) {
+        Some((range, started)) => reach::way_on(open, source, range, *started)?,
+        None => WayOn::default(),
     };
+    (seen.log, seen.into) = (way.log, way.into);
     let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
     reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
     let last = reports.last().map(|r| r.key.as_str().to_owned());

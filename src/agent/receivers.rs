@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
 use crate::operations::receiver::Event;
+use crate::operations::wal::replicate::{self, replicate};
 use crate::operations::wal::{receive, recover};
 use crate::repository::layout::SourceName;
 use crate::source::postgres;
@@ -104,8 +105,8 @@ fn wanted(config: &Config) -> impl Iterator<Item = &SourceConfig> {
 fn made_of(config: &Config, source: &SourceConfig) -> String {
     let Config { repository, root, host, host_key, level, .. } = config;
     format!(
-        "{repository} {root:?} {host:?} {host_key:?} {level} {:?} {:?} {:?}",
-        source.url, source.password, source.postgres
+        "{repository} {root:?} {host:?} {host_key:?} {level} {:?} {:?} {:?} {:?}",
+        source.url, source.password, source.postgres, source.redis
     )
 }
 
@@ -178,11 +179,9 @@ impl Standing {
                 }
             }
             Event::Stored { bytes, .. } => self.bytes += bytes,
-            Event::Lag { bytes, at } => {
+            Event::Lag { bytes, current } => {
                 self.behind = *bytes;
-                if *bytes == 0 {
-                    self.current = Some((*at).min(now));
-                }
+                self.current = self.current.max(current.map(|at| at.min(now)));
             }
             Event::Gap { why } => {
                 self.gap = Some(why.clone());
@@ -234,6 +233,17 @@ fn carry_out(
             let options = receive::Options { from, ..options(config, source) };
             receive::receive(&host, &source.name, &address, &options, stop, tell).map(drop)
         }
+        SourceKind::Redis => {
+            let place = config.open_redis(source, clock)?.place();
+            let from = recover::newest_end(&host.open, &source.name)?;
+            let from = from.and_then(|range| Some((range.id?, range.end.0)));
+            let options = replicate::Options { from, ..stream_options(config, source) };
+            // Snapshots are the scheduler's: it sees that the log needs one.
+            let name = &source.name;
+            let task =
+                replicate::Task { host: &host, source: name, place: &place, options: &options, stop, tell, base: None };
+            replicate(&task).map(drop)
+        }
         kind => anyhow::bail!("a source of kind {} has no log", kind.name()),
     }
 }
@@ -245,6 +255,15 @@ pub fn options(config: &Config, source: &SourceConfig) -> receive::Options {
     let mut options =
         receive::Options { level: config.level, ..receive::Options::new(settings.slot.unwrap_or_else(named)) };
     if let Some(wait) = settings.seal_every {
+        options.seal_every = wait.unsigned_abs();
+    }
+    options
+}
+
+/// How the replication stream of a Redis source is received.
+pub fn stream_options(config: &Config, source: &SourceConfig) -> replicate::Options {
+    let mut options = replicate::Options { level: config.level, ..replicate::Options::default() };
+    if let Some(wait) = source.redis.as_ref().and_then(|settings| settings.seal_every) {
         options.seal_every = wait.unsigned_abs();
     }
     options

@@ -105,7 +105,7 @@ impl Agent {
         }
         for (source, (stretch, since)) in standings.iter().filter_map(|(source, s)| Some((source, s.stretch?))) {
             let Some(seen) = self.seen.get(source) else { continue };
-            let led = seen.log.as_ref().is_some_and(|log| log.stretch == stretch);
+            let led = seen.into == Some(stretch);
             let now = self.clock.now();
             let again = seen.looked.is_none_or(|at| at <= since || now.duration_since(at).unsigned_abs() > UNTIL_LED);
             if !led && again {

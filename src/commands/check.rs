@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::bucket::{self, Remark};
 use super::open::Canary;
-use super::output::{Ending, Exit, Shell, count, span, time};
+use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::plan::say_state;
 use super::setup::lacking;
 use crate::agent;
 use crate::cli::Check;
-use crate::config::{Config, SourceConfig};
+use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
 use crate::job::Task;
 use crate::operations::Open;
@@ -80,6 +80,9 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
             _ => opened.next().map(|_| opened.root()),
         });
         found.result(format!("source {}", source.name), opened.context("open the source"));
+        if source.continuous && source.kind == SourceKind::Redis {
+            found.result(format!("log of {}", source.name), may_follow(shell, &config, source));
+        }
         age(&open, source, &mut found);
     }
     schedule(shell, &config, &open, &mut found);
@@ -158,6 +161,15 @@ fn host_key(config: &Config, open: &Open) -> Result<String> {
         );
     }
     Ok(format!("{}, certified", public.id()))
+}
+
+/// That the receiver of a Redis source would be let in.
+fn may_follow(shell: &Shell, config: &Config, source: &SourceConfig) -> Result<String> {
+    let backlog = config.open_redis(source, &shell.clock)?.place().try_rights()?;
+    Ok(backlog.map_or_else(
+        || "its replication stream may be followed".into(),
+        |bytes| format!("its replication stream may be followed; the server keeps {} of it for a receiver that is away (repl-backlog-size)", size(bytes)),
+    ))
 }
 
 /// The canary: nothing is protected by a key that nobody has tried.

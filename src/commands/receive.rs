@@ -60,11 +60,8 @@ fn of_postgres(shell: &Shell, args: &WalReceive, config: &Config, source: &Sourc
 fn of_redis(shell: &Shell, args: &WalReceive, config: &Config, source: &SourceConfig) -> Result<ReceiveReport> {
     let place = config.open_redis(source, &shell.clock)?.place();
     let host = shell.host(config)?;
-    let mut options =
-        replicate::Options { level: config.level, once: args.once, anew: args.anew, ..replicate::Options::default() };
-    if let Some(wait) = source.redis.as_ref().and_then(|settings| settings.seal_every) {
-        options.seal_every = wait.unsigned_abs();
-    }
+    let options = agent::stream_options(config, source);
+    let mut options = replicate::Options { once: args.once, anew: args.anew, ..options };
     options.from = newest_end(&host.open, &args.source)?.and_then(|range| Some((range.id?, range.end.0)));
     let base = || base(shell, config, &host, source);
     replicate(&replicate::Task {

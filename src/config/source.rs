@@ -74,7 +74,7 @@ impl SourceKind {
 
     /// Whether its engine has a log for which there is a receiver.
     pub fn has_a_log(self) -> bool {
-        self == SourceKind::Postgres
+        matches!(self, SourceKind::Postgres | SourceKind::Redis)
     }
 }
 
@@ -109,7 +109,7 @@ impl SourceConfig {
             (self.kind != SourceKind::Chroma && self.chroma.is_some(), "takes no [source.chroma]"),
             (
                 self.continuous && !self.kind.has_a_log(),
-                "has no log that could be received: continuous is for kind = \"postgres\"",
+                "has no log that could be received: continuous is for kind = \"postgres\" and kind = \"redis\"",
             ),
             (
                 self.continuous && self.is_logical(),

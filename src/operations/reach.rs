@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Open;
+use super::wal::lies_in_the_newest_part;
 use super::wal::recover::holds;
 use crate::repository::layout::SourceName;
 use crate::repository::log::{Log, Position};
@@ -35,16 +36,32 @@ pub fn log_after(open: &Open, snapshot: &Snapshot) -> Result<Option<LogEnd>> {
 
 /// The same for a snapshot of `source` with this range of the log, begun at `started`.
 pub fn log_from(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<Option<LogEnd>> {
+    way_on(open, source, range, started).map(|way| way.log)
+}
+
+/// How the log goes on from a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WayOn {
+    pub log: Option<LogEnd>,
+    /// The stretch that is being written, if the snapshot leads into it: also while nothing of it is stored.
+    pub into: Option<u64>,
+}
+
+/// As [`log_from`], with the stretch that the snapshot leads into.
+pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<WayOn> {
     let read = || {
         let log = Log::list(&open.store, &open.trust, source)?;
         let windows = log.windows(&open.store, &open.trust)?;
         let found = windows.iter().rev().find(|window| holds(&log, window, range, started));
-        anyhow::Ok(found.map(|window| LogEnd {
+        let end = found.map(|window| LogEnd {
             stretch: log.stretches[window.last].line.n,
             timeline: window.to.0,
             position: window.to.1,
             until: window.until.min(window.stored_at),
-        }))
+        });
+        let newest = log.stretches.last().filter(|_| lies_in_the_newest_part(&log, range));
+        let into = newest.map(|stretch| stretch.line.n).or(end.as_ref().map(|end| end.stretch));
+        anyhow::Ok(WayOn { log: end, into })
     };
     read().with_context(|| format!("look at the log of {source}"))
 }

@@ -1,4 +1,4 @@
-//! What a receiver of a source's log tells whoever watches it, in words that fit every engine: PostgreSQL's write-ahead log today.
+//! What a receiver of a source's log tells whoever watches it, in words that fit every engine.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -20,10 +20,10 @@ pub enum Event {
         time: Timestamp,
         bytes: u64,
     },
-    /// When the engine's clock showed `at`, so many bytes of its log were not stored; 0: nothing that it had would have been lost.
+    /// So many bytes of the engine's log are not stored, as far as it has said. All that it had at `current` is, and would not be lost.
     Lag {
         bytes: u64,
-        at: Timestamp,
+        current: Option<Timestamp>,
     },
     /// What the engine wrote in between is not in the log: points in time need a new snapshot first.
     Gap {

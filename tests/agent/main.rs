@@ -20,4 +20,5 @@ mod process;
 mod receivers;
 mod scheduler;
 mod stall;
+mod streams;
 mod watching;

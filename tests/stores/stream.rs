@@ -436,6 +436,51 @@ fn a_new_replication_id_is_followed_and_a_lost_history_is_not() {
     assert_eq!((number(&copy, "one"), number(&copy, "four")), (0, 5));
 }
 
+/// A snapshot that was taken right after a mistake has it in it, and is nothing to go back to from before it.
+#[test]
+fn just_before_a_mistake_is_not_the_snapshot_right_after_it() {
+    let server = Server::start("redis-server", "--repl-ping-replica-period 3600 --databases 32");
+    server.run("SET good 1");
+    let home = Home::of(&server);
+    home.run(&["backup"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
+    server.run("SET more 2");
+    server.run("FLUSHALL");
+    let flushed = offset(&server).to_string();
+    home.run(&["wal-receive", "store", "--once"], 0);
+    home.run(&["backup", "--accept-change"], 0);
+    let newest = home.run(&["snapshots", "store", "--json"], 0).json();
+    assert_eq!(offset(&server).to_string(), flushed, "the snapshot is not the one meant: {newest}");
+    let copy = home.restore("redis-server", &["--offset", &flushed, "--before"]);
+    assert_eq!((number(&copy, "good"), number(&copy, "more")), (1, 2));
+    let copy = home.restore("redis-server", &["--offset", &flushed]);
+    assert_eq!((number(&copy, "good"), number(&copy, "more")), (0, 0));
+}
+
+/// A replica has the stream of its master, under the same name, and may be followed where it is meant.
+#[test]
+fn a_replica_is_followed_only_if_it_is_meant() {
+    let [port] = crate::support::servers::free_ports::<1>();
+    let master = Server::start("redis-server", &format!("--port {port} --bind 127.0.0.1"));
+    master.run("SET one 1");
+    let replica = Server::start("redis-server", &format!("--replicaof 127.0.0.1 {port}"));
+    wait("the replica has it", || number(&replica, "one") == 1);
+    let home = Home::of(&replica);
+    let refused = home.run(&["wal-receive", "store", "--once"], 1);
+    assert!(refused.err.contains("is a replica of") && refused.err.contains("from_replica"), "{}", refused.err);
+    let file = home.0.path().join("blackstart.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("[source.redis]", "[source.redis]\nfrom_replica = true")).unwrap();
+    home.run(&["backup"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
+    let mut c = master.connect();
+    c.command(&["SET", "two", "2"]).unwrap();
+    wait("the replica has it", || stored(&mut c, "200"));
+    home.run(&["wal-receive", "store", "--once"], 0);
+    let copy = home.restore("redis-server", &[]);
+    assert_eq!((number(&copy, "one"), number(&copy, "two")), (1, 2));
+}
+
 fn rounds() -> u64 {
     std::env::var("BLACKSTART_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
 }

@@ -28,7 +28,7 @@ pub fn problems(job: &Job, standing: &Standing, seen: Option<&Seen>, now: Timest
         if away > AWAY {
             let severity = if away > AWAY_CRITICAL { Severity::Critical } else { Severity::Warning };
             let detail = format!(
-                "What is written since {since} is safe nowhere but on the server, which keeps it and needs room for it: {why}"
+                "What is written since {since} is safe nowhere but on the server, which keeps it in its replication slot (PostgreSQL) or while its backlog reaches (Redis): {why}"
             );
             found.push(("receiver", severity, format!("{source}: its log is not received"), detail));
         }
@@ -94,7 +94,7 @@ fn has_looked(seen: Option<&Seen>, since: Timestamp) -> bool {
 /// Whether no snapshot leads into the stretch that is being written, as far as the repository shows.
 pub fn needs_snapshot(standing: &Standing, seen: Option<&Seen>) -> bool {
     let (Some((stretch, since)), Some(seen)) = (standing.stretch, seen) else { return false };
-    has_looked(Some(seen), since) && seen.newest.is_some() && seen.log.as_ref().is_none_or(|log| log.stretch != stretch)
+    has_looked(Some(seen), since) && seen.newest.is_some() && seen.into != Some(stretch)
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
         take(
             &mut standing,
             40,
-            &[Event::Lag { bytes: 0, at: at(40) }, Event::Slot { retained: 1, status: "reserved".into() }],
+            &[Event::Lag { bytes: 0, current: Some(at(40)) }, Event::Slot { retained: 1, status: "reserved".into() }],
         );
         assert_eq!(unknown(&standing, 41), ["log-gap"]);
         assert_eq!(super::unknown(Some(&standing), Some(&Seen::of_test(None, None, at(41))), at(42)), [""; 0]);
@@ -140,14 +140,14 @@ mod tests {
     fn away_behind_and_endangered_are_told_in_time() {
         let mut standing = Standing::default();
         let streaming = Event::Streaming { stretch: 1, timeline: 1, position: "0/1".into() };
-        take(&mut standing, 0, &[streaming.clone(), Event::Lag { bytes: 0, at: at(0) }]);
+        take(&mut standing, 0, &[streaming.clone(), Event::Lag { bytes: 0, current: Some(at(0)) }]);
         // Half of the RPO of a minute.
         assert_eq!(found(&standing, 30), NONE);
         assert_eq!(found(&standing, 31), [("log-behind", Severity::Warning)]);
-        take(&mut standing, 31, &[Event::Lag { bytes: 5, at: at(31) }]);
+        take(&mut standing, 31, &[Event::Lag { bytes: 5, current: Some(at(0)) }]);
         assert_eq!((standing.current, standing.behind), (Some(at(0)), 5));
         // A clock ahead of ours makes nothing fresher than now.
-        take(&mut standing, 40, &[Event::Lag { bytes: 0, at: at(4000) }]);
+        take(&mut standing, 40, &[Event::Lag { bytes: 0, current: Some(at(4000)) }]);
         assert_eq!(standing.current, Some(at(40)));
         let waiting = |why: &str| Event::Waiting { why: why.into(), seconds: 1.0 };
         take(&mut standing, 50, &[waiting("gone")]);
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(found(&standing, 80), NONE);
         assert_eq!(found(&standing, 81), [("receiver", Severity::Warning)]);
         assert_eq!(found(&standing, 651), [("receiver", Severity::Critical)]);
-        take(&mut standing, 700, &[streaming, Event::Lag { bytes: 0, at: at(700) }]);
+        take(&mut standing, 700, &[streaming, Event::Lag { bytes: 0, current: Some(at(700)) }]);
         assert_eq!(found(&standing, 700), NONE);
         for (retained, status, expected) in [
             (1 << 30, "reserved", None),

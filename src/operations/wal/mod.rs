@@ -3,6 +3,7 @@
 pub mod check;
 pub mod get;
 pub mod keep;
+mod lag;
 pub mod push;
 pub mod receive;
 pub mod recover;
@@ -42,20 +43,20 @@ pub fn goes_on_from(log: &Log, window: &Window, range: &LogRange) -> bool {
 /// Where the first complete snapshot ends that lies in the newest part of the log without a gap: from there on every moment can be reached, once
 /// so much is stored.
 pub fn base(log: &Log, whole: &Whole) -> Option<u64> {
-    let last = log.stretches.len().checked_sub(1)?;
-    let begun = |n: &usize| !log.stretches[*n].line.continues || *n == 0;
-    let first = (0..=last).rev().find(begun)?;
-    let stretches = &log.stretches[first..];
-    let ends = stretches.iter().skip(1).map(|s| s.line.start.0).chain([u64::MAX]);
-    let spans: Vec<_> = stretches.iter().zip(ends).collect();
     let complete = whole.snapshots().map(|(_, s)| s).filter(|s| s.outcome == Outcome::Complete);
     let ranges = complete.filter_map(|s| s.log.as_ref());
-    let within = |range: &&LogRange| {
-        let holds =
-            |(s, end): &(&Stretch, u64)| s.line.id == range.id && (s.line.start.0..=*end).contains(&range.end.0);
-        spans.iter().any(holds)
-    };
-    ranges.filter(within).map(|range| range.end.0).min()
+    ranges.filter(|range| lies_in_the_newest_part(log, range)).map(|range| range.end.0).min()
+}
+
+/// Whether the range of a snapshot ends in the newest part of the log without a gap, where positions have a name: also where nothing is stored of
+/// it so far.
+pub fn lies_in_the_newest_part(log: &Log, range: &LogRange) -> bool {
+    let begun = |s: &Stretch| !s.line.continues;
+    let first = log.stretches.iter().rposition(begun).unwrap_or(0);
+    let stretches = &log.stretches[first..];
+    let ends = stretches.iter().skip(1).map(|s| s.line.start.0).chain([u64::MAX]);
+    let holds = |(s, end): (&Stretch, u64)| s.line.id == range.id && (s.line.start.0..=end).contains(&range.end.0);
+    range.id.is_some() && stretches.iter().zip(ends).any(holds)
 }
 
 /// Whether the window has bytes that `timeline` wrote, or its beginning.

@@ -137,7 +137,9 @@ pub(super) fn persist(
             return Ok(());
         }
         let first = report.sessions == 1 && report.timeline == 0;
-        if lasting(&error) || once || first && help_of(&error).is_some() {
+        // A server that is still starting will be there soon.
+        let unlikely = help_of(&error).is_some() && !is_loading(&error);
+        if lasting(&error) || once || first && unlikely {
             return Err(error);
         }
         if report.pieces > stored_before || begun.elapsed() > PAUSE_MAX {
@@ -153,6 +155,11 @@ pub(super) fn persist(
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Whether a Redis server refused because it has not loaded its data yet.
+fn is_loading(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("(LOADING ")
 }
 
 /// Whether trying again cannot help.

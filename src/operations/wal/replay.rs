@@ -125,10 +125,15 @@ fn leads_there(
     let start = snapshot.log.as_ref().map_or(0, |range| range.end.0);
     Ok(match (aim.target, window) {
         (Target::Latest | Target::Immediate, _) => true,
-        (Target::Offset(offset), window) => start <= offset && offset <= window.map_or(start, |w| w.to.1.0),
+        // A snapshot that ends there has the command in it that is to be left out.
+        (Target::Offset(offset), window) => {
+            start + u64::from(aim.before) <= offset && offset <= window.map_or(start, |w| w.to.1.0)
+        }
         (Target::Time(_), None) => false,
         (Target::Time(time), Some(window)) => {
-            snapshot.data_time <= time && time <= window.until && came_by(open, identities, log, window, start)? <= time
+            let within = snapshot.data_time <= time && time <= window.until;
+            let came = if within { came_by(open, identities, log, window, start)? } else { time };
+            within && (came < time || came == time && !aim.before)
         }
     })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{End, Event, Options, ReceiveReport, is_to_end};
 use crate::limits::{LOG_UNIT_MAX, MIB};
 use crate::operations::Host;
+use crate::operations::wal::lag::Lag;
 use crate::repository::layout::SourceName;
 use crate::repository::log::{Author, Log, Writer, unit_end};
 use crate::source::postgres::client::{Address, Client, Session, literal};
@@ -76,7 +77,7 @@ pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
             stored: head.end,
             told: None,
             goal: server.end,
-            server_end: server.end,
+            lag: Lag::default(),
             lag_told: None,
             looked: None,
         };
@@ -111,8 +112,8 @@ struct Flow<'r, 't, 'scope> {
     told: Option<(u64, Instant)>,
     /// With `once`: what is to be stored before the end.
     goal: u64,
-    /// Up to where the server has its log, as far as it has said.
-    server_end: u64,
+    /// What the server has said of the end of its log.
+    lag: Lag,
     lag_told: Option<Instant>,
     looked: Option<Instant>,
 }
@@ -172,12 +173,12 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
 
     /// Says how much of what the server has is not stored, now and then while it changes.
     fn lag(&mut self, end: u64, at: Timestamp) {
-        self.server_end = self.server_end.max(end);
         if self.lag_told.is_some_and(|told| told.elapsed() < LAG_EVERY) {
             return;
         }
         self.lag_told = Some(Instant::now());
-        (self.task.tell)(&Event::Lag { bytes: self.server_end.saturating_sub(self.stored), at });
+        self.lag.said(end, at);
+        (self.task.tell)(&self.lag.stand(self.stored));
     }
 
     fn until_due(&self) -> Duration {

@@ -9,10 +9,11 @@ use super::pending::Pending;
 use super::{End, Event, ReceiveReport, Task};
 use crate::limits::{LOG_UNIT_MAX, MIB};
 use crate::operations::wal::base;
+use crate::operations::wal::lag::Lag;
 use crate::operations::wal::receive::{PAUSE_MAX, PAUSE_MIN, is_to_end, lasting};
 use crate::repository::log::{Mark, Writer, unit_end};
 use crate::repository::series::Series;
-use crate::source::redis::replication::{Followed, Replica};
+use crate::source::redis::replication::{Followed, Replica, Watch};
 
 /// Bytes received and not yet stored; beyond, the connection is not read, and the server keeps what follows as long as it does.
 const PENDING_MAX: usize = 32 * MIB;
@@ -29,6 +30,7 @@ const BRIEF: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(250);
 /// How often to look for a snapshot to go on from, and how long to wait after a try to make one has failed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 const BASE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The writer is here, or away with a piece, or was lost with one that could not be stored.
@@ -63,7 +65,11 @@ pub struct Flow<'r, 't, 'scope> {
     /// Where the first snapshot ends that this log goes on from.
     base: Option<u64>,
     look: Option<ScopedJoinHandle<'scope, Result<Option<u64>>>>,
-    look_at: Instant,
+    look_again: Pause,
+    /// Whether it was said that something passing is in the way.
+    waiting: bool,
+    watch: Option<Watch>,
+    lag: Lag,
     /// The server has gone another way: what has come is stored, and that is the end.
     parted: bool,
     goal: u64,
@@ -90,7 +96,10 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             told: None,
             base: None,
             look: None,
-            look_at: now,
+            look_again: Pause { length: LOOK_EVERY, until: now },
+            waiting: false,
+            watch: None,
+            lag: Lag::default(),
             parted: false,
             goal: opened.end,
         }
@@ -100,6 +109,10 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
     where
         't: 'scope,
     {
+        if !self.task.options.once {
+            let clock = std::sync::Arc::clone(&self.task.host.open.clock);
+            self.watch = Some(Watch::start(self.task.place.clone(), clock)?);
+        }
         loop {
             self.collect()?;
             self.hand_over(scope)?;
@@ -117,8 +130,31 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
                 self.reconnect();
             }
             self.acknowledge();
+            self.tell_how_it_stands();
             self.receive(stopping);
         }
+    }
+
+    /// Says how far behind the log is, and that it is received again after something passing was in the way.
+    fn tell_how_it_stands(&mut self) {
+        if self.waiting && self.replica.is_some() && self.repair.length == PAUSE_MIN {
+            self.waiting = false;
+            let (stretch, position) = (self.stretch, self.pending.end().to_string());
+            (self.task.tell)(&Event::Streaming { stretch, timeline: 1, position });
+        }
+        let said = self.watch.as_ref().and_then(Watch::take).filter(|said| said.id == self.id);
+        if let Some(said) = said {
+            self.lag.said(said.end, said.at);
+            // Talk that waits to be stored is no data.
+            let pending = &self.pending;
+            let safe = if pending.unsafe_since.is_none() { pending.end() } else { pending.start };
+            (self.task.tell)(&self.lag.stand(safe));
+        }
+    }
+
+    fn wait(&mut self, why: String, seconds: f64) {
+        self.waiting = true;
+        (self.task.tell)(&Event::Waiting { why, seconds });
     }
 
     /// Waits briefly for what comes.
@@ -155,7 +191,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
         let known = self.again.length > PAUSE_MIN;
         self.again.until = Instant::now() + if known { self.again.length } else { Duration::ZERO };
         let seconds = self.again.until.saturating_duration_since(Instant::now()).as_secs_f64();
-        (self.task.tell)(&Event::Waiting { why: format!("{why:#}"), seconds });
+        self.wait(format!("{why:#}"), seconds);
         self.again.length = (self.again.length * 2).min(PAUSE_MAX);
     }
 
@@ -173,7 +209,6 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             Ok(Followed::Same(replica)) => {
                 (self.replica, self.heard) = (Some(replica), Instant::now());
                 self.report.sessions += 1;
-                (self.task.tell)(&Event::Streaming { stretch: self.stretch, timeline: 1, position: end.to_string() });
             }
             Ok(Followed::Renamed(_) | Followed::Refused) => self.parted = true,
             Err(e) => self.lost(&e),
@@ -202,17 +237,17 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             Err(e) if lasting(&e) || self.task.options.once => return Err(e),
             Err(e) => {
                 self.pending.come_back();
-                let seconds = self.repair.length.as_secs_f64();
-                (self.task.tell)(&Event::Waiting { why: format!("{e:#}"), seconds });
+                self.wait(format!("{e:#}"), self.repair.length.as_secs_f64());
                 self.repair.until = Instant::now() + self.repair.length;
                 self.repair.length = (self.repair.length * 2).min(PAUSE_MAX);
                 return Ok(());
             }
         };
         let (head, before) = (writer.head(), self.pending.start);
-        self.repair.length = PAUSE_MIN;
         self.pending.stored(head.end);
         if head.end > before {
+            // Only what is stored shows that the store takes it.
+            self.repair.length = PAUSE_MIN;
             let (time, bytes, position) = (writer.time(), head.end - before, head.end.to_string());
             self.report.pieces += 1;
             self.report.bytes += bytes;
@@ -273,11 +308,12 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
         if self.look.as_ref().is_some_and(ScopedJoinHandle::is_finished)
             && let Some(look) = self.look.take()
         {
-            self.look_at = Instant::now() + LOOK_EVERY;
+            self.look_again.until = Instant::now() + self.look_again.length;
+            self.look_again.length = (self.look_again.length * 2).min(LOOK_EVERY_MAX);
             match look.join().map_err(|_| anyhow::anyhow!("the search for a snapshot panicked"))? {
                 Ok(found) => self.base = found,
                 Err(e) => {
-                    self.look_at = Instant::now() + BASE_AGAIN;
+                    self.look_again.until = Instant::now() + BASE_AGAIN;
                     let text = format!("there is no snapshot yet that the log goes on from: {e:#}");
                     (self.task.tell)(&Event::Note { text });
                 }
@@ -287,7 +323,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
             }
         }
         let idle = self.base.is_some() || self.look.is_some() || self.parted || self.task.options.once;
-        if idle || Instant::now() < self.look_at || is_to_end(self.task.stop) {
+        if idle || Instant::now() < self.look_again.until || is_to_end(self.task.stop) {
             return Ok(());
         }
         let (open, source, make) = (&self.task.host.open, self.task.source, self.task.base);

@@ -13,6 +13,7 @@
 
 pub mod aof;
 pub mod commands;
+mod watch;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
@@ -25,6 +26,8 @@ use super::engine::major_minor;
 use super::refusal::{refused, unusable};
 use super::server::{self, Flavour, Info};
 use crate::net::Roots;
+
+pub use watch::{Said, Watch};
 
 /// Bytes taken off the connection at once.
 const READ: usize = 64 << 10;
@@ -149,10 +152,27 @@ impl Place {
         }
     }
 
+    /// Whether this user may follow the stream, tried without doing so. Gives how many bytes of it the server keeps for whoever was away.
+    pub fn try_rights(&self) -> Result<Option<u64>> {
+        self.ask()?;
+        let mut connection = self.connect()?;
+        connection.command(&["REPLCONF", "capa", "eof", "capa", "psync2"])?;
+        // Rights are looked at first, then the offset, which is none: the server begins nothing.
+        connection.send(&[b"PSYNC", b"?", b"none"])?;
+        let line = connection.line()?;
+        match line.strip_prefix('-') {
+            Some(said) if !said.contains("not an integer") => return Err(refused(self.endpoint(), said)),
+            _ => {}
+        }
+        let info = Info::ask(&mut self.connect()?)?;
+        Ok(info.number("repl_backlog_size").and_then(|n| u64::try_from(n).ok()))
+    }
+
     /// Follows the stream from `position` of history `id` on.
     pub fn follow(&self, id: &str, position: u64) -> Result<Followed> {
         let mut connection = self.connect()?;
-        connection.try_command(&["REPLCONF", "capa", "eof", "capa", "psync2"])?;
+        // Whoever may not say REPLCONF cannot acknowledge either, and would be taken for dead after a minute.
+        connection.command(&["REPLCONF", "capa", "eof", "capa", "psync2"])?;
         connection.send(&[b"PSYNC", id.as_bytes(), (position + 1).to_string().as_bytes()])?;
         for _ in 0..EMPTY_LINES_MAX {
             let line = connection.line()?;
