@@ -6,8 +6,10 @@ use std::time::Instant;
 use super::open::{Canary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Verify;
+use crate::operations::group::Sight;
 use crate::operations::reread::{Budget, Coverage};
 use crate::operations::verify;
+use crate::repository::history::Cover;
 
 pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
     let reader = shell.reader(&args.place)?;
@@ -58,8 +60,23 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             shell.warn(format!("{}: {}: {}{hurts}", source.source, fault.object, fault.what));
         }
     }
+    for group in &report.groups {
+        sound &= group.faults.is_empty();
+        say_group(shell, group);
+    }
     let covers: Vec<_> = report.covers.iter().chain(report.sources.iter().flat_map(|s| &s.covers)).collect();
-    for cover in &covers {
+    say_covers(shell, &covers);
+    if !sound {
+        shell.say(
+            "Snapshots that are not named here are whole: `restore SOURCE --snapshot N` brings one back.\n\
+             `backup SOURCE --baseline` makes a new one that needs nothing of what is damaged.",
+        );
+    }
+    Ending::new(if report.sound() { Exit::Done } else { Exit::CheckFailed }, report)
+}
+
+fn say_covers(shell: &Shell, covers: &[&Cover]) {
+    for cover in covers {
         let what = if cover.deleted { "was deleted" } else { "was written over" };
         shell.warn(format!(
             "{} {what} at {}; the store keeps versions, and the first one is still there",
@@ -73,13 +90,19 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
              the store keeps them: find out who it was, change the credentials, then take the covers away with `prune --uncover` (as keeper).",
         );
     }
-    if !sound {
-        shell.say(
-            "Snapshots that are not named here are whole: `restore SOURCE --snapshot N` brings one back.\n\
-             `backup SOURCE --baseline` makes a new one that needs nothing of what is damaged.",
-        );
-    }
-    Ending::new(if report.sound() { Exit::Done } else { Exit::CheckFailed }, report)
+}
+
+fn say_group(shell: &Shell, group: &Sight) {
+    let newest = match (group.n, group.newest) {
+        (Some(n), Some(at)) => format!("its newest whole point is {n}, with data of {}", time(at)),
+        _ => "it has no whole point: run `blackstart backup --group`".to_owned(),
+    };
+    let expired = match group.expired.as_slice() {
+        [] => String::new(),
+        gone => format!("; retention has removed members of points {}", numbers(gone)),
+    };
+    shell.say(format!("group {}: {newest}{expired}", group.group));
+    group.faults.iter().for_each(|fault| shell.warn(format!("group {}: {fault}", group.group)));
 }
 
 /// How far the reading of the data has come.

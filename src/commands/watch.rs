@@ -6,7 +6,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::output::{Ending, Exit, Shell, count, span, table, time};
+use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::Watch;
 use crate::config::Config;
 use crate::durable;
@@ -14,7 +14,8 @@ use crate::error::{Failure, Kind};
 use crate::interrupt;
 use crate::notify::{self, Channel, Finding, Head, Ledger, Message, Problem, Pulse, Severity};
 use crate::operations::Open;
-use crate::operations::watch::{self, Alarm, Bounds, Cause, Seen, Sight};
+use crate::operations::group;
+use crate::operations::watch::{self, Alarm, Bounds, Cause, GroupAlarm, Seen, Sight};
 
 /// What does not arrive at once is tried again after these; and at the next look.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
@@ -29,6 +30,32 @@ struct Memory {
     /// Who was told what.
     #[serde(default)]
     told: Ledger,
+}
+
+/// What one look has found.
+struct Looked {
+    sights: Vec<Sight>,
+    alarms: Vec<Alarm>,
+    groups: Vec<group::Sight>,
+    group_alarms: Vec<GroupAlarm>,
+}
+
+impl Looked {
+    fn causes(&self) -> impl Iterator<Item = Cause> {
+        self.alarms.iter().map(|alarm| alarm.cause).chain(self.group_alarms.iter().map(|alarm| alarm.cause))
+    }
+
+    /// Which alarms there are: ages in their texts change with each look.
+    fn keys(&self) -> Vec<String> {
+        let of_sources = self.alarms.iter().map(|alarm| format!("{}/{:?}", alarm.source, alarm.cause));
+        let of_groups = self.group_alarms.iter().map(|alarm| format!("group {}/{:?}", alarm.group, alarm.cause));
+        of_sources.chain(of_groups).collect()
+    }
+
+    fn ending(&self, told: bool) -> Result<Ending> {
+        let report = json!({"sources": self.sights, "alarms": self.alarms, "groups": self.groups, "group_alarms": self.group_alarms});
+        Ending::new(exit(self.causes().max(), told), report)
+    }
 }
 
 /// One who looks again and again.
@@ -53,24 +80,21 @@ pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
     let memory = state.as_deref().map(recall).transpose()?.unwrap_or_default();
     let mut watcher = Watcher { shell, args, bounds, config, state, memory };
     let Some(every) = args.every else {
-        let (sights, alarms, told) = watcher.look()?;
-        say(shell, &sights, &alarms);
-        return Ending::new(exit(&alarms, told), json!({"sources": sights, "alarms": alarms}));
+        let (looked, told) = watcher.look()?;
+        say(shell, &looked);
+        return looked.ending(told);
     };
-    let mut before: Option<Vec<Alarm>> = None;
+    let mut before: Option<Vec<String>> = None;
     let mut left = args.rounds;
     loop {
         let ended = match watcher.look() {
-            Ok((sights, alarms, told)) => {
-                // Ages change with each look; what counts is which alarms there are.
-                let key = |alarm: &Alarm| (alarm.source.clone(), alarm.cause);
-                let same = before.as_ref().is_some_and(|b| b.iter().map(key).eq(alarms.iter().map(key)));
-                if !same {
-                    say(shell, &sights, &alarms);
+            Ok((looked, told)) => {
+                let keys = looked.keys();
+                if before.as_ref() != Some(&keys) {
+                    say(shell, &looked);
                 }
-                let exit = exit(&alarms, told);
-                before = Some(alarms);
-                Ending::new(exit, json!({"sources": sights, "alarms": before}))
+                before = Some(keys);
+                looked.ending(told)
             }
             Err(error) => {
                 // A repository that cannot be reached is an alarm too, and the next look may reach it.
@@ -105,18 +129,17 @@ fn channels_of(shell: &Shell) -> Result<Config> {
 
 impl Watcher<'_> {
     /// One look, and what comes of it: told, and remembered. False: somebody could not be told.
-    fn look(&mut self) -> Result<(Vec<Sight>, Vec<Alarm>, bool)> {
+    fn look(&mut self) -> Result<(Looked, bool)> {
         let looked = self.sights();
         let told = self.tell(&looked);
         if let Some(path) = &self.state {
             durable::publish_over(path, &serde_json::to_vec_pretty(&self.memory)?, 0o600)
                 .with_context(|| format!("remember what was seen in {}", path.display()))?;
         }
-        let (sights, alarms) = looked?;
-        Ok((sights, alarms, told))
+        Ok((looked?, told))
     }
 
-    fn sights(&mut self) -> Result<(Vec<Sight>, Vec<Alarm>)> {
+    fn sights(&mut self) -> Result<Looked> {
         let reader = self.shell.reader(&self.args.place)?;
         let open: &Open = &reader.open;
         // What this host itself has seen counts as seen before.
@@ -132,14 +155,18 @@ impl Watcher<'_> {
         }
         let alarms = watch::judge(&sights, &self.bounds, open.now());
         watch::remember(&mut self.memory.heads, &sights);
-        Ok((sights, alarms))
+        let groups = group::look(open)?;
+        let group_alarms = watch::judge_groups(&groups, &self.bounds, open.now());
+        Ok(Looked { sights, alarms, groups, group_alarms })
     }
 
     /// Tells the channels what has changed. A look that failed is a problem of its own, and says nothing of those before it.
-    fn tell(&mut self, looked: &Result<(Vec<Sight>, Vec<Alarm>)>) -> bool {
+    fn tell(&mut self, looked: &Result<Looked>) -> bool {
         let Some(config) = &self.config else { return true };
         let problems = match looked {
-            Ok((_, alarms)) => alarms.iter().map(problem).collect(),
+            Ok(looked) => {
+                looked.alarms.iter().map(problem).chain(looked.group_alarms.iter().map(problem_of_group)).collect()
+            }
             Err(error) => vec![out_of_reach(error)],
         };
         let heads = &self.memory.heads;
@@ -177,8 +204,27 @@ fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
     }
 }
 
+/// As it is written in keys.
+fn name_of(cause: Cause) -> String {
+    serde_json::to_value(cause).ok().and_then(|c| c.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn problem_of_group(alarm: &GroupAlarm) -> Problem {
+    let next = match alarm.cause {
+        Cause::Damaged => "Somebody may be at work in the store. Find out who before you trust it: `blackstart verify`",
+        _ => "The snapshots of its members may be fresh, but do not belong together. Run `blackstart backup --group`",
+    };
+    Problem {
+        key: format!("watch/group.{}/{}", alarm.group, name_of(alarm.cause)),
+        severity: Severity::Critical,
+        source: None,
+        title: format!("group {}: {}", alarm.group, alarm.text),
+        detail: next.into(),
+    }
+}
+
 fn problem(alarm: &Alarm) -> Problem {
-    let cause = serde_json::to_value(alarm.cause).ok().and_then(|c| c.as_str().map(str::to_owned)).unwrap_or_default();
+    let cause = name_of(alarm.cause);
     let (severity, next) = match alarm.cause {
         Cause::Unproven => {
             (Severity::Warning, "Whether it comes back is not known. Run `blackstart drill` where the keys are")
@@ -223,8 +269,8 @@ fn recall(path: &Path) -> Result<Memory> {
     }
 }
 
-fn exit(alarms: &[Alarm], told: bool) -> Exit {
-    match alarms.iter().map(|alarm| alarm.cause).max() {
+fn exit(worst: Option<Cause>, told: bool) -> Exit {
+    match worst {
         None if told => Exit::Done,
         None => Exit::Partial,
         Some(Cause::Stale | Cause::Unproven) => Exit::Missed,
@@ -232,7 +278,8 @@ fn exit(alarms: &[Alarm], told: bool) -> Exit {
     }
 }
 
-fn say(shell: &Shell, sights: &[Sight], alarms: &[Alarm]) {
+fn say(shell: &Shell, looked: &Looked) {
+    let Looked { sights, alarms, groups, group_alarms } = looked;
     let now = shell.clock.now();
     let rows: Vec<[String; 4]> = sights
         .iter()
@@ -246,10 +293,21 @@ fn say(shell: &Shell, sights: &[Sight], alarms: &[Alarm]) {
         })
         .collect();
     shell.say(table(["SOURCE", "HOST", "NEWEST POINT", "STATE"], &rows));
+    for group in groups {
+        let newest = group.newest.map_or("none".into(), time);
+        shell.say(format!("group {}: newest whole common point {newest}", group.group));
+        if !group.expired.is_empty() {
+            let gone = numbers(&group.expired);
+            shell.say(format!("group {}: retention has removed members of points {gone}", group.group));
+        }
+    }
     for alarm in alarms {
         shell.warn(format!("ALARM: {}: {}", alarm.source, alarm.text));
     }
-    if alarms.is_empty() {
+    for alarm in group_alarms {
+        shell.warn(format!("ALARM: group {}: {}", alarm.group, alarm.text));
+    }
+    if alarms.is_empty() && group_alarms.is_empty() {
         shell.say(format!("{} as they should be.", count(sights.len() as u64, "source")));
     }
 }

@@ -9,7 +9,7 @@ use super::basis::{index_store, pack_table};
 use super::evidence::{self, Chain};
 use super::reread::{Budget, Coverage, Queue};
 use super::restore::{OpenPack, PackWork};
-use super::{Open, backup, wal};
+use super::{Open, backup, group, wal};
 use crate::interrupt;
 use crate::limits::FRAME_RAW_MAX;
 use crate::progress::Progress;
@@ -36,6 +36,8 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
     pub sources: Vec<SourceVerified>,
+    /// The common points of groups; looked at where all sources are.
+    pub groups: Vec<group::Sight>,
     /// As those of the sources, of what belongs to none.
     pub covers: Vec<Cover>,
 }
@@ -70,7 +72,9 @@ pub struct Fault {
 
 impl VerifyReport {
     pub fn sound(&self) -> bool {
-        self.covers.is_empty() && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
+        self.covers.is_empty()
+            && self.groups.iter().all(|group| group.faults.is_empty())
+            && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
     }
 }
 
@@ -87,8 +91,9 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
     };
     let one = |name: &SourceName| verify_source(open, name, (due.contains(name), remembered.get(name)), options);
     let sources = names.iter().map(one).collect::<Result<_>>()?;
+    let groups = if source.is_none() { group::look(open)? } else { Vec::new() };
     let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
-    Ok(VerifyReport { sources, covers: covers.iter().filter_map(Written::cover).collect() })
+    Ok(VerifyReport { sources, groups, covers: covers.iter().filter_map(Written::cover).collect() })
 }
 
 /// What snapshots need: size, and which snapshots.

@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Open, drill, reach};
+use super::{Open, drill, group, reach};
 use crate::report::Outcome;
-use crate::repository::layout::{self, Hash, SourceName};
+use crate::repository::layout::{self, GroupName, Hash, SourceName};
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::{Commit, Line, Snapshot};
 
@@ -68,6 +68,15 @@ pub enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Alarm {
     pub source: SourceName,
+    pub cause: Cause,
+    /// For people.
+    pub text: String,
+}
+
+/// Something about a group's common points that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct GroupAlarm {
+    pub group: GroupName,
     pub cause: Cause,
     /// For people.
     pub text: String,
@@ -178,6 +187,26 @@ pub fn judge(sights: &[Sight], bounds: &Bounds, now: Timestamp) -> Vec<Alarm> {
                 );
             }
             _ => {}
+        }
+    }
+    alarms
+}
+
+/// What is wrong with the common points that were seen. Pure.
+pub fn judge_groups(sights: &[group::Sight], bounds: &Bounds, now: Timestamp) -> Vec<GroupAlarm> {
+    let mut alarms = Vec::new();
+    for sight in sights {
+        let mut raise = |cause, text: String| alarms.push(GroupAlarm { group: sight.group.clone(), cause, text });
+        if let Some(first) = sight.faults.first() {
+            raise(Cause::Damaged, format!("{} common points are wrong: {first}", sight.faults.len()));
+        }
+        match sight.newest.map(|at| now.duration_since(at)) {
+            None => raise(Cause::Missing, "there is no whole common point".into()),
+            Some(age) if age > bounds.newest => {
+                let (age, most) = (rough(age), rough(bounds.newest));
+                raise(Cause::Stale, format!("the newest whole common point is {age} old, and may be {most}"));
+            }
+            Some(_) => {}
         }
     }
     alarms

@@ -168,6 +168,11 @@ impl<'a> Points<'a> {
         self.listed.last_key_value().map_or(0, |(n, _)| *n)
     }
 
+    /// The store's own time of point `n`.
+    pub fn stored_at(&self, n: u64) -> Option<Timestamp> {
+        self.listed.get(&n).map(Written::since)
+    }
+
     pub fn read(&self, n: u64) -> Result<Point> {
         let missing = || storage::Error::new(storage::Kind::NotFound, "get", layout::group(self.name, n));
         let written = self.listed.get(&n).ok_or_else(missing)?;

@@ -10,6 +10,7 @@ mod support;
 
 mod broken;
 mod confirm;
+mod groups;
 mod restore;
 mod verbs;
 

@@ -123,7 +123,7 @@ impl<'a> Standing<'a> {
 
 impl Wholeness {
     /// Why this is no point to restore without being asked for it; `None` for a good one.
-    fn objection(&self, group: &Group) -> Option<String> {
+    pub(super) fn objection(&self, group: &Group) -> Option<String> {
         let names =
             |sources: &BTreeSet<SourceName>| sources.iter().map(SourceName::to_string).collect::<Vec<_>>().join(", ");
         if !self.missing.is_empty() {
@@ -190,8 +190,10 @@ pub fn find(open: &Open, name: &GroupName, pick: Pick) -> Result<Found> {
 fn nothing(open: &Open, name: &GroupName, what: &str, passed_over: &[(u64, String)]) -> anyhow::Error {
     let all: Vec<String> = passed_over.iter().take(5).map(|(n, why)| format!("{n}: {why}")).collect();
     let why = if all.is_empty() { String::new() } else { format!(" Not taken were {}.", all.join("; ")) };
+    // Where there are points, and none of them is good, that is what was found; otherwise there was nothing to find.
+    let kind = if passed_over.is_empty() { Kind::Usage } else { Kind::CheckFailed };
     Failure::new(
-        Kind::Usage,
+        kind,
         format!("there is {what} of group {name} in {}", open.store.place()),
         format!("Nothing was changed. `snapshots` lists the groups and their points.{why}"),
     )

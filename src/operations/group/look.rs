@@ -1,0 +1,69 @@
+//! How the groups of a repository stand: the newest common point that is whole, and points that have lost a member. It needs no key.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::find::Standing;
+use crate::operations::Open;
+use crate::repository::group::{self, Member, Point, Points};
+use crate::repository::layout::GroupName;
+use crate::repository::series::Series;
+
+/// Points of each group that are looked at, the newest first.
+const LOOKED_AT: u64 = 20;
+
+/// What can be seen of one group.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sight {
+    pub group: GroupName,
+    /// The newest point that is whole and complete and of which no member is suspect.
+    pub n: Option<u64>,
+    /// The time of its oldest data; the store's own time where that is earlier, since a clock that is ahead must not make it look fresh.
+    pub newest: Option<Timestamp>,
+    /// Points of which retention has removed a member: they are not whole any more, and nothing is wrong with that.
+    pub expired: Vec<u64>,
+    /// Points that do not verify, are missing, or have lost a member that no prune record lists: what and why.
+    pub faults: Vec<String>,
+}
+
+/// Looks at the newest points of every group.
+pub fn look(open: &Open) -> Result<Vec<Sight>> {
+    let mut standing = Standing::new(open);
+    group::names(&open.store)?.into_iter().map(|name| look_at(open, &mut standing, name)).collect()
+}
+
+fn look_at(open: &Open, standing: &mut Standing, name: GroupName) -> Result<Sight> {
+    let points = Points::list(&open.store, &open.trust, &name)?;
+    let recent = points.recent(LOOKED_AT)?;
+    let mut sight = Sight { n: None, newest: None, expired: Vec::new(), faults: Vec::new(), group: name.clone() };
+    sight.faults.extend(recent.faults.iter().map(|(n, why)| format!("point {n}: {why}")));
+    for Point { group, .. } in &recent.points {
+        let wholeness = standing.look(group)?;
+        if sight.n.is_none() && wholeness.objection(group).is_none() {
+            let stored = points.stored_at(group.n);
+            sight.n = Some(group.n);
+            sight.newest = Some(stored.map_or(group.data_time(), |at| at.min(group.data_time())));
+        }
+        let missing = |member: &&Member| wholeness.missing.contains_key(&member.source);
+        let mut expired = false;
+        for member in group.members.iter().filter(missing) {
+            if was_pruned(open, member)? {
+                expired = true;
+            } else {
+                let why = &wholeness.missing[&member.source];
+                sight.faults.push(format!("point {} has lost {}: {why}", group.n, member.source));
+            }
+        }
+        if expired {
+            sight.expired.push(group.n);
+        }
+    }
+    Ok(sight)
+}
+
+/// Whether a prune record lists just this commit. One that cannot be read, or is another, was not pruned.
+fn was_pruned(open: &Open, member: &Member) -> Result<bool> {
+    let series = Series::list(&open.store, &open.trust, &member.source)?;
+    Ok(series.has(member.seq, member.commit).unwrap_or(false))
+}
