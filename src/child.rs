@@ -1,5 +1,5 @@
 //! Child processes: dump tools, restore tools, engines started for a drill. Each runs in a process group of its own, which ends with it: what
-//! a child leaves running there is killed.
+//! a child leaves running there is killed, unless starting something is what it is for ([`Spec::starts`]).
 //!
 //! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
 
@@ -44,6 +44,9 @@ pub struct Spec {
     pub user: Option<(u32, u32)>,
     pub input: bool,
     pub output: Output,
+    /// It starts what is to go on when it has exited: a service. A daemon leaves its starter's group only after it was forked, so that
+    /// ending the group when the starter exits would hit it at times.
+    pub starts: bool,
 }
 
 /// Variables that every child gets.
@@ -84,6 +87,7 @@ impl std::fmt::Debug for Spec {
 /// A running child. Dropping it kills its whole process group.
 pub struct Child {
     name: String,
+    starts: bool,
     child: std::process::Child,
     stderr: Option<JoinHandle<()>>,
     tail: Arc<Mutex<VecDeque<String>>>,
@@ -119,7 +123,7 @@ impl Child {
             let secrets = spec.secret.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
             std::thread::spawn(move || keep_tail(pipe, &secrets, &tail))
         });
-        Ok(Child { name, child, stderr, tail, ended: None })
+        Ok(Child { name, starts: spec.starts, child, stderr, tail, ended: None })
     }
 
     /// The pipe to the child's stdin; once.
@@ -165,7 +169,11 @@ impl Child {
     pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() && self.has_exited()? {
             // Until it is reaped nobody else can have its number.
-            self.kill_group();
+            if self.starts {
+                groups::running().remove(&self.child.id());
+            } else {
+                self.kill_group();
+            }
             self.ended = self.child.try_wait().with_context(|| format!("look after {}", self.name))?;
         }
         Ok(self.ended)
@@ -317,84 +325,4 @@ fn pass_over_line(pipe: &mut impl BufRead) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn output_counts_only_with_the_exit_code() {
-        let spec = Spec::new(["sh", "-c", "echo data; echo broken >&2; exit 3"]);
-        let error = run(&spec, Duration::from_secs(10), 100).unwrap_err().to_string();
-        assert!(error.contains("exited with 3") && error.contains("broken"), "{error}");
-        assert_eq!(run(&Spec::new(["echo", "data"]), Duration::from_secs(10), 100).unwrap(), b"data\n");
-        assert!(run(&Spec::new(["echo", "too long"]), Duration::from_secs(10), 3).is_err());
-    }
-
-    #[test]
-    fn a_slow_child_is_killed_with_its_children() {
-        let mut spec = Spec::new(["sh", "-c", "sleep 1000 & echo $!; wait"]);
-        spec.output = Output::Piped;
-        let mut child = Child::spawn(&spec).unwrap();
-        let mut line = String::new();
-        BufReader::new(child.output().unwrap()).read_line(&mut line).unwrap();
-        assert!(child.wait(Duration::from_millis(100)).unwrap_err().to_string().contains("did not end within"));
-        assert!(is_gone(line.trim()), "the grandchild lives on");
-    }
-
-    #[test]
-    fn what_a_child_leaves_running_ends_with_it() {
-        let mut spec = Spec::new(["sh", "-c", "sleep 1000 >&- & echo $!"]);
-        spec.output = Output::Piped;
-        let mut child = Child::spawn(&spec).unwrap();
-        let mut line = String::new();
-        BufReader::new(child.output().unwrap()).read_line(&mut line).unwrap();
-        let begun = Instant::now();
-        child.wait(Duration::from_secs(10)).unwrap().success().unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(5), "it waited for the one left behind");
-        assert!(is_gone(line.trim()), "the grandchild lives on");
-    }
-
-    #[test]
-    fn secrets_are_passed_on_and_struck_out() {
-        // The line is longer than what is kept: wherever it is cut, no part of the secret stays.
-        for shift in 0..24 {
-            let line = format!(
-                "printf %s \"$P\"; printf '%{shift}s' '' >&2; yes \"login with $P failed\" | head -c 9000 | tr -d '\\n' >&2; exit 1"
-            );
-            let mut spec = Spec::new(["sh", "-c", &line]);
-            spec.secret = vec![("P".into(), Zeroizing::new("hunter2".into()))];
-            assert!(!format!("{spec:?}").contains("hunter2"));
-            spec.output = Output::Piped;
-            let mut child = Child::spawn(&spec).unwrap();
-            let mut out = String::new();
-            child.output().unwrap().read_to_string(&mut out).unwrap();
-            assert_eq!(out, "hunter2");
-            let ended = child.wait(Duration::from_secs(20)).unwrap();
-            assert_eq!(ended.stderr.len(), 1);
-            assert!(
-                ended.stderr[0].contains("login with … failed") && ended.stderr[0].len() > 3000,
-                "{}",
-                ended.stderr[0]
-            );
-            let error = ended.success().unwrap_err().to_string();
-            assert!(!error.contains("hu"), "{error}");
-        }
-    }
-
-    fn is_gone(pid: &str) -> bool {
-        let stat = PathBuf::from("/proc").join(pid).join("stat");
-        (0..100).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
-        })
-    }
-
-    #[test]
-    fn the_environment_is_withheld() {
-        let out = run(&Spec::new(["env"]), Duration::from_secs(10), 1 << 20).unwrap();
-        let out = String::from_utf8(out).unwrap();
-        assert!(
-            out.lines().all(|l| PASSED_ON.iter().any(|p| l.starts_with(&format!("{p}="))) || l.starts_with("_=")),
-            "{out}"
-        );
-    }
-}
+mod tests;

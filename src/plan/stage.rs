@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::check::Secrets;
 use super::{Notify, Variables, WaitFor};
-use crate::child::{self, Spec};
+use crate::child::{Child, Spec};
 
-/// Bytes of a program's output that are kept.
-const OUTPUT_MAX: u64 = 1 << 20;
+/// Bytes of an answer that are looked at.
+const ANSWER_MAX: u64 = 1 << 20;
 /// Longest single request.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs a program to its end; the error quotes what it said last.
+/// Runs a program to its end; what it has started goes on. The error quotes what it said last.
 pub fn program(argv: &[String], variables: &Variables, secrets: &Secrets, timeout: Duration) -> Result<String> {
-    let spec = Spec { secret: secrets.clone(), ..Spec::new(variables.fill_all(argv)?) };
-    // What it wrote may hold anything, secrets too: it is not shown.
-    child::run(&spec, timeout, OUTPUT_MAX)?;
+    // What it writes to stdout may hold anything, secrets too, and a service holds it open: it is not read.
+    let spec = Spec { secret: secrets.clone(), starts: true, ..Spec::new(variables.fill_all(argv)?) };
+    Child::spawn(&spec)?.wait(timeout)?.success()?;
     Ok("exit 0".into())
 }
 
@@ -29,7 +29,7 @@ pub fn program(argv: &[String], variables: &Variables, secrets: &Secrets, timeou
 pub fn get(url: &str, timeout: Duration) -> Result<(u16, String)> {
     let mut answer = client(timeout).get(url).call().with_context(|| format!("ask {url}"))?;
     let status = answer.status().as_u16();
-    let body = answer.body_mut().with_config().limit(OUTPUT_MAX).lossy_utf8(true).read_to_string();
+    let body = answer.body_mut().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
     Ok((status, body.with_context(|| format!("read the answer of {url}"))?))
 }
 

@@ -79,7 +79,8 @@ run = [USER "PGBIN/pg_ctl", "start", "-w", "-D", "${copy.pg}", "-l", "${root}/pg
 [[stage]]
 name = "start redis"
 after = ["copies"]
-run = ["redis-server", "--dir", "${copy.cache}", "--port", "0", "--unixsocket", "${root}/run/redis", "--daemonize", "yes", "--pidfile", "${root}/redis.pid", "--save", ""]
+# It returns before the server listens: the checks below have to wait for that.
+run = ["sh", "-c", "(sleep 1; exec redis-server --dir ${copy.cache} --port 0 --unixsocket ${root}/run/redis --pidfile ${root}/redis.pid --daemonize yes --save '') > /dev/null 2>&1 &"]
 [[stage]]
 name = "start the application"
 after = ["copies"]

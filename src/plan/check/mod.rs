@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::Variables;
@@ -37,6 +37,11 @@ pub type Secrets = Vec<(OsString, Zeroizing<String>)>;
 
 /// Bytes of an answer that are looked at.
 const ANSWER_MAX: u64 = 1 << 20;
+/// How long what the plan has just started may take until it answers at all: `redis-server --daemonize` returns before it listens.
+/// For what takes longer there is a stage that waits.
+const STARTING: Duration = Duration::from_secs(15);
+/// Between two attempts to be answered.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Answers that mean no, where nothing else is asked for. PostgreSQL writes `f`.
 const NO: [&str; 6] = ["", "0", "0.0", "null", "f", "false"];
 
@@ -143,13 +148,28 @@ impl CheckOf {
 
     /// Makes the check. What cannot be asked is a check that did not pass; an `Err` speaks of this place and not of the copy.
     pub fn make(&self, case: &Case) -> Result<Check> {
-        match self.carry_out(case) {
+        let until =
+            Instant::now() + if self.asks_what_starts(case) { STARTING.min(case.timeout) } else { Duration::ZERO };
+        let made = loop {
+            match self.carry_out(case) {
+                Err(e) if !of_the_environment(&e) && Instant::now() < until => std::thread::sleep(PAUSE),
+                made => break made,
+            }
+        };
+        match made {
             Err(e) if of_the_environment(&e) => Err(e.context(format!("check {:?}", self.name()))),
             Err(e) => {
                 Ok(Check { passed: false, ..Check::compare(self.name(), self.expected(), format!("error: {e:#}")) })
             }
             made => made,
         }
+    }
+
+    /// Whether it speaks to a server that may be about to listen. An error is then no answer yet; an answer is final, whatever it says.
+    fn asks_what_starts(&self, case: &Case) -> bool {
+        let copy = || self.about(&case.kinds()).ok().and_then(|source| case.copies.get(&source));
+        let runs = || copy().is_some_and(|copy| matches!(copy.who, Who::Running(_)));
+        self.http.is_some() || (self.is_asked() && self.file.is_none() && self.chroma.is_none() && runs())
     }
 
     fn carry_out(&self, case: &Case) -> Result<Check> {
@@ -327,6 +347,29 @@ mod tests {
             assert_eq!(found, Some(at.as_second()), "{text}");
         }
         assert_eq!(moment("null"), None);
+    }
+
+    #[test]
+    fn what_has_just_been_started_may_begin_to_listen_later() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(700));
+            let (mut client, _) = std::net::TcpListener::bind(address).unwrap().accept().unwrap();
+            let _ = client.read(&mut [0; 1024]).unwrap();
+            client.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        });
+        let check: CheckOf = toml::from_str(&format!("http = 'http://{address}/'")).unwrap();
+        let (variables, copies, engines) = (Variables::default(), BTreeMap::new(), Engines::default());
+        let timeout = Duration::from_secs(60);
+        let (environment, secrets) = (Vec::new(), Vec::new());
+        let case = Case { variables: &variables, copies: &copies, engines: &engines, environment, secrets, timeout };
+        let made = check.make(&case).unwrap();
+        server.join().unwrap();
+        // The first answer counts: it is not asked again until it pleases.
+        assert_eq!((made.passed, made.actual.as_str()), (false, "503"));
     }
 
     #[test]
