@@ -1,9 +1,12 @@
 //! The text of plans: strict, with the line and the cure; and the plans that are shipped.
 
+use super::asked::{add, empty, says};
 use super::{plan, protected};
 use crate::support::binary::{configure, expect};
+use crate::support::engines::{make, python};
 use blackstart::config::Config;
 use blackstart::plan::{Action, Plan};
+use std::fs;
 use std::path::Path;
 
 #[test]
@@ -42,18 +45,18 @@ fn errors_name_the_line_and_the_cure() {
 /// The sources that the shipped plans speak of.
 const SOURCES: [(&str, &str); 16] = [
     ("kubernetes", "command"),
-    ("postgres", "files"),
-    ("redis", "files"),
+    ("postgres", "postgres"),
+    ("redis", "redis"),
     ("mongodb", "command"),
-    ("assistant-db", "files"),
+    ("assistant-db", "postgres"),
     ("assistant-memory", "files"),
     ("casebook", "sqlite"),
     ("events", "sqlite"),
-    ("vectors", "files"),
+    ("vectors", "chroma"),
     ("notes-db", "sqlite"),
-    ("notes-vectors", "files"),
+    ("notes-vectors", "chroma"),
     ("notes-config", "files"),
-    ("shop-db", "files"),
+    ("shop-db", "postgres"),
     ("shop-uploads", "files"),
     ("shop-tree", "files"),
     ("unused", "files"),
@@ -65,6 +68,8 @@ fn the_shipped_plans_hold_together() {
     for (name, kind) in SOURCES {
         let place = match kind {
             "command" => "[source.command]\nfile = \"f\"\ndump = [\"true\"]\n",
+            "postgres" => "url = \"postgres://backup@db.internal/shop\"\n",
+            "redis" => "url = \"redis://redis.internal\"\n",
             _ => "path = \"p\"\n",
         };
         text.push_str(&format!("[[source]]\nname = \"{name}\"\nkind = \"{kind}\"\n{place}"));
@@ -72,7 +77,7 @@ fn the_shipped_plans_hold_together() {
     let config = Config::parse(&text, Path::new("/etc/blackstart/blackstart.toml")).unwrap();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("restore-plans");
     let mut found = 0;
-    for entry in std::fs::read_dir(directory).unwrap() {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let plan = Plan::read(&path, &config).unwrap_or_else(|e| panic!("{e:#}"));
         assert!(plan.rpo.is_some() && plan.rto.is_some() && plan.drill.is_some(), "{}", plan.name);
@@ -82,6 +87,32 @@ fn the_shipped_plans_hold_together() {
         found += 1;
     }
     assert_eq!(found, 5);
+}
+
+/// The shipped plan of the notes application, on real SQLite, real Chroma and files: it passes, and it notices what it is there to notice.
+#[test]
+fn the_shipped_plan_of_the_notes_is_rehearsed_on_real_engines() {
+    let home = empty();
+    let at = home.path();
+    fs::create_dir_all(at.join("etc")).unwrap();
+    fs::write(at.join("etc/notes.toml"), "port = 3000\n").unwrap();
+    let database = rusqlite::Connection::open(at.join("notes.db")).unwrap();
+    database.execute_batch("create table notes (changed_at); insert into notes values (datetime('now'))").unwrap();
+    make("1.5.9", &at.join("vectors"), 16, 300);
+    let python = python("1.5.9").display().to_string();
+    add(at, "notes-db", "sqlite", "path = \"notes.db\"");
+    add(at, "notes-vectors", "chroma", &format!("path = \"vectors\"\n[source.chroma]\npython = \"{python}\""));
+    add(at, "notes-config", "files", "path = \"etc\"");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("restore-plans/notes.toml");
+    let text = fs::read_to_string(shipped).unwrap().replace("chroma = \"notes\"", "chroma = \"alpha\"");
+    plan(at, "notes", &text);
+    expect(at, &["backup"], 0);
+    let passed = expect(at, &["drill", "--plan", "notes"], 0);
+    says(&passed, &["ok      ids in alpha: 299", "ok      select max(changed_at) from notes: "]);
+    database.execute_batch("update notes set changed_at = datetime('now', '-40 days')").unwrap();
+    expect(at, &["backup", "notes-db"], 0);
+    let stale = expect(at, &["drill", "--plan", "notes"], 4);
+    says(&stale, &["FAILED  select max(changed_at) from notes: "]);
 }
 
 #[test]
