@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::operations::Open;
-use crate::operations::evidence::{DrillReport, Stored};
+use crate::operations::evidence::{DrillReport, Level, Stored};
 use crate::operations::reach::{self, LogEnd, WayOn};
 use crate::plan::PlanReport;
 use crate::report::Outcome;
@@ -136,7 +136,10 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
             if report.proves() {
                 seen.verified = seen.verified.max(Some(report.data_time)).max(report.log_until);
             }
-            seen.drill.get_or_insert_with(|| drilled(&report));
+            // A cheap level that passed takes back no failure of a restore, and is not what a job promises.
+            if report.level >= Level::Engine {
+                seen.drill.get_or_insert_with(|| drilled(&report));
+            }
         }
         seen.last_report = last;
     }

@@ -181,7 +181,9 @@ impl Standing {
             Event::Stored { bytes, .. } => self.bytes += bytes,
             Event::Lag { bytes, current } => {
                 self.behind = *bytes;
-                self.current = self.current.max(current.map(|at| at.min(now)));
+                // What was said while the clock was ahead says nothing.
+                let known = self.current.filter(|at| *at <= now);
+                self.current = known.max(current.map(|at| at.min(now)));
             }
             Event::Gap { why } => {
                 self.gap = Some(why.clone());

@@ -110,13 +110,20 @@ impl Teller {
     fn route(&mut self, deliveries: &Deliveries, channel: &str, route: Route, notice: &Notice) {
         // What is newer takes its place.
         self.again.remove(&(channel.to_owned(), notice.problem.key.clone()));
+        let is_of = |name: &str, held: &Notice| name == channel && held.problem.key == notice.problem.key;
         if notice.phase == Phase::Recovered {
-            // What nobody has heard of need not be taken back.
-            let waiting = self.held.len();
-            self.held.retain(|(name, held)| !(name == channel && held.problem.key == notice.problem.key));
-            if self.held.len() < waiting {
+            // What nobody has heard of need not be taken back: the first word of it still waits.
+            let unheard = |(name, held): &(String, Notice)| {
+                is_of(name, held) && held.phase == Phase::Begun && held.at == held.since
+            };
+            let unheard = self.held.iter().any(unheard);
+            self.held.retain(|(name, held)| !is_of(name, held));
+            if unheard {
                 return;
             }
+        }
+        if route == Route::Send {
+            self.held.retain(|(name, held)| !is_of(name, held));
         }
         match route {
             Route::Drop => {}
@@ -235,7 +242,7 @@ mod tests {
     fn what_did_not_arrive_is_told_again_while_it_stands() {
         let dir = tempfile::tempdir().unwrap();
         let main = dir.path().join("blackstart.toml");
-        let channel_ = "[[notify]]\nname = \"c\"\ncommand = { argv = [\"cat\"] }\n";
+        let channel_ = "[[notify]]\nname = \"c\"\ncommand = { argv = [\"cat\"] }\nquiet = [{ from = \"00:00\", to = \"06:00\", timezone = \"UTC\" }]\n";
         std::fs::write(&main, format!("repository = \"r\"\n{channel_}")).unwrap();
         let config = Config::load(Some(&main)).unwrap();
         let (mut catalog, _) = Catalog::open(&dir.path().join("state")).unwrap();
@@ -271,5 +278,13 @@ mod tests {
         tell(&[], 21, Some(Phase::Recovered), false);
         tell(&[], 26, Some(Phase::Recovered), true);
         tell(&[], 40, None, true);
+        // At night what is mild waits, and what gets worse does not: its end is told to whoever heard of it.
+        let mild = Problem { severity: Severity::Warning, ..problem.clone() };
+        tell(&[&mild], 60, None, true);
+        tell(&[], 65, None, true);
+        tell(&[&mild], 70, None, true);
+        tell(&[&problem], 75, Some(Phase::Begun), true);
+        tell(&[&mild], 80, None, true);
+        tell(&[], 85, Some(Phase::Recovered), true);
     }
 }

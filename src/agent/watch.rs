@@ -64,6 +64,8 @@ pub fn signature(config: &Config) -> Vec<(PathBuf, u64, u128)> {
     let mut files = job::files(&config.schedules()).unwrap_or_default();
     files.extend(plan::files(config).unwrap_or_default());
     files.push(config.file.clone());
+    // Drills begin once it is there.
+    files.push(config.drill_key());
     let look = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok()?;
         let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();

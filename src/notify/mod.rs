@@ -53,6 +53,9 @@ pub struct Alarm {
     pub problem: Problem,
     pub since: Timestamp,
     pub told: Timestamp,
+    /// The worst that it was: whoever was told of that is told of the end.
+    #[serde(default)]
+    pub worst: Option<Severity>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,9 +132,10 @@ impl Alarms {
             let mut alarm = match before.remove(&problem.key) {
                 // Worse than it was: that is news.
                 Some(known) if known.problem.severity >= problem.severity => Alarm { problem, ..known },
-                Some(known) => Alarm { problem, since: known.since, told: Timestamp::MIN },
-                None => Alarm { problem, since: now, told: Timestamp::MIN },
+                Some(known) => Alarm { problem, told: Timestamp::MIN, ..known },
+                None => Alarm { problem, since: now, told: Timestamp::MIN, worst: None },
             };
+            alarm.worst = alarm.worst.max(Some(alarm.problem.severity));
             let phase = if alarm.told == Timestamp::MIN { Phase::Begun } else { Phase::Reminder };
             // A clock that was set back must not silence an alarm for long.
             if phase == Phase::Begun || alarm.told > now || now.duration_since(alarm.told) >= REMIND {
@@ -142,10 +146,12 @@ impl Alarms {
         }
         // While the repository is out of reach, nothing that is told of a source can be known to be well again.
         let blind = self.0.contains_key(REPOSITORY);
-        for alarm in before.into_values() {
+        for mut alarm in before.into_values() {
             if blind && alarm.problem.source.is_some() {
                 self.0.insert(alarm.problem.key.clone(), alarm);
             } else {
+                alarm.problem.severity =
+                    alarm.worst.map_or(alarm.problem.severity, |worst| worst.max(alarm.problem.severity));
                 changes.push(Change { phase: Phase::Recovered, alarm });
             }
         }
@@ -209,6 +215,16 @@ mod tests {
         assert_eq!(go(29, &[]), []);
         assert_eq!(go(30, &bad), [Phase::Begun]);
         assert_eq!(go(-100, &bad), [Phase::Reminder]);
+    }
+
+    #[test]
+    fn whoever_was_told_of_the_worst_is_told_of_the_end() {
+        let mut alarms = Alarms::default();
+        let mut go = |problems: &[Problem]| alarms.update(problems.to_vec(), &BTreeSet::new(), at(1));
+        for severity in [Severity::Warning, Severity::Critical, Severity::Warning] {
+            go(&[problem("a", severity)]);
+        }
+        assert_eq!(go(&[])[0].alarm.problem.severity, Severity::Critical);
     }
 
     #[test]
