@@ -64,13 +64,20 @@ class Log:
             return line, stream.read(limit)
 
     def windows(self):
-        """Lists of stretches that follow each other without a gap."""
-        windows = []
+        """Lists of stretches that follow each other without a gap. What is there of the first begins at its `front`."""
+        windows, chained = [], None
         for s in self.stretches:
-            if s["spans"] and windows and s["continues"] and windows[-1][-1]["n"] + 1 == s["n"]:
-                windows[-1].append(s)
-            elif s["spans"]:
-                windows.append([s])
+            goes_on = s["continues"] and chained == s["n"] - 1
+            chained = s["n"] if goes_on or s["spans"] else None
+            if not s["spans"]:
+                continue
+            if not goes_on:
+                windows.append([])
+            windows[-1].append({**s, "front": s["start"]})
+            for timeline, spans in sorted(s["spans"].items()):
+                # Prune leaves the last object of each timeline: what lies before a front that was taken does not lead into it.
+                if spans[0][0] > (s["start"] if timeline == s["timeline"] else s["histories"][timeline][0]):
+                    windows[-1] = [{**s, "front": spans[0][0]}]
         return windows
 
     def place(self, window, timeline, at):
@@ -141,7 +148,7 @@ def stream(repo, args, log, window, target):
     ends = [s["start"] for s in window[1:]] + [1 << 64]
     def begins(c):
         at = int(c["log"]["end"], 16)
-        return any(s.get("id") == c["log"].get("id") and s["start"] <= at <= end for s, end in zip(window, ends))
+        return at >= window[0]["front"] and any(s.get("id") == c["log"].get("id") and s["start"] <= at <= end for s, end in zip(window, ends))
     known = [c for _, c in sorted(commits.items()) if c["type"] == "snapshot" and c["outcome"] == "complete" and c.get("log") and begins(c)]
     need(known, "no snapshot of %s lies in this part of its log" % args.source)
     chosen, name = known[-1], "appendonly.aof"
@@ -173,12 +180,12 @@ def segments(log, window, target):
             for t, (_, text) in s["histories"].items():
                 with open(os.path.join(stage, "%08X.history" % t), "wb") as f:
                     f.write(text)
-        at = min(spans[0][0] for spans in window[0]["spans"].values()) // size * size
+        at = window[0]["front"] // size * size
         while True:
             stretch, on = log.place(window, timeline, at + size - 1)
             path = os.path.join(stage, "%08X%08X%08X" % (on or 0, at // size // per_id, at // size % per_id))
             with open(path, "wb") as f:
-                begin = max(at, window[0]["start"])
+                begin = max(at, window[0]["front"])
                 f.seek(begin - at)
                 n = log.write(window, timeline, begin, at + size, Offset(f, begin - at))
                 f.truncate(size)

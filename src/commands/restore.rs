@@ -169,7 +169,7 @@ pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot, pick: &Pick
     if let Some(newest) = newer.last() {
         let what = if newer.len() == 1 { "the newer snapshot" } else { "the newer snapshots" };
         shell.warn(format!(
-            "{what} {} of {} LOOK WRONG (a sudden shrink, no rows, or encrypted) and are passed over: this restores {}, the last good one, \
+            "{what} {} of {} LOOK WRONG (a sudden shrink, no rows, encrypted, or times that the store's clock contradicts) and are passed over: this restores {}, the last good one, \
              with data of {}. To take the newest all the same: --snapshot {newest}",
             numbers(&newer),
             snapshot.source,

@@ -211,7 +211,8 @@ impl Plan {
     fn find_log(&mut self, open: &Open, whole: &Whole, policy: &Policy, grace: SignedDuration) -> Result<()> {
         let stays = |s: &&Snapshot| !self.remove.iter().any(|r| r.seq == s.seq);
         let anchor = |s: &Snapshot| {
-            Some(Anchor { range: s.log.clone()?, data_time: s.data_time, complete: s.outcome == Outcome::Complete })
+            let good = s.outcome == Outcome::Complete && !whole.is_suspect(s);
+            Some(Anchor { range: s.log.clone()?, data_time: s.data_time, good })
         };
         let kept: Vec<Anchor> = whole.snapshots().map(|(_, s)| s).filter(stays).filter_map(anchor).collect();
         let log = Log::list(&open.store, &open.trust, &self.source)?;

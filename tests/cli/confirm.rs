@@ -37,9 +37,14 @@ fn a_wrong_clock_keeps_a_snapshot_until_the_recovery_key_confirms_it() {
     assert!(listed.out.contains("SUSPECT TIME") && listed.err.contains("confirm etc"), "{}", listed.all());
     let which = expect(at, &["confirm", "etc", "--json"], 4).json();
     assert_eq!(which["report"]["mistimed"][0]["seq"], 2);
+    // By its own time nobody can go: before it there is one whose time is known.
+    let taken = which["report"]["mistimed"][0]["data_time"].as_str().unwrap().to_owned();
+    let key = "blackstart/keys/recovery.key";
+    let restore = ["restore", "etc", "--at", &taken, "--to", "then", "--identity", key, "--dry-run"];
+    let passed_over = expect(at, &restore, 0).all();
+    assert!(passed_over.contains("LOOK WRONG") && passed_over.contains("restores 1,"), "{passed_over}");
     // Neither one that is well, nor with a key that is not the root's.
     expect(at, &["confirm", "etc", "--snapshot", "3"], 64);
-    let key = "blackstart/keys/recovery.key";
     expect(at, &["init", "--repo", "other", "--keys", "others", "--config", "other.toml"], 0);
     expect(at, &["confirm", "etc", "--snapshot", "2", "--identity", "others/recovery.key"], 12);
     assert_eq!(removable(at), "");
@@ -48,6 +53,7 @@ fn a_wrong_clock_keeps_a_snapshot_until_the_recovery_key_confirms_it() {
     expect(at, &["confirm", "etc", "--snapshot", "2", "--repo", "repo", "--root", &root, "--identity", key], 0);
     expect(at, &["confirm", "etc"], 6);
     assert_eq!(removable(at), "2");
+    assert!(!expect(at, &restore, 0).all().contains("LOOK WRONG"));
     assert!(!expect(at, &["snapshots"], 0).out.contains("SUSPECT"));
     // The record is one more in the trust chain, and everybody reads on.
     expect(at, &["backup"], 0);

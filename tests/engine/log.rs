@@ -179,6 +179,80 @@ fn a_gap_is_a_new_window_and_a_change_of_keys_is_none() {
     assert!(lab.read(1, 1, START + 900).unwrap() == bytes(1, START + 900, START + 1000));
 }
 
+/// The writer acknowledges across it, so that readers must not see a gap.
+#[test]
+fn a_stretch_that_went_on_and_got_no_piece_is_no_gap() {
+    let lab = Lab::new();
+    grow(&mut lab.writer(lab.store()).unwrap(), START + 100, 50).unwrap();
+    drop(lab.begin(lab.store(), START + 100, true).unwrap());
+    grow(&mut lab.begin(lab.store(), START + 100, true).unwrap(), START + 300, 50).unwrap();
+    let open = &lab.world.host.open;
+    let ranges = |log: &Log| -> Vec<_> {
+        let windows = log.windows(&open.store, &open.trust).unwrap();
+        windows.iter().map(|w| (w.first, w.last, w.from.1.0 - START, w.to.1.0 - START)).collect()
+    };
+    assert_eq!(ranges(&lab.log(lab.store()).unwrap()), [(0, 2, 0, 300)]);
+    assert!(lab.read(0, 1, START).unwrap() == bytes(1, START, START + 300));
+    // One that began behind a gap and got none still leaves the gap.
+    drop(lab.begin(lab.store(), START + 900, false).unwrap());
+    grow(&mut lab.begin(lab.store(), START + 900, true).unwrap(), START + 950, 50).unwrap();
+    assert_eq!(ranges(&lab.log(lab.store()).unwrap()), [(0, 2, 0, 300), (4, 4, 900, 950)]);
+}
+
+/// Of each timeline and stretch prune leaves the last object, which leads into nothing.
+#[test]
+fn what_prune_has_left_of_earlier_timelines_is_not_where_the_log_begins() {
+    let lab = Lab::new();
+    let open = &lab.world.host.open;
+    let begins = || lab.log(&open.store).unwrap().windows(&open.store, &open.trust).unwrap()[0].from;
+    let take = |n: usize, timeline: u32, below: u64| {
+        let log = lab.log(&open.store).unwrap();
+        let spans = &log.stretches[n].timelines[&timeline];
+        let (last, front) = spans.split_last().unwrap();
+        for span in front.iter().filter(|span| span.start < below && span.start < last.start) {
+            open.store.delete(&span.object.key).unwrap();
+        }
+    };
+    let mut writer = lab.writer(lab.store()).unwrap();
+    grow(&mut writer, START + 2 * UNIT, 1000).unwrap();
+    let fork = START + 2 * UNIT - 100;
+    writer.switch(2, fork, b"1\t0/0\treason\n").unwrap();
+    let mut behind = |to: u64| grow(&mut writer, to, 1000).unwrap();
+    behind(START + 6 * UNIT);
+    assert_eq!((begins().0, begins().1.0), (1, START));
+    // The front of the first timeline alone is the front of all.
+    take(0, 1, START + UNIT);
+    let (timeline, at) = begins();
+    assert!(timeline == 1 && at.0 > START, "{at:?}");
+    assert!(lab.read(0, 2, at.0).unwrap() == [bytes(1, at.0, fork), bytes(2, fork, START + 6 * UNIT)].concat());
+    // The first timeline's last object stays, and what follows it is gone.
+    take(0, 1, u64::MAX);
+    take(0, 2, START + 4 * UNIT);
+    let (timeline, at) = begins();
+    assert!(timeline == 2 && at.0 > fork, "{at:?}");
+    assert!(lab.read(0, 2, at.0).unwrap() == bytes(2, at.0, START + 6 * UNIT));
+    // So it is where a later stretch has lost its front.
+    drop(writer);
+    let facts = serde_json::json!({"system_identifier": "1"});
+    let why = "a test".to_owned();
+    let begin = Begin {
+        kind: "test".into(),
+        timeline: 2,
+        start: START + 6 * UNIT,
+        unit: UNIT,
+        continues: true,
+        id: None,
+        facts,
+        why,
+    };
+    let mut writer = Writer::begin(lab.author(lab.store()), &lab.log(lab.store()).unwrap(), begin).unwrap();
+    grow(&mut writer, START + 9 * UNIT, 1000).unwrap();
+    assert_eq!(begins(), (timeline, at));
+    take(1, 2, START + 8 * UNIT);
+    assert!(begins().1.0 > START + 6 * UNIT, "{:?}", begins());
+    assert!(lab.read(0, 2, begins().1.0).unwrap() == bytes(2, begins().1.0, START + 9 * UNIT));
+}
+
 #[test]
 fn an_engine_that_shows_other_bytes_is_a_fork() {
     let lab = Lab::new();
@@ -439,9 +513,9 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
     let anchor = |at: u64| Anchor {
         range: LogRange { timeline: 1, id: None, start: Position(at - 10), end: Position(at) },
         data_time: time(at),
-        complete: true,
+        good: true,
     };
-    let partial = |at: u64| Anchor { complete: false, ..anchor(at) };
+    let partial = |at: u64| Anchor { good: false, ..anchor(at) };
     let snapshots = [anchor(START + 3 * UNIT), anchor(START + 6 * UNIT), anchor(START + 9 * UNIT)];
     let late = Timestamp::from_second(4_000_000_000).unwrap();
     let below = |kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp| {

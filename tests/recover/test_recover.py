@@ -221,6 +221,26 @@ class Logs(Case):
         self.assertEqual(list(self.wal()), ["000000020000000000000003"])
         self.assertEqual(self.wal("--stretch", "1"), files)
 
+    def test_what_prune_has_left_of_an_older_timeline_is_not_where_the_log_begins(self):
+        M = self.MIB
+        self.log.stretch(M)
+        self.grow(M + 100, M + 300)
+        self.log.switch(2, M + 300)
+        self.grow(M + 500, 2 * M, 3 * M)
+        for timeline, start in ((1, M), (2, M + 300), (2, M + 500)):
+            os.remove(os.path.join(self.repo.path, "wal/db/%010d/%08x/%016x" % (1, timeline, start)))
+        left = {"00000002.history": b"1\t0/0\ttest\n", "000000020000000000000002": self.bytes[M:2 * M]}
+        self.assertEqual(self.wal(), left)
+        # A stretch that went on and got no piece is no gap; one behind a gap is.
+        for continues in (True, True):
+            self.log.stretch(3 * M, timeline=2, continues=continues)
+        self.grow(4 * M)
+        self.assertEqual(self.wal(), {**left, "000000020000000000000003": self.bytes[2 * M:3 * M]})
+        self.log.stretch(4 * M, timeline=2)
+        self.log.stretch(4 * M, timeline=2, continues=True)
+        self.grow(4 * M + 9)
+        self.assertEqual(list(self.wal()), ["000000020000000000000004"])
+
     def test_what_is_lost_forged_or_moved_is_refused(self):
         M = self.MIB
         self.log.stretch(M)

@@ -19,7 +19,7 @@ use super::evidence::{self, Environment, Keys, Objects};
 use super::measures::implausible;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
-use super::{Open, reach, suspect};
+use super::{Open, suspect};
 use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
@@ -141,7 +141,7 @@ impl Drilled {
             entries: 0,
             bytes: 0,
             bytes_fetched: 0,
-            log_until: reach::log_after(open, snapshot)?.map(|log| log.until),
+            log_until: point::replayed_until(open, snapshot, options.level)?,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,

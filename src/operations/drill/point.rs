@@ -4,8 +4,10 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use std::str::FromStr;
 
+use super::Level;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
+use crate::operations::reach;
 use crate::operations::restore::{Pick, nothing_newer_is_broken};
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
@@ -77,6 +79,13 @@ fn draw(n: usize) -> Result<Option<usize>> {
     let n = n as u64;
     // 64 bits over a handful of snapshots: the remainder favours none measurably.
     Ok((n > 0).then(|| u64::from_le_bytes(bytes) % n).and_then(|drawn| usize::try_from(drawn).ok()))
+}
+
+/// Where the log ends that a drill at `level` replays: on the snapshot's own timeline, and only where an engine is started.
+pub fn replayed_until(open: &Open, snapshot: &Snapshot, level: Level) -> Result<Option<Timestamp>> {
+    let Some(range) = snapshot.log.as_ref().filter(|_| level >= Level::Engine) else { return Ok(None) };
+    let log = reach::log_after(open, snapshot)?;
+    Ok(log.filter(|log| log.timeline == range.timeline).map(|log| log.until))
 }
 
 #[cfg(test)]

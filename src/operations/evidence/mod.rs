@@ -87,7 +87,7 @@ pub struct DrillReport {
     pub seq: u64,
     pub commit: Hash,
     pub data_time: Timestamp,
-    /// Up to where the stored log went on when the drill began; from the level `engine` on it was replayed.
+    /// Up to where the log that was replayed went when the drill began; absent where none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_until: Option<Timestamp>,
     pub outcome: Outcome,

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
@@ -19,7 +20,7 @@ pub enum Pick {
     Latest,
     /// The newest that a drill has proven; the numbers are those that are.
     LatestVerified(Vec<u64>),
-    /// As `Latest`, among those whose data is not younger.
+    /// As `Latest`, among those whose data is not younger; one whose times the store's clock contradicts only if there is no other.
     At(Timestamp),
     Seq(u64),
 }
@@ -36,7 +37,7 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
     let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
-    let suspects = suspects(&whole);
+    let suspects = passed_over_by(pick, &whole);
     let found = match pick {
         Pick::Latest | Pick::At(_) => {
             let mut newest = all.iter().rev().filter(|(_, s)| pick.reaches(s));
@@ -97,10 +98,19 @@ fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -
     Failure::new(Kind::Usage, format!("there is {what} of {source} in {place}"), help)
 }
 
+/// Those that `pick` takes only if there is no other. When a snapshot was taken matters only where a time is asked for.
+fn passed_over_by(pick: &Pick, whole: &Whole) -> BTreeSet<u64> {
+    let mut found = suspects(whole);
+    if matches!(pick, Pick::At(_)) {
+        found.extend(whole.snapshots().filter(|(_, s)| whole.is_mistimed(s)).map(|(_, s)| s.seq));
+    }
+    found
+}
+
 /// Newer snapshots of `source` than `seq` that `pick` passed over because they are suspect.
 pub fn passed_over(open: &Open, source: &SourceName, seq: u64, pick: &Pick) -> Result<Vec<u64>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let suspects = suspects(&whole);
+    let suspects = passed_over_by(pick, &whole);
     let over = |s: &Snapshot| s.seq > seq && suspects.contains(&s.seq) && pick.reaches(s);
     Ok(whole.snapshots().filter(|(_, s)| over(s)).map(|(_, s)| s.seq).collect())
 }

@@ -14,8 +14,8 @@ use crate::storage::Object;
 pub struct Anchor {
     pub range: LogRange,
     pub data_time: Timestamp,
-    /// Nothing is missing in it, so that a restore to a point in time may begin with it.
-    pub complete: bool,
+    /// Nothing is missing in it and it is not suspect, so that a restore to a point in time begins with it (FORMAT.md §4-10, -11).
+    pub good: bool,
 }
 
 /// What may go.
@@ -69,7 +69,7 @@ pub fn needed_from(log: &Log, window: &Window, kept: &[Anchor], horizon: Option<
     let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).collect();
     anchors.sort_by_key(|a| a.data_time);
     // With a horizon: from the newest snapshot before it on that a restore would begin with.
-    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.complete && a.data_time <= h)).unwrap_or(0);
+    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.good && a.data_time <= h)).unwrap_or(0);
     let from = anchors[first.min(anchors.len())..].iter().map(|a| a.range.end.0).min();
     // The newest window waits for its first snapshot.
     from.unwrap_or(if newest { 0 } else { u64::MAX })

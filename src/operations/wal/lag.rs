@@ -1,13 +1,16 @@
 //! How far a stored log is behind its engine. What the engine has said of the end of its log, and when, is held against what is stored: an engine
 //! that writes without pause is never wholly stored, and yet what it had a second ago is.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::VecDeque;
 
 use crate::operations::receiver::Event;
 
 /// What the engine said and is not stored yet; while nothing can be stored, the newest of it stands for what came between.
 const SAID_MAX: usize = 64;
+
+/// A clock is not set back by less; two that differ a little are no clock set back.
+const CLOCK_BACK: SignedDuration = SignedDuration::from_secs(60);
 
 /// What an engine has said of the end of its log.
 #[derive(Debug, Default)]
@@ -21,19 +24,32 @@ impl Lag {
     /// The engine's log went up to `end` when the clock showed `at`.
     pub fn said(&mut self, end: u64, at: Timestamp) {
         self.end = self.end.max(end);
+        let last = self.said.back().map(|(_, last)| *last).max(self.current);
+        if last.is_some_and(|last| last.duration_since(at) > CLOCK_BACK) {
+            // The clock was ahead, and is right now: what was said by it would hold as current what is not.
+            self.said.clear();
+            self.current = None;
+        }
+        let known = self.said.pop_back_if(|(last, _)| *last == end).map_or(at, |(_, known)| known.max(at));
         if self.said.len() == SAID_MAX {
             self.said.pop_back();
         }
-        self.said.push_back((end, at));
+        self.said.push_back((end, known));
+    }
+
+    /// The newest moment of which everything that the engine had then lies before `position`.
+    pub fn current(&mut self, position: u64) -> Option<Timestamp> {
+        while let Some((_, at)) = self.said.front().copied().filter(|(end, _)| *end <= position) {
+            self.current = self.current.max(Some(at));
+            self.said.pop_front();
+        }
+        self.current
     }
 
     /// Where things stand, with everything before `stored` stored.
     pub fn stand(&mut self, stored: u64) -> Event {
-        while let Some((_, at)) = self.said.front().copied().filter(|(end, _)| *end <= stored) {
-            self.current = self.current.max(Some(at));
-            self.said.pop_front();
-        }
-        Event::Lag { bytes: self.end.saturating_sub(stored), current: self.current }
+        let current = self.current(stored);
+        Event::Lag { bytes: self.end.saturating_sub(stored), current }
     }
 }
 
@@ -59,9 +75,28 @@ mod tests {
         lag.said(200, at(2));
         lag.said(300, at(3));
         assert_eq!(stand(&mut lag, 250), (50, Some(at(2))));
-        // A clock that was set back takes nothing back.
+        // A clock that goes back a little takes nothing back; one that was far ahead has said nothing.
         lag.said(300, at(1));
         assert_eq!(stand(&mut lag, 300), (0, Some(at(3))));
+        lag.said(300, at(100_000));
+        assert_eq!(stand(&mut lag, 300), (0, Some(at(100_000))));
+        lag.said(400, at(4));
+        assert_eq!(stand(&mut lag, 300), (100, None));
+        assert_eq!(stand(&mut lag, 400), (0, Some(at(4))));
+    }
+
+    #[test]
+    fn what_is_caught_up_on_is_as_old_as_it_is_and_not_as_its_sending() {
+        let mut lag = Lag::default();
+        // Six hours are to be caught up on; each message says how far the engine is by now.
+        for n in 1..=100 {
+            lag.said(1000, at(n));
+            assert_eq!(lag.current(u64::try_from(n).unwrap()), None);
+        }
+        lag.said(1100, at(101));
+        assert_eq!(lag.current(999), None);
+        assert_eq!(lag.current(1000), Some(at(100)));
+        assert_eq!(lag.current(1100), Some(at(101)));
     }
 
     #[test]

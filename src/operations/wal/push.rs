@@ -98,7 +98,7 @@ impl Segment<'_> {
         let head = writer.head();
         if self.timeline > head.timeline {
             let (text, at) = history_beside(self.path, self.timeline)?;
-            if head.end >= self.start.min(at) && at <= self.end() {
+            if head.end >= self.start && (self.start..=self.end()).contains(&at) {
                 if head.end <= at {
                     self.compare(&mut writer)?;
                     self.fill(&mut writer, at)?;
@@ -170,12 +170,14 @@ impl Segment<'_> {
 
     /// Appends up to `to`.
     fn fill(&self, writer: &mut Writer, to: u64) -> Result<()> {
-        let now = writer.now();
+        // When the server has last written into it, and not when it was archived.
+        let written = std::fs::metadata(self.path).and_then(|m| m.modified()).ok().and_then(|at| at.try_into().ok());
+        let time = written.unwrap_or(writer.now()).min(writer.now());
         while writer.head().end < to {
             let head = writer.head().end;
             let end = unit_end(head, writer.stretch.unit).min(to);
             let range = usize::try_from(head - self.start)?..usize::try_from(end - self.start)?;
-            writer.append(&self.bytes[range], now)?;
+            writer.append(&self.bytes[range], time)?;
         }
         Ok(())
     }

@@ -54,6 +54,14 @@ pub struct Gone {
     pub below: Position,
 }
 
+/// Where a stretch begins to be whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Front {
+    pub at: (u32, Position),
+    /// Something that was before it in its stretch is gone.
+    pub after_a_hole: bool,
+}
+
 /// A piece or run that verified.
 pub struct Fetched {
     pub line: PieceLine,
@@ -155,14 +163,26 @@ impl Log {
     /// The parts of the log without a gap, the oldest first; a stretch without any piece is none.
     pub fn windows(&self, store: &Store, trust: &Trust) -> Result<Vec<Window>> {
         let mut windows: Vec<Window> = Vec::new();
+        // The newest stretch that goes on without a gap from what the newest window has, itself perhaps without a piece.
+        let mut chained = None;
         for (at, stretch) in self.stretches.iter().enumerate() {
-            let (Some(from), Some((tail, stored_at))) = (stretch.first(), stretch.last_sound(store, trust)?) else {
+            let goes_on = stretch.line.continues && chained == stretch.line.n.checked_sub(1);
+            let Some(front) = stretch.front() else {
+                chained = goes_on.then_some(stretch.line.n);
                 continue;
             };
-            let to = (tail.line.timeline, tail.line.end);
+            let Some((tail, stored_at)) = stretch.last_sound(store, trust)? else {
+                chained = None;
+                continue;
+            };
+            chained = Some(stretch.line.n);
+            let (from, to) = (front.at, (tail.line.timeline, tail.line.end));
             match windows.last_mut() {
-                Some(last) if stretch.line.continues && self.stretches[last.last].line.n + 1 == stretch.line.n => {
+                Some(last) if goes_on => {
                     (last.last, last.to, last.until, last.stored_at) = (at, to, tail.line.time, stored_at);
+                    if front.after_a_hole {
+                        last.from = from;
+                    }
                 }
                 _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time, stored_at }),
             }
@@ -196,9 +216,19 @@ impl Stretch {
         line.timeline > 1 && !line.continues && !self.histories.contains_key(&line.timeline)
     }
 
-    /// The first position that is there.
-    pub fn first(&self) -> Option<(u32, Position)> {
-        self.timelines.iter().find_map(|(timeline, spans)| Some((*timeline, Position(spans.first()?.start))))
+    /// Where what is there without a hole begins. Prune takes the front of each timeline and leaves its last object (FORMAT.md §3-15): what lies
+    /// before a front that was taken does not lead into it.
+    pub fn front(&self) -> Option<Front> {
+        let mut front: Option<Front> = None;
+        for (timeline, spans) in &self.timelines {
+            let Some(first) = spans.first().map(|span| span.start) else { continue };
+            let history = self.histories.get(timeline).filter(|_| *timeline != self.line.timeline);
+            let after_a_hole = first > history.map_or(self.line.start, |history| history.start).0;
+            if front.is_none() || after_a_hole {
+                front = Some(Front { at: (*timeline, Position(first)), after_a_hole });
+            }
+        }
+        front
     }
 
     /// The timeline that wrote the bytes at `position`, seen from `timeline`.

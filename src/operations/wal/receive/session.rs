@@ -65,14 +65,17 @@ pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
     (task.tell)(&Event::Streaming { stretch, timeline: head.timeline, position: Lsn(head.end).to_string() });
     std::thread::scope(|scope| {
         let now = Instant::now();
+        let mut sent = Lag::default();
+        sent.said(server.end, task.host.open.now());
         let mut flow = Flow {
             task,
             report,
             stream,
+            time: writer.time(),
+            sent,
             desk: Desk::Here(Box::new(writer)),
             oldest: (!pending.is_empty()).then_some(now),
             pending,
-            time: task.host.open.now(),
             hurry: false,
             stored: head.end,
             told: None,
@@ -101,8 +104,10 @@ struct Flow<'r, 't, 'scope> {
     desk: Desk<'scope, 't>,
     /// Bytes from the end of what is stored on; the first of them may be on their way to the store.
     pending: Vec<u8>,
-    /// The server's clock at the last of them.
+    /// The server's clock when it had no more than them: what is sent late is as old as before.
     time: Timestamp,
+    /// What the server has said of the end of its log, held against what has come.
+    sent: Lag,
     /// When the first of them that is not on its way came.
     oldest: Option<Instant>,
     /// The server wants an answer: a shutdown waits for everything to be stored.
@@ -154,7 +159,8 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
                         Lsn(expected)
                     );
                     self.pending.extend_from_slice(self.stream.bytes());
-                    self.time = time;
+                    self.sent.said(end, time);
+                    self.time = self.sent.current(self.stored + self.pending.len() as u64).unwrap_or(self.time);
                     self.oldest.get_or_insert_with(Instant::now);
                     self.lag(end, time);
                 }
