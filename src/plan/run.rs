@@ -15,7 +15,7 @@ use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, 
 use crate::config::Config;
 use crate::error::{Kind, kind_of};
 use crate::operations::Open;
-use crate::operations::drill::{Drilled, Scratch, of_the_environment, signer};
+use crate::operations::drill::{Drilled, Scratch, of_the_environment, scratch, signer};
 use crate::operations::evidence::{self, Environment, Keys};
 use crate::operations::measures::implausible;
 use crate::report::{Check, Phase};
@@ -75,6 +75,8 @@ struct Progress {
     /// Drills of sources, to be signed once scratch is gone.
     drilled: Vec<(Drilled, Commit, Snapshot, String)>,
     deviations: Vec<String>,
+    /// Scratch that killed drills had left, and that is gone now.
+    leftovers: u64,
 }
 
 impl Run<'_> {
@@ -95,7 +97,13 @@ impl Run<'_> {
                 Some(why) => stage_report(stage, Ended::NotReached, format!("the plan stopped at {why:?}")),
                 None => {
                     (self.tell)(n, None);
-                    self.one(stage, &mut progress)?
+                    match self.one(stage, &mut progress) {
+                        Ok(report) => report,
+                        Err(e) => {
+                            self.leave(&mut progress);
+                            return Err(e);
+                        }
+                    }
                 }
             };
             (self.tell)(n, Some(&report));
@@ -106,7 +114,9 @@ impl Run<'_> {
             progress.stages.push(report);
             if failed && stopped.is_none() && stage.on_failure != OnFailure::Continue {
                 stopped = Some(stage.name.clone());
-                if stage.on_failure == OnFailure::Rollback {
+                if stage.on_failure == OnFailure::Stop {
+                    self.leave(&mut progress);
+                } else {
                     self.undo(&mut progress);
                     // What was undone is not done: the next run begins anew.
                     progress.journal.take().map_or(Ok(()), Journal::finish)?;
@@ -114,6 +124,13 @@ impl Run<'_> {
             }
         }
         self.end(progress, started, clock.elapsed().as_secs_f64())
+    }
+
+    /// A drill that stops early leaves nothing running of what it has started.
+    fn leave(&self, progress: &mut Progress) {
+        if self.wanted.mode == Mode::Drill {
+            self.undo(progress);
+        }
     }
 
     fn begin(&self, started: Timestamp) -> Result<Progress> {
@@ -125,6 +142,7 @@ impl Run<'_> {
             journal: None,
             drilled: Vec::new(),
             deviations: Vec::new(),
+            leftovers: scratch::sweep(&self.config.scratch(), started),
         };
         // Programs of a plan get a directory of their own in both modes.
         let scratch = Scratch::make(&self.config.scratch())?;

@@ -295,6 +295,16 @@ on_failure = "rollback"
         assert_eq!(at.join(name).exists(), there, "{name}: {}", drilled.all());
     }
     assert!(drilled.all().contains("was left out"), "{}", drilled.all());
+
+    // A drill that only stops leaves nothing of what it has done either; a real run does, to be resumed.
+    let text = text.replace("on_failure = \"rollback\"\n", "").replace("DRILL-UNDO", "STOPPED-UNDO");
+    plan(at, "stops", &text);
+    expect(at, &["drill", "--plan", "stops"], 4);
+    assert!(at.join("STOPPED-UNDO").exists() && !at.join("CHECK-UNDO").exists() && !at.join("LIVE-UNDO").exists());
+    fs::remove_file(at.join("STOPPED-UNDO")).unwrap();
+    fs::create_dir(at.join("live")).unwrap();
+    expect(at, &["restore", "--plan", "stops", "--confirm", "stops"], 4);
+    assert!(at.join("LIVE-RUN").exists() && !at.join("STOPPED-UNDO").exists());
 }
 
 /// What a stopped run says to do next is what gets it to its end; and `--restart` does not lose what `--resume` needs.

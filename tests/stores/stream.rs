@@ -2,10 +2,14 @@
 
 use super::redis::fill;
 use super::{copy_all, failed, protect, report};
-use crate::support::binary::{Ran, command, expect};
+use crate::support::binary::{Ran, command, configure, expect};
 use crate::support::engines::Server;
+use crate::support::gate::Gate;
+use crate::support::servers::{BUCKET, seaweedfs};
 use blackstart::clock::{Clock, SystemClock};
+use blackstart::net::Roots;
 use blackstart::source::redis::Options;
+use blackstart::source::redis::address::Address;
 use blackstart::source::redis::connection::{Connection, Reply};
 use blackstart::source::redis::proof::replayed;
 use blackstart::source::redis::replication::aof::Append;
@@ -21,6 +25,15 @@ struct Home(tempfile::TempDir);
 impl Home {
     fn of(server: &Server) -> Home {
         Home::proven_by(server, "redis-server")
+    }
+
+    /// In a bucket.
+    fn kept_in(server: &Server, repo: &str) -> Home {
+        let home = tempfile::tempdir().unwrap();
+        expect(home.path(), &["init", "--repo", repo], 0);
+        let source = format!("name = \"store\"\nkind = \"redis\"\nurl = \"{}\"", server.url());
+        configure(home.path(), &format!("\n[[source]]\n{source}\n[source.redis]\nseal_every = \"50ms\"\n"));
+        Home(home)
     }
 
     /// Whose drills start this program.
@@ -479,6 +492,67 @@ fn a_replica_is_followed_only_if_it_is_meant() {
     home.run(&["wal-receive", "store", "--once"], 0);
     let copy = home.restore("redis-server", &[]);
     assert_eq!((number(&copy, "one"), number(&copy, "two")), (1, 2));
+}
+
+/// Of a bucket that is away nothing is said to be stored, and nothing is missing when it is back.
+#[test]
+fn a_bucket_that_goes_away_delays_what_is_acknowledged_and_loses_nothing() {
+    let bucket = seaweedfs();
+    let gate = Gate::before(bucket.port);
+    let server = Server::start("redis-server", "--repl-backlog-size 16mb");
+    server.run("SET first 1");
+    let prefix = bucket.options().prefix;
+    let home = Home::kept_in(&server, &format!("s3://{BUCKET}/{prefix}?endpoint=http://127.0.0.1:{}", gate.port));
+    home.run(&["backup"], 0);
+    let receiver = home.receiver();
+    let mut c = server.connect();
+    let mut set = |key: &str, milliseconds: &str| {
+        c.command(&["SET", key, "1"]).unwrap();
+        stored(&mut c, milliseconds)
+    };
+    wait("the log is received", || set("before", "200"));
+    gate.shut();
+    assert!(!set("during", "3000"), "acknowledged, and the bucket is away: {}", home.said());
+    gate.open();
+    // The attempt that is under way may rest for some seconds.
+    assert!(set("after", "120000"), "{}", home.said());
+    drop(receiver);
+    assert_eq!(home.windows().len(), 1, "{:?}", home.windows());
+    let copy = home.restore("redis-server", &[]);
+    assert_eq!(["first", "before", "during", "after"].map(|key| number(&copy, key)), [1; 4]);
+}
+
+/// What a loading server has is a part of its data: no snapshot, and a receiver waits for the rest.
+#[test]
+fn a_server_that_still_loads_is_refused_by_a_backup_and_awaited_by_a_receiver() {
+    let server = Server::start("redis-server", "--rdbcompression no");
+    let home = Home::of(&server);
+    let mut c = server.connect();
+    for n in 0..400 {
+        c.command(&["SET", &format!("key{n}"), &"x".repeat(1100)]).unwrap();
+    }
+    home.run(&["backup"], 0);
+    // The backup's own fork may still end.
+    wait("it is saved", || c.command(&["SAVE"]).is_ok());
+    let directory = server.kill();
+    let address = Address::parse(&format!("unix://{}/s", directory.path().display())).unwrap();
+    // It takes 40 s, unless it is told to be quicker, and answers between any two keys.
+    let slow = "--rdbcompression no --key-load-delay 100000 --loading-process-events-interval-bytes 1024";
+    let loading = std::thread::spawn(move || Server::on(directory, "redis-server", slow));
+    let ask = |words: &[&str]| Connection::open(&address, &Roots::System)?.command(words);
+    wait("the server loads", || ask(&["INFO", "persistence"]).is_ok_and(|said| text(&said).contains("loading:1")));
+    let refused = home.run(&["backup"], 1).err;
+    assert!(refused.contains("still loading") && refused.contains("loading_eta_seconds"), "{refused}");
+    let receiver = home.receiver();
+    wait("the receiver waits", || home.said().contains("still loading"));
+    ask(&["CONFIG", "SET", "key-load-delay", "0"]).unwrap();
+    let server = loading.join().unwrap();
+    let mut c = server.connect();
+    c.command(&["SET", "later", "1"]).unwrap();
+    assert!(stored(&mut c, "60000"), "{}", home.said());
+    drop(receiver);
+    let copy = home.restore("redis-server", &[]);
+    assert_eq!((text(&copy.run("STRLEN key399")), number(&copy, "later")), ("1100".into(), 1));
 }
 
 fn rounds() -> u64 {

@@ -8,7 +8,7 @@ mod key;
 mod levels;
 mod point;
 mod proofs;
-mod scratch;
+pub mod scratch;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};

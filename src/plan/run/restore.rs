@@ -141,7 +141,7 @@ impl Run<'_> {
         for (drilled, commit, snapshot, why) in progress.drilled.drain(..) {
             let options = self.options(&snapshot.source, why);
             let signer = signer(self.open, self.keys, &self.plan.sources())?;
-            drilled.sign(self.open, signer, (&commit, &snapshot), &options, (scratch_removed, 0))?;
+            drilled.sign(self.open, signer, (&commit, &snapshot), &options, (scratch_removed, progress.leftovers))?;
         }
         Ok(())
     }
