@@ -353,6 +353,7 @@ mod tests {
             "a/drill-existence-overdue",
             "a/drill-hashes-overdue",
             "a/drill-overdue",
+            "a/drill-point-overdue",
             "a/edited",
             "a/incremental",
             "a/never",

@@ -167,18 +167,20 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level
     let signer = drill::signer(&open, &keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
+    let chosen = drill::choose(&open, &keys.identities, &source.name, (drill::Point::Latest, level))?;
     let options = drill::Options {
-        level,
-        rpo: source.rpo,
+        level: chosen.level,
+        moment: chosen.moment,
+        // An older point says nothing of how much would be lost now.
+        rpo: source.rpo.filter(|_| level != Level::Point),
         rto: source.rto,
-        point,
+        point: chosen.why,
         trigger: "on schedule, by the agent".into(),
         configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
         settings: config.settings(source),
         ..drill::Options::new(base)
     };
-    let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
+    let report = drill::drill(&open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
     let (result, verdict) = match (report.passed, report.rpo_met, report.rto_met) {
         (false, ..) if level < Level::Engine => ("check-failed", format!("is DAMAGED: {}", failed.join(", "))),

@@ -41,13 +41,14 @@ pub enum Task {
 impl Task {
     /// What `drill` means where no level is named, and all that a plan has.
     pub const DRILL: Task = Task::Drill(Level::Engine);
-    pub const ALL: [Task; 9] = [
+    pub const ALL: [Task; 10] = [
         Task::Full,
         Task::Incremental,
         Task::Drill(Level::Existence),
         Task::Drill(Level::Hashes),
         Task::Drill(Level::Decode),
         Task::DRILL,
+        Task::Drill(Level::Point),
         Task::Drill(Level::ColdStart),
         Task::Prune,
         Task::Verify,
@@ -62,6 +63,7 @@ impl Task {
             Task::Drill(Level::Hashes) => "drill-hashes",
             Task::Drill(Level::Decode) => "drill-decode",
             Task::Drill(Level::Engine) => "drill",
+            Task::Drill(Level::Point) => "drill-point",
             Task::Drill(Level::ColdStart) => "drill-cold-start",
             Task::Prune => "prune",
             Task::Verify => "verify",

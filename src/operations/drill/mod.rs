@@ -6,6 +6,7 @@
 mod cold;
 mod key;
 mod levels;
+mod moment;
 mod point;
 mod proofs;
 pub mod scratch;
@@ -31,7 +32,8 @@ use crate::source::Settings;
 use crate::storage;
 pub use evidence::{DrillReport, Level};
 pub use key::signer;
-pub use point::{Point, choose};
+pub use moment::Moment;
+pub use point::{Chosen, Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
 
@@ -47,6 +49,8 @@ pub struct Options {
     pub keep: bool,
     /// Leave it only if the drill fails.
     pub keep_failed: bool,
+    /// Up to where the log after the snapshot is replayed; without it, as far as it goes.
+    pub moment: Option<Moment>,
     /// Why this recovery point was taken.
     pub point: String,
     /// Who or what started the drill.
@@ -70,6 +74,7 @@ impl Options {
             rto: None,
             keep: false,
             keep_failed: false,
+            moment: None,
             point: "the latest complete snapshot".into(),
             trigger: "by hand".into(),
             plan: None,
@@ -141,7 +146,7 @@ impl Drilled {
             entries: 0,
             bytes: 0,
             bytes_fetched: 0,
-            log_until: point::replayed_until(open, snapshot, options.level)?,
+            log_until: point::replayed_until(open, snapshot, (options.level, options.moment))?,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
@@ -189,15 +194,15 @@ impl Drilled {
                 self.checks.extend(checks);
                 self.bytes_fetched = fetched;
             }
-            Level::Engine => {
+            Level::Engine | Level::Point => {
                 self.restore(open, identities, (commit, snapshot), options)?;
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
                 self.bytes_fetched = fetched;
                 self.checks.push(check);
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
             }
         }
         Ok(())
@@ -234,14 +239,15 @@ impl Drilled {
         identities: &[Identity],
         snapshot: &Snapshot,
         scratch: &Path,
-        settings: &Settings,
+        options: &Options,
     ) -> Result<()> {
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
         let times = Stopwatch::default();
         let begun = Instant::now();
-        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
+        let (copy, settings, moment) = (&self.copy, &options.settings, options.moment);
+        let case = Case { open, identities, snapshot, moment, copy, scratch, times: &times, settings };
         match proof::prove(&case) {
             Ok(found) => self.checks.extend(found),
             Err(e) if of_the_environment(&e) => {
@@ -271,7 +277,7 @@ impl Drilled {
         let exposure = self.started.duration_since(reached).as_secs_f64().max(0.0);
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
-        let timed = options.level == Level::Engine;
+        let timed = matches!(options.level, Level::Engine | Level::Point);
         let (tested, not_tested) = scope(options.level, snapshot);
         let objects = Objects::of(open, snapshot)?;
         let make = |n, previous| DrillReport {
@@ -354,6 +360,9 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
         Level::Hashes => "every stored byte of the snapshot against its SHA-256",
         Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
         Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
+        Level::Point => {
+            "a whole restore with the code of a real one, every byte of it, the stored log up to the point, and the proof of its kind"
+        }
         Level::ColdStart => {
             "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
         }

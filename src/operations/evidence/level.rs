@@ -15,12 +15,15 @@ pub enum Level {
     Decode,
     /// Restored into scratch, compared byte by byte, and proven by the real engine.
     Engine,
+    /// As `engine`, of a random or named point instead of the newest: where a log is stored, of a moment between two snapshots.
+    Point,
     /// Restored by `recover.py` with stock tools from a bare copy of the repository, and then proven as for `engine`.
     ColdStart,
 }
 
 impl Level {
-    pub const ALL: [Level; 5] = [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::ColdStart];
+    pub const ALL: [Level; 6] =
+        [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::Point, Level::ColdStart];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -28,13 +31,15 @@ impl Level {
             Level::Hashes => "hashes",
             Level::Decode => "decode",
             Level::Engine => "engine",
+            Level::Point => "point",
             Level::ColdStart => "cold-start",
         }
     }
 
-    /// Whether a drill of this level tells all that one of `other` would.
+    /// Whether a drill of this level tells all that one of `other` would. One of another point than the newest tells nothing of that, and counts
+    /// for itself alone.
     pub fn covers(self, other: Level) -> bool {
-        self >= other
+        self == other || (self > other && self != Level::Point && other != Level::Point)
     }
 }
 

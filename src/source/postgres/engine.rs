@@ -26,7 +26,7 @@ const PORT: u16 = 5432;
 const NOBODY: (u32, u32) = (65534, 65534);
 
 /// Settings that keep the copy to itself, and small.
-const ISOLATED: [(&str, &str); 27] = [
+const ISOLATED: [(&str, &str); 30] = [
     ("listen_addresses", ""),
     ("port", "5432"),
     ("ssl", "off"),
@@ -35,7 +35,11 @@ const ISOLATED: [(&str, &str); 27] = [
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
     ("synchronous_standby_names", ""),
-    ("hot_standby", "on"),
+    // Connections come when recovery is over, and no setting of the original is in its way.
+    ("hot_standby", "off"),
+    ("recovery_min_apply_delay", "0"),
+    ("recovery_end_command", ""),
+    ("archive_cleanup_command", ""),
     ("max_connections", "10"),
     ("superuser_reserved_connections", "3"),
     ("max_wal_senders", "0"),
