@@ -178,6 +178,7 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level
         trigger: "on schedule, by the agent".into(),
         configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
         settings: config.settings(source),
+        bounds: config.drill_bounds(),
         ..drill::Options::new(base)
     };
     let report = drill::drill(&open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;

@@ -113,6 +113,7 @@ pub fn one(
         trigger: by_hand(wanted.by),
         configuration: configuration(config),
         settings: config.settings(source),
+        bounds: config.drill_bounds(),
         ..Options::new(base)
     };
     let report = drill::drill(open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;

@@ -12,6 +12,7 @@ mod application;
 mod asked;
 mod broken;
 mod evidence;
+mod limits;
 mod matrix;
 mod run;
 mod text;

@@ -3,10 +3,12 @@
 //! Cheaper levels read the repository without a restore; the dearest restores with stock tools alone. What is wrong with the backup is a report
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
+mod bounds;
 mod cold;
 mod key;
 mod levels;
 mod moment;
+mod place;
 mod point;
 mod proofs;
 pub mod scratch;
@@ -21,7 +23,7 @@ use super::measures::implausible;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
 use super::{Open, suspect};
-use crate::error::{Failure, Kind, kind_of};
+use crate::child::watch::Watch;
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
@@ -29,10 +31,12 @@ use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::Settings;
-use crate::storage;
+pub use bounds::{Bounds, bounds};
 pub use evidence::{DrillReport, Level};
 pub use key::signer;
 pub use moment::Moment;
+pub use place::of_the_environment;
+use place::{isolation, of_this_place};
 pub use point::{Chosen, Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
@@ -61,6 +65,8 @@ pub struct Options {
     pub configuration: Option<Hash>,
     /// For the proof.
     pub settings: Settings,
+    /// Of time, and of the memory of what it starts.
+    pub bounds: Bounds,
 }
 
 impl Options {
@@ -80,6 +86,7 @@ impl Options {
             plan: None,
             configuration: None,
             settings: Settings::default(),
+            bounds: bounds(None, None),
         }
     }
 }
@@ -96,7 +103,12 @@ pub fn drill(
 ) -> Result<DrillReport> {
     let leftovers = scratch::sweep(&options.scratch, open.now());
     let scratch = Scratch::make(&options.scratch)?;
-    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options)?;
+    let watch = Watch::begin(scratch.notes(), options.bounds)?;
+    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options);
+    // Whatever came of it: what was ended from outside tells nothing.
+    watch.check()?;
+    drop(watch);
+    let drilled = drilled?;
     let passed = drilled.checks.iter().all(|c| c.passed);
     let scratch_removed = if options.keep || (options.keep_failed && !passed) {
         drop(scratch.keep());
@@ -136,8 +148,6 @@ impl Drilled {
     ) -> Result<Drilled> {
         // Without local state: a cached index object would prove nothing about the repository's.
         let open = &Open { state: None, ..open.clone() };
-        let isolation =
-            "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
         let started = open.now();
         let clock = Instant::now();
         let mut drilled = Drilled {
@@ -152,7 +162,7 @@ impl Drilled {
             started,
             ended: started,
             seconds: 0.0,
-            environment: Environment::here(scratch, isolation),
+            environment: Environment::here(scratch, &isolation(options.bounds)),
         };
         drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
         drilled.seconds = clock.elapsed().as_secs_f64();
@@ -377,32 +387,4 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     open.push("the application itself (a restore plan can check it)".to_owned());
     open.push("another machine, network and store than those of this drill".to_owned());
     (vec![format!("{tested} (kind {kind})")], open)
-}
-
-/// Names an error of the place as one; others stay as they are.
-fn of_this_place(error: anyhow::Error) -> anyhow::Error {
-    if kind_of(&error) != Kind::Failed || !of_the_environment(&error) {
-        return error;
-    }
-    let archived = |e: &storage::Error| e.kind == storage::Kind::Archived;
-    let help = if error.chain().any(|cause| cause.downcast_ref::<storage::Error>().is_some_and(archived)) {
-        "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier."
-    } else {
-        "Nothing is said of the backup. Put right what the error names, and drill again."
-    };
-    Failure::new(Kind::Environment, format!("the drill could not be carried out: {error:#}"), help)
-}
-
-/// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
-pub fn of_the_environment(error: &anyhow::Error) -> bool {
-    let store = |kind| {
-        matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full | storage::Kind::Archived)
-    };
-    matches!(kind_of(error), Kind::Environment | Kind::Interrupted)
-        || error.chain().any(|cause| {
-            cause.downcast_ref::<storage::Error>().is_some_and(|e| store(e.kind))
-                || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
-                    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-                })
-        })
 }

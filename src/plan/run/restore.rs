@@ -80,6 +80,7 @@ impl Run<'_> {
             plan: Some(self.plan.name.clone()),
             configuration: self.wanted.configuration,
             settings: configured.map(|s| self.config.settings(s)).unwrap_or_default(),
+            bounds: self.config.drill_bounds(),
             ..Options::new(self.config.scratch())
         }
     }

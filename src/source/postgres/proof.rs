@@ -53,10 +53,14 @@ pub fn prove(
         Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
     };
     let mut checks = vec![Check::compare("server", "recovers the copy", "recovers the copy")];
-    if let Some(stop) = stop {
-        checks.extend(stopped(&engine, stop)?);
+    let found = stop.map_or(Ok(Vec::new()), |stop| stopped(&engine, stop)).and_then(|mut found| {
+        found.extend(examine(&engine, &facts, options)?);
+        Ok(found)
+    });
+    if engine.was_killed() {
+        return Err(environment("a process of the server was killed from outside, mostly for want of memory".into()));
     }
-    checks.extend(examine(&engine, &facts, options)?);
+    checks.extend(found?);
     engine.stop()?;
     Ok(checks)
 }
