@@ -165,7 +165,9 @@ fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut
     }
     if left_off {
         verified = verified.max(seen.verified);
-        std::mem::take(&mut seen.drills).into_iter().for_each(|(level, old)| drop(drills.entry(level).or_insert(old)));
+        for (level, old) in std::mem::take(&mut seen.drills) {
+            drills.entry(level).or_insert(old);
+        }
     }
     (seen.drills, seen.verified, seen.last_report, seen.levels) = (drills, verified, last, levels.clone());
     Ok(())

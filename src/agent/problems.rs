@@ -215,7 +215,10 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTree
         let (source, result) = (&job.source, ending.result.as_str());
         let title = match result {
             "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
-            "check-failed" if matches!(task, Task::Drill(level) if *level < Level::Engine) => {
+            "check-failed" if *task == Task::Drill(Level::GameDay) => {
+                format!("{source}: a game day FAILED: a fault was not noticed as it should be")
+            }
+            "check-failed" if matches!(task, Task::Drill(level) if !level.proves()) => {
                 format!("{source}: a {task} FAILED: the newest snapshot is damaged")
             }
             "check-failed" if task.is_drill() => {
@@ -351,6 +354,7 @@ mod tests {
             "a/drill-cold-start-overdue",
             "a/drill-decode-overdue",
             "a/drill-existence-overdue",
+            "a/drill-game-day-overdue",
             "a/drill-hashes-overdue",
             "a/drill-overdue",
             "a/drill-point-overdue",

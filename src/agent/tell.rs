@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
 use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
-use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
@@ -163,7 +162,7 @@ impl Teller {
     pub fn ping(&mut self, source: &SourceName, task: Task, suffix: &'static str, run: &str) {
         let of = match task {
             // A cheap drill must not keep the switch from falling that tells that nothing is restored any more.
-            Task::Drill(level) if level >= Level::Engine => Pulse::Drill,
+            Task::Drill(level) if level.proves() => Pulse::Drill,
             task if task.is_backup() => Pulse::Backup,
             _ => return,
         };

@@ -184,7 +184,10 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level
     let report = drill::drill(&open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
     let (result, verdict) = match (report.passed, report.rpo_met, report.rto_met) {
-        (false, ..) if level < Level::Engine => ("check-failed", format!("is DAMAGED: {}", failed.join(", "))),
+        (false, ..) if level == Level::GameDay => {
+            ("check-failed", format!("FAILED its game day: {}", failed.join(", ")))
+        }
+        (false, ..) if !level.proves() => ("check-failed", format!("is DAMAGED: {}", failed.join(", "))),
         (false, ..) => ("check-failed", format!("did NOT come back as it was: {}", failed.join(", "))),
         (_, _, Some(false)) => ("missed", "came back, and took longer than the RTO allows".into()),
         (_, Some(false), _) => ("missed", "came back, and is older than the RPO allows".into()),

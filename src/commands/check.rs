@@ -19,7 +19,6 @@ use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::SourceName;
 use crate::repository::trust::Role;
 use crate::scheduler;
 use crate::source::postgres;

@@ -102,6 +102,18 @@ pub fn one(
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
     let chosen = drill::choose(open, &keys.identities, &source.name, (wanted.point, wanted.level))?;
+    if chosen.level == Level::GameDay {
+        let cost = drill::gameday::cost(open, &keys.identities, &chosen.snapshot)?;
+        shell.say(format!(
+            "{}: a game day copies {} in {} to {}, harms the copy, and restores {} there {} times. Nothing else is touched, and nothing is asked of the source.",
+            source.name,
+            size(cost.bytes),
+            count(cost.objects, "object"),
+            base.display(),
+            size(cost.restored),
+            drill::gameday::RESTORES
+        ));
+    }
     let options = Options {
         level: chosen.level,
         moment: chosen.moment,
@@ -130,7 +142,9 @@ pub fn by_hand(verb: &str) -> String {
 
 fn say(shell: &Shell, report: &DrillReport) {
     let came = match (report.passed, report.level) {
-        (true, level) if level >= Level::Engine => "came back",
+        (true, level) if level.proves() => "came back",
+        (true, Level::GameDay) => "stood its game day: every fault was noticed, and nothing false came back",
+        (false, Level::GameDay) => "did NOT stand its game day",
         (true, _) => "is sound as far as this level looks",
         (false, _) => "did NOT come back as it was",
     };

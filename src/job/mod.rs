@@ -41,7 +41,7 @@ pub enum Task {
 impl Task {
     /// What `drill` means where no level is named, and all that a plan has.
     pub const DRILL: Task = Task::Drill(Level::Engine);
-    pub const ALL: [Task; 10] = [
+    pub const ALL: [Task; 11] = [
         Task::Full,
         Task::Incremental,
         Task::Drill(Level::Existence),
@@ -50,6 +50,7 @@ impl Task {
         Task::DRILL,
         Task::Drill(Level::Point),
         Task::Drill(Level::ColdStart),
+        Task::Drill(Level::GameDay),
         Task::Prune,
         Task::Verify,
     ];
@@ -65,6 +66,7 @@ impl Task {
             Task::Drill(Level::Engine) => "drill",
             Task::Drill(Level::Point) => "drill-point",
             Task::Drill(Level::ColdStart) => "drill-cold-start",
+            Task::Drill(Level::GameDay) => "drill-game-day",
             Task::Prune => "prune",
             Task::Verify => "verify",
         }

@@ -36,14 +36,12 @@ impl Noted {
         wait(&format!("a drill starts {program}"), || {
             let scratch = fs::read_dir(at.join("scratch")).ok()?.next()?.ok()?.path();
             let notes = fs::read_dir(scratch.join(".children")).ok()?.flatten();
-            let pids = notes.filter_map(|note| note.file_name().into_string().ok());
-            let mut found = pids.filter_map(|pid| Some(Noted { started: started(&pid)?, pid }));
-            found.find(|noted| noted.name() == program && ready(&scratch))
+            let mut pids = notes.filter_map(|note| note.file_name().into_string().ok());
+            let name =
+                |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
+            let pid = pids.find(|pid| name(pid) == program && ready(&scratch))?;
+            Some(Noted { started: started(&pid)?, pid })
         })
-    }
-
-    fn name(&self) -> String {
-        fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default().trim().to_owned()
     }
 
     fn is_there(&self) -> bool {
@@ -179,7 +177,11 @@ fn a_server_of_redis_that_loads_is_ended_with_its_drill_and_by_the_next_one() {
     add(at, "store", "redis", &format!("url = \"{url}\"\n[source.redis]\nserver = \"{program}\""));
     expect(at, &["backup"], 0);
     let mut drill = Drill::begin(at);
-    let left = Noted::await_one(at, "redis-server", |_| true);
+    // Its socket is there while it loads.
+    let listens = |scratch: &Path| {
+        fs::read_dir(scratch).is_ok_and(|all| all.flatten().any(|entry| entry.path().join("s").exists()))
+    };
+    let left = Noted::await_one(at, "redis-server", listens);
     drill.kill();
     write("");
     the_next_drill_clears_up(at, &left);

@@ -28,9 +28,10 @@ pub fn problems(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>
             let title = format!("{source}: a drill{of_level} is overdue");
             let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
             let of = source.plan().map_or_else(|| source.to_string(), |plan| format!("--plan {plan}"));
-            let unknown = match level < Level::Engine {
-                true => "whether what is stored is whole is not known",
-                false => "whether the backups come back is not known",
+            let unknown = match level {
+                Level::GameDay => "whether faults are noticed is not known",
+                level if level.proves() => "whether the backups come back is not known",
+                _ => "whether what is stored is whole is not known",
             };
             let detail = format!("{known}; {unknown}. Run `blackstart drill {of}{option}`");
             add(&format!("{task}-overdue"), Severity::Warning, title, detail);

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod cold;
+pub mod gameday;
 mod key;
 mod levels;
 mod moment;
@@ -184,7 +185,7 @@ impl Drilled {
         options: &Options,
     ) -> Result<()> {
         let (commit, snapshot) = point;
-        if options.level >= Level::Engine {
+        if options.level.proves() {
             match proof::ready(snapshot, identities, &options.settings) {
                 Err(e) if of_the_environment(&e) => return Err(e.context("nothing was fetched")),
                 // What else is wrong the drill will find.
@@ -207,6 +208,11 @@ impl Drilled {
             Level::Engine | Level::Point => {
                 self.restore(open, identities, (commit, snapshot), options)?;
                 self.prove(open, identities, snapshot, scratch, options)?;
+            }
+            Level::GameDay => {
+                let (checks, fetched) = gameday::play(open, identities, snapshot, scratch, &self.times)?;
+                self.checks.extend(checks);
+                self.bytes_fetched = fetched;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
@@ -373,6 +379,9 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
         Level::Point => {
             "a whole restore with the code of a real one, every byte of it, the stored log up to the point, and the proof of its kind"
         }
+        Level::GameDay => {
+            "that this program notices faults of a copy of the repository, refuses what is not whole, and brings back the next best point"
+        }
         Level::ColdStart => {
             "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
         }
@@ -381,7 +390,7 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     if level < Level::Decode {
         open.push("decryption and decompression".to_owned());
     }
-    if level < Level::Engine {
+    if !level.proves() {
         open.push(format!("the restore, and a start of {kind} on the copy"));
     }
     open.push("the application itself (a restore plan can check it)".to_owned());

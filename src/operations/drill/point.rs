@@ -173,7 +173,7 @@ pub fn replayed_until(
         Some(_) => return Ok(None),
         None => {}
     }
-    let Some(range) = snapshot.log.as_ref().filter(|_| level >= Level::Engine) else { return Ok(None) };
+    let Some(range) = snapshot.log.as_ref().filter(|_| level.proves()) else { return Ok(None) };
     let log = reach::log_after(open, snapshot)?;
     Ok(log.filter(|log| log.timeline == range.timeline).map(|log| log.until))
 }

@@ -19,11 +19,13 @@ pub enum Level {
     Point,
     /// Restored by `recover.py` with stock tools from a bare copy of the repository, and then proven as for `engine`.
     ColdStart,
+    /// Faults are done to a copy of the repository, and this program's verbs must notice each.
+    GameDay,
 }
 
 impl Level {
-    pub const ALL: [Level; 6] =
-        [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::Point, Level::ColdStart];
+    pub const ALL: [Level; 7] =
+        [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::Point, Level::ColdStart, Level::GameDay];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -33,13 +35,20 @@ impl Level {
             Level::Engine => "engine",
             Level::Point => "point",
             Level::ColdStart => "cold-start",
+            Level::GameDay => "game-day",
         }
     }
 
-    /// Whether a drill of this level tells all that one of `other` would. One of another point than the newest tells nothing of that, and counts
-    /// for itself alone.
+    /// Whether a drill of this level tells all that one of `other` would. One of another point than the newest tells nothing of that, and a game day
+    /// little of the data: they count for themselves alone.
     pub fn covers(self, other: Level) -> bool {
-        self == other || (self > other && self != Level::Point && other != Level::Point)
+        let aside = |level| matches!(level, Level::Point | Level::GameDay);
+        self == other || (self > other && !aside(self) && !aside(other))
+    }
+
+    /// Whether it restores the snapshot and starts its engine on it: then it proves it.
+    pub fn proves(self) -> bool {
+        matches!(self, Level::Engine | Level::Point | Level::ColdStart)
     }
 }
 

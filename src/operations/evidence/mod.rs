@@ -95,7 +95,7 @@ pub struct DrillReport {
 impl DrillReport {
     /// Whether it proves its recovery point: a drill with the real engine that passed.
     pub fn proves(&self) -> bool {
-        self.r#type == "drill" && self.passed && self.level >= Level::Engine
+        self.r#type == "drill" && self.passed && self.level.proves()
     }
 
     /// Whether it shows that what had failed is well: a drill since then that passed, of a level that tells as much, and of no older snapshot.
