@@ -142,12 +142,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
     let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
     unproven.into_iter().chain(overdue).for_each(|what| note(true, Severity::Unproven, &what));
-    let older = if log.is_some() {
-        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
-    } else {
-        "the newest snapshot is older than the RPO allows"
-    };
-    note(late(exposure, rpo), Severity::Missed, older);
+    note(late(exposure, rpo), Severity::Missed, too_old(log.is_some()));
     note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
     if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
         attention
@@ -173,6 +168,16 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+/// Why the RPO is missed.
+fn too_old(logged: bool) -> &'static str {
+    match logged {
+        true => {
+            "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+        }
+        false => "the newest snapshot is older than the RPO allows",
+    }
 }
 
 /// RPO and RTO that are promised, in seconds.

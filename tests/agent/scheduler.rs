@@ -342,7 +342,7 @@ proptest! {
     }
 
     #[test]
-    fn no_past_makes_it_panic(jobs in jobs(), starts in proptest::collection::vec((-4_000_000_000_i64..20_000_000_000, 0_i64..1_000_000, any::<bool>(), any::<u32>()), 5), now in -1_000_000_000_i64..10_000_000_000) {
+    fn no_past_makes_it_panic(jobs in jobs(), starts in proptest::collection::vec((-4_000_000_000_i64..20_000_000_000, 0_i64..1_000_000, any::<bool>(), any::<u32>()), Task::ALL.len()), now in -1_000_000_000_i64..10_000_000_000) {
         let time = |seconds| Timestamp::from_second(seconds).unwrap();
         let mut history = History::new();
         for job in &jobs {

@@ -62,8 +62,8 @@ struct Points {
 impl Points {
     fn of(open: &Open, snapshot: &Snapshot) -> Result<Points> {
         let whole = Series::list(&open.store, &open.trust, &snapshot.source)?.whole();
-        let earlier = whole.snapshots().filter(|(_, s)| s.seq < snapshot.seq && s.outcome == Outcome::Complete);
-        let before = earlier.last().map(|(_, s)| s.clone());
+        let mut earlier = whole.snapshots().filter(|(_, s)| s.seq < snapshot.seq && s.outcome == Outcome::Complete);
+        let before = earlier.next_back().map(|(_, s)| s.clone());
         let newest = needed(open, snapshot)?;
         let older = before.as_ref().map(|before| needed(open, before)).transpose()?.unwrap_or_default();
         let own = newest.iter().filter(|(key, _)| !older.contains_key(key)).map(|(k, v)| (k.clone(), *v)).collect();
