@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+mod groups;
 mod plans;
 
 use super::open::host_identity;
@@ -68,7 +69,8 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
         .map(|name| row(&reader.open, reader.config.as_ref(), &args.place, name))
         .collect::<Result<_>>()?;
     let plans = plans::rows(&reader.open, reader.config.as_ref())?;
-    let sentence = sentence(&rows, &plans);
+    let groups = groups::rows(&reader.open, reader.config.as_ref())?;
+    let sentence = sentence(&rows, &groups, &plans);
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
@@ -78,18 +80,21 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
             &cells,
         ));
     }
+    groups.iter().for_each(|group| shell.say(group.say()));
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
     let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
-    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).max() {
+    let of_groups = groups.iter().filter(|group| group.attention.is_some());
+    let of_groups = of_groups.map(|group| if group.only_late { Severity::Missed } else { Severity::Unproven });
+    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).chain(of_groups).max() {
         None => Exit::NothingToDo,
         Some(Severity::Well) => Exit::Done,
         Some(Severity::Missed) => Exit::Missed,
         Some(Severity::Unproven) => Exit::CheckFailed,
     };
-    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "plans": plans}))
+    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "groups": groups, "plans": plans}))
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
@@ -199,7 +204,7 @@ pub fn restore_command(config: Option<&Config>, source: &SourceName, place: &Pla
     }
 }
 
-fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
+fn sentence(rows: &[Row], groups: &[groups::Row], plans: &[plans::Row]) -> String {
     let bad: Vec<&Row> = rows.iter().filter(|r| r.exit > Severity::Well).collect();
     if rows.is_empty() {
         return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
@@ -209,6 +214,9 @@ fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
         let what = |row: &&Row| format!("{}: {}", row.source, row.attention.first().map_or("", String::as_str));
         let all: Vec<String> = bad.iter().map(what).collect();
         return format!("ATTENTION: {} of {}: {}.", bad.len(), count(rows.len() as u64, "source"), all.join("; "));
+    }
+    if let Some((group, what)) = groups.iter().find_map(|group| Some((group.group(), group.attention.as_ref()?))) {
+        return format!("ATTENTION: group {group}: {what}.");
     }
     if let Some((plan, what)) = plans.iter().find_map(|plan| Some((&plan.plan, plan.attention.as_ref()?))) {
         return format!("ATTENTION: the restore plan {plan} {what}.");
