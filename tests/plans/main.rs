@@ -12,6 +12,7 @@ mod application;
 mod asked;
 mod broken;
 mod evidence;
+mod groups;
 mod matrix;
 mod run;
 mod text;
