@@ -1,13 +1,11 @@
 //! The command line. The doc comments are the help.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
-use crate::time::length;
+use crate::time::{length, moment as time};
 
 mod daemon;
 mod evidence;
@@ -341,15 +339,6 @@ pub struct Kit {
 
 fn source(text: &str) -> Result<SourceName, String> {
     SourceName::new(text).map_err(|e| e.to_string())
-}
-
-/// RFC 3339, or a local date and time.
-fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let local: DateTime = text.parse().map_err(|_| "write 2026-01-31T03:00:00Z or \"2026-01-31 03:00\"".to_owned())?;
-    Ok(local.to_zoned(TimeZone::system()).map_err(|e| e.to_string())?.timestamp())
 }
 
 #[cfg(test)]

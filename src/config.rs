@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod drill;
 mod group;
 mod named;
 mod places;
@@ -27,6 +28,7 @@ use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use drill::DrillConfig;
 pub use group::GroupConfig;
 pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
@@ -65,6 +67,8 @@ pub struct Config {
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub drill: DrillConfig,
     #[serde(default)]
     pub agent: agent::Options,
     /// Who is told what is wrong.
@@ -155,6 +159,7 @@ impl Config {
             }
         }
         self.group.iter().enumerate().try_for_each(|(i, group)| group.validate(&self.group[..i]))?;
+        self.drill.validate()?;
         self.agent.validate()?;
         notify::validate(&self.notify)?;
         if !(1..=22).contains(&self.level) {

@@ -120,7 +120,7 @@ fn stored(seen: &Seen, task: Task) -> Option<Last> {
     let span = match task {
         Task::Full => seen.full,
         Task::Incremental => seen.incremental,
-        Task::Drill => seen.drill.as_ref().map(|d| d.span),
+        Task::Drill(level) => seen.drills.get(&level).map(|d| d.span),
         Task::Prune => seen.prune.map(|at| Span { started: at, finished: at }),
         Task::Verify => None,
     }?;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
 use crate::notify::{Alarms, Channel, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
@@ -162,7 +163,8 @@ impl Teller {
     pub fn ping(&mut self, of: (&SourceName, &[SourceName]), task: Task, suffix: &'static str, run: &str) {
         let (source, members) = of;
         let of = match task {
-            Task::Drill => Pulse::Drill,
+            // A cheap drill must not keep the switch from falling that tells that nothing is restored any more.
+            Task::Drill(level) if level >= Level::Engine => Pulse::Drill,
             task if task.is_backup() => Pulse::Backup,
             _ => return,
         };

@@ -18,6 +18,7 @@ use crate::durable;
 use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::job::Task;
 use crate::operations::backup::{self, BackupReport};
+use crate::operations::evidence::Level;
 use crate::operations::{Host, Open, drill, locks, prune, verify};
 use crate::plan::{self, Plan};
 use crate::report::Outcome;
@@ -150,7 +151,7 @@ fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> 
         .with_context(|| format!("{} is no source any more", order.source))?;
     match order.task {
         Task::Full | Task::Incremental => back_up(config, clock, source, order.task == Task::Full),
-        Task::Drill => try_out(config, clock, source),
+        Task::Drill(level) => try_out(config, clock, source, level),
         Task::Prune => expire(config, clock, source),
         Task::Verify => look_over(config, clock, source),
     }
@@ -195,28 +196,34 @@ fn backed_up(report: &BackupReport) -> Result<Done> {
     })
 }
 
-fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
+fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level: Level) -> Result<Done> {
     let open = open(config, clock)?;
     let keys = KeyFile::read(&config.drill_key())?;
     let signer = drill::signer(&open, &keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
+    let chosen = drill::choose(&open, &keys.identities, &source.name, (drill::Point::Latest, level))?;
     let options = drill::Options {
-        rpo: source.rpo,
+        level: chosen.level,
+        moment: chosen.moment,
+        // An older point says nothing of how much would be lost now.
+        rpo: source.rpo.filter(|_| level != Level::Point),
         rto: source.rto,
-        point,
+        point: chosen.why,
         trigger: "on schedule, by the agent".into(),
         configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
         settings: config.settings(source),
+        bounds: config.drill_bounds(),
         ..drill::Options::new(base)
     };
-    let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
+    let report = drill::drill(&open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
     let (result, verdict) = match (report.passed, report.rpo_met, report.rto_met) {
+        (false, ..) if level < Level::Engine => ("check-failed", format!("is DAMAGED: {}", failed.join(", "))),
         (false, ..) => ("check-failed", format!("did NOT come back as it was: {}", failed.join(", "))),
         (_, _, Some(false)) => ("missed", "came back, and took longer than the RTO allows".into()),
         (_, Some(false), _) => ("missed", "came back, and is older than the RPO allows".into()),
+        _ if !report.proves() => ("done", format!("is sound as far as level {level} looks")),
         _ => ("done", "came back".into()),
     };
     Ok(Done {

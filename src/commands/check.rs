@@ -14,7 +14,6 @@ use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
-use crate::job::Task;
 use crate::operations::Open;
 use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
@@ -24,7 +23,7 @@ use crate::repository::layout::{GroupName, SourceName};
 use crate::repository::trust::Role;
 use crate::scheduler;
 use crate::source::postgres;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -196,7 +195,7 @@ fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
 /// What the agent would do when, and whether that keeps the RPO.
 fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
     let now = shell.clock.now();
-    let sources: Vec<SourceName> = config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()).collect();
+    let sources = config.jobs.iter().filter(|j| j.enabled).map(|j| (j.source.clone(), BTreeSet::new())).collect();
     let seen = match agent::observe(open, &sources, &BTreeMap::new()) {
         Ok(seen) => seen,
         Err(error) => return found.add("schedule", State::Failed, format!("{error:#}")),
@@ -222,7 +221,7 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
             of_group(&group, newest.map(|at| now.duration_since(at)), job.rpo, found);
         }
     }
-    let drills = config.jobs.iter().any(|j| j.enabled && j.tasks.contains_key(&Task::Drill));
+    let drills = config.jobs.iter().any(|j| j.enabled && j.drills().next().is_some());
     if drills && !config.drill_key().exists() {
         let detail =
             format!("there is no key file at {}: drills on the schedule cannot run", config.drill_key().display());

@@ -216,9 +216,13 @@ pub fn drill(shell: &Shell, args: &Drill) -> Result<Ending> {
     let pick = match args.point {
         Point::Latest => Pick::Latest,
         Point::Seq(n) => Pick::Number(n),
-        Point::Random(_) => {
+        Point::Random(_) | Point::Named(_) => {
             let help = "Nothing was done. --point latest, or the number of a point.";
-            return Err(Failure::new(Kind::Usage, "a common point is not drawn at random", help));
+            return Err(Failure::new(
+                Kind::Usage,
+                "a group has common points only: none between them, and none is drawn",
+                help,
+            ));
         }
     };
     let config = shell.config()?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+mod drills;
 mod groups;
 mod plans;
 
@@ -42,6 +43,8 @@ struct Row {
     measured_rto_seconds: Option<f64>,
     /// Predicted RTO, trend, and how fresh each level of drill is.
     measures: Measures,
+    /// The levels of drill that the schedule promises.
+    drills: Vec<drills::Row>,
     /// Numbers of newer snapshots that are suspect.
     suspect: Vec<u64>,
     rto_seconds: Option<f64>,
@@ -83,6 +86,9 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
     groups.iter().for_each(|group| shell.say(group.say()));
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
+        drills::say(&row.drills, reader.open.now())
+            .iter()
+            .for_each(|what| shell.say(format!("{}: {what}", row.source)));
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
     let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
@@ -103,8 +109,10 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
     let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
     let suspect: Vec<u64> = doubted.into_iter().filter(|seq| newest.is_none_or(|(_, s)| *seq >= s.seq)).collect();
-    let drills = drill::reports(open, &source)?;
-    let proofs = drill::proofs(open, &source, &drills)?;
+    let reports = drill::reports(open, &source)?;
+    let job = config.and_then(|c| c.jobs.iter().find(|job| job.enabled && job.source == source));
+    let drills = drills::rows(job, &reports, open.now());
+    let proofs = drill::proofs(open, &source, &reports)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
     let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
     let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
@@ -113,7 +121,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let (rpo, rto) = targets(config, &source);
     let bytes =
         newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
-    let measures = measures::measure(&drills, bytes, rto);
+    let measures = measures::measure(&reports, bytes, rto);
     let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
     let mut attention = Vec::new();
@@ -136,8 +144,9 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         numbers(&suspect)
     );
     note(!suspect.is_empty(), Severity::Unproven, &suspected);
-    let unproven = newest.and_then(|_| unproven(&drills, proven.is_some(), &source));
-    note(unproven.is_some(), Severity::Unproven, unproven.as_deref().unwrap_or_default());
+    let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
+    let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
+    unproven.into_iter().chain(overdue).for_each(|what| note(true, Severity::Unproven, &what));
     let older = if log.is_some() {
         "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
     } else {
@@ -151,6 +160,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     }
     Ok(Row {
         measures,
+        drills,
         suspect,
         restore: restore_command(config, &source, place, open),
         source,
@@ -180,10 +190,11 @@ fn targets(config: Option<&Config>, source: &SourceName) -> (Option<f64>, Option
 
 /// What stands wrong with the proof of a source that has a snapshot.
 fn unproven(drills: &[DrillReport], proven: bool, source: &SourceName) -> Option<String> {
-    match drills.iter().rfind(|report| report.r#type == "drill") {
-        Some(last) if !last.passed => Some(format!(
-            "the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
-            last.seq
+    let failed = |r: &&DrillReport| r.r#type == "drill" && !r.passed && !drills.iter().any(|later| later.answers(r));
+    match drills.iter().rfind(failed) {
+        Some(failed) => Some(format!(
+            "a drill FAILED, of snapshot {} (level {}), and none has passed since that tells as much: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
+            failed.seq, failed.level
         )),
         _ if !proven => Some("no drill has proven a snapshot: run `blackstart drill`".into()),
         _ => None,

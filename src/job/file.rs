@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use super::drills::Drills;
 use super::rhythm::Interval;
 use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task, Window, free_at};
 use crate::config::{SourceConfig, duration, explain};
@@ -30,7 +31,7 @@ struct Written {
     every: Option<Interval>,
     full: Option<Rhythm>,
     incremental: Option<Rhythm>,
-    drill: Option<Rhythm>,
+    drill: Option<Drills>,
     prune: Option<Rhythm>,
     verify: Option<Rhythm>,
     #[serde(default, deserialize_with = "duration")]
@@ -133,13 +134,14 @@ fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong>
     }
     let source = SourceName::of_plan(name)
         .map_err(|e| ("plan", format!("{e:#}"), "Give the name of the plan's file without `.toml`."))?;
+    let drill = written.drill.map(|drills| drills.of_plan().map_err(|what| ("drill", what, "Leave `level` out.")));
     let job = Job {
         file: path.to_owned(),
         enabled: written.enabled,
         source,
         plan: None,
         members: Vec::new(),
-        tasks: written.drill.map(|rhythm| (Task::Drill, rhythm)).into_iter().collect(),
+        tasks: drill.transpose()?.map(|rhythm| (Task::DRILL, rhythm)).into_iter().collect(),
         rpo: None,
         rto: None,
         continuous: false,
@@ -213,8 +215,9 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         let what = "the job is for nothing".to_owned();
         return Err(("source", what, "Name a `source`, a `group`, or a `plan` to drill."));
     };
-    let rhythms = [(Task::Drill, written.drill), (Task::Prune, written.prune), (Task::Verify, written.verify)];
+    let rhythms = [(Task::Prune, written.prune), (Task::Verify, written.verify)];
     tasks.extend(rhythms.into_iter().filter_map(|(task, rhythm)| Some((task, rhythm?))));
+    tasks.extend(written.drill.into_iter().flat_map(Drills::tasks));
     let (source, mut inline) = match named {
         SourceOf::Named(name) => (name, None),
         SourceOf::Inline(source) => (source.name.clone(), Some(*source)),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::check::{Case, Copy, Engines, Secrets};
 use super::report::{Ended, PlanReport, StageReport};
 use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, subject};
+use crate::child::watch::Watch;
 use crate::config::Config;
 use crate::error::{Kind, kind_of};
 use crate::operations::Open;
@@ -89,6 +90,7 @@ impl Run<'_> {
         let started = self.open.now();
         let mut progress = self.begin(started)?;
         let clock = Instant::now();
+        let mut watch = self.watch(&progress)?;
         let mut stopped = None;
         for (n, stage) in self.plan.stages.iter().enumerate() {
             if progress.stages.iter().any(|s| s.name == stage.name) {
@@ -98,9 +100,14 @@ impl Run<'_> {
                 Some(why) => stage_report(stage, Ended::NotReached, format!("the plan stopped at {why:?}")),
                 None => {
                     (self.tell)(n, None);
-                    match self.one(stage, &mut progress) {
+                    let ended = self.one(stage, &mut progress);
+                    // What was ended from outside tells nothing of the backup.
+                    let ended = watch.as_ref().map_or(Ok(()), Watch::check).and(ended);
+                    match ended {
                         Ok(report) => report,
                         Err(e) => {
+                            // What is undone now has time of its own.
+                            watch = None;
                             self.leave(&mut progress);
                             return Err(e);
                         }
@@ -124,7 +131,14 @@ impl Run<'_> {
                 }
             }
         }
+        drop(watch);
         self.end(progress, started, clock.elapsed().as_secs_f64())
+    }
+
+    /// Over what a drill starts.
+    fn watch(&self, progress: &Progress) -> Result<Option<Watch>> {
+        let scratch = progress.scratch.as_ref().filter(|_| self.wanted.mode == Mode::Drill);
+        scratch.map(|scratch| Watch::begin(scratch.notes(), self.config.drill_bounds())).transpose()
     }
 
     /// A drill that stops early leaves nothing running of what it has started.

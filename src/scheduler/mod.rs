@@ -7,9 +7,11 @@ mod slots;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::job::{CatchUp, Job, Overlap, Rhythm, Task, free_at};
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 
 pub use slots::{derived_interval, expected_interval, worst_case};
@@ -115,7 +117,7 @@ pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) ->
     all.sort_by_key(|d| (d.state != State::Running, d.state != State::Start, !d.task.is_backup(), d.at));
     let (mut running, mut reading, mut drills) = (0, 0, 0);
     for decision in &mut all {
-        let drill = usize::from(decision.task == Task::Drill);
+        let drill = usize::from(decision.task.is_drill());
         let reads = usize::from(only_reads(decision.task));
         // What only reads may take hours: one run is left for backups, where there is more than one.
         let full = running >= limits.runs || reading + reads > limits.runs.saturating_sub(1).max(1);
@@ -147,7 +149,7 @@ fn in_turn(all: &mut [Decision], members: &Members) {
     }
     all.sort_by_cached_key(|d| {
         let group = due.get(&d.source).map(|at| (*at, d.source.clone()));
-        (d.state != State::Running, group.is_none(), group, d.task)
+        (d.state != State::Running, group.is_none(), group, turn(d.task))
     });
     // By source: what is done to it, or is to be, and whose run that is.
     let mut before: BTreeMap<SourceName, Vec<(Task, SourceName)>> = BTreeMap::new();
@@ -173,6 +175,18 @@ fn in_turn(all: &mut [Decision], members: &Members) {
     }
 }
 
+/// The order of what is due at the same time: of two drills the dearer one, which may spare the other.
+fn turn(task: Task) -> (u8, Reverse<Option<Level>>) {
+    let (turn, level) = match task {
+        Task::Full => (0, None),
+        Task::Incremental => (1, None),
+        Task::Drill(level) => (2, Some(level)),
+        Task::Prune => (3, None),
+        Task::Verify => (4, None),
+    };
+    (turn, Reverse(level))
+}
+
 /// Whether two tasks of one source, or of a group and its member, must not run at the same time: all but a backup and what reads what is stored. A drill of hours must hold up
 /// no backup; a prune waits for it, as it may remove what the drill reads.
 pub fn exclude_each_other(one: Task, other: Task) -> bool {
@@ -188,7 +202,7 @@ fn waits_for(task: Task, before: Task) -> bool {
 
 /// Whether it changes nothing of what is stored.
 fn only_reads(task: Task) -> bool {
-    matches!(task, Task::Drill | Task::Verify)
+    task.is_drill() || task == Task::Verify
 }
 
 fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestamp) -> Decision {
@@ -204,7 +218,7 @@ fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timest
     if let Some(started) = own.running {
         return decision(State::Running, started, "under way", 0);
     }
-    if task == Task::Drill && past.newest.is_none() {
+    if task.is_drill() && past.newest.is_none() {
         return decision(State::Held, now, "there is no snapshot yet", 0);
     }
     let Some(Slot { at, missed, why }) = next(job, task, past, limits, now) else {
@@ -233,7 +247,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     let jitter = slots::jitter(job, task, rhythm, &limits.host);
     let Some(last) = newest_run(task, past) else {
         let first_of_source = task.is_backup() && past.newest.is_none() && takes_the_first(job, task);
-        if first_of_source || task == Task::Drill {
+        if first_of_source || task.is_drill() {
             return Some(Slot { at: since, missed: 0, why: "never done" });
         }
         return Some(Slot { at: after(since)?.checked_add(jitter).ok()?, missed: 0, why: "on schedule" });
@@ -263,7 +277,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     Some(Slot { at, missed, why })
 }
 
-/// An incremental need not follow upon a full at once: the later of both counts.
+/// An incremental need not follow upon a full at once, nor a drill upon a dearer one that tells the same: the later counts.
 fn newest_run(task: Task, past: &SourcePast) -> Option<Last> {
     let of = |task| past.tasks.get(&task).and_then(|p| p.last);
     match task {
@@ -272,6 +286,12 @@ fn newest_run(task: Task, past: &SourcePast) -> Option<Last> {
             (None, Some(full)) if full.done => Some(full),
             (incremental, _) => incremental,
         },
+        Task::Drill(level) => {
+            let dearer =
+                past.tasks.keys().filter(|other| matches!(other, Task::Drill(o) if *o != level && o.covers(level)));
+            let done = dearer.filter_map(|other| of(*other)).filter(|last| last.done);
+            of(task).into_iter().chain(done).max_by_key(|last| last.started)
+        }
         task => of(task),
     }
 }
@@ -284,8 +304,7 @@ fn takes_the_first(job: &Job, task: Task) -> bool {
 /// Doubles with each failure.
 fn retry(task: Task, failures: u32) -> SignedDuration {
     let doubled = 2_i32.saturating_pow(failures.saturating_sub(1).min(10));
-    let (first, most) =
-        if task == Task::Drill { (DRILL_RETRY_FIRST, DRILL_RETRY_MAX) } else { (RETRY_FIRST, RETRY_MAX) };
+    let (first, most) = if task.is_drill() { (DRILL_RETRY_FIRST, DRILL_RETRY_MAX) } else { (RETRY_FIRST, RETRY_MAX) };
     first.saturating_mul(doubled).min(most)
 }
 

@@ -3,6 +3,7 @@
 use blackstart::config::Config;
 use blackstart::error::{Kind, help_of, kind_of};
 use blackstart::job::{self, Rhythm, Task};
+use blackstart::operations::drill::Level;
 use blackstart::scheduler;
 use jiff::SignedDuration;
 use std::fs;
@@ -28,10 +29,24 @@ fn a_whole_job() {
     );
     let declared = job::parse(&text, Path::new("a.toml")).unwrap();
     let tasks: Vec<Task> = declared.job.tasks.keys().copied().collect();
-    assert_eq!(tasks, [Task::Full, Task::Incremental, Task::Drill, Task::Prune]);
+    assert_eq!(tasks, [Task::Full, Task::Incremental, Task::DRILL, Task::Prune]);
     assert_eq!(declared.job.tasks[&Task::Incremental], Rhythm::Every(SignedDuration::from_mins(30)));
     assert_eq!(declared.retention.unwrap().daily, 30);
     assert_eq!(declared.inline.unwrap().name.as_str(), "a");
+}
+
+#[test]
+fn each_level_of_drill_has_a_rhythm_of_its_own() {
+    let drills = |text: &str| {
+        let job = job::parse(&format!("source = \"a\"\nevery = \"1h\"\n{text}"), Path::new("a.toml")).unwrap().job;
+        job.drills().map(|(level, rhythm)| (level, rhythm.gaps().1.as_hours())).collect::<Vec<_>>()
+    };
+    assert_eq!(drills("drill = { every = \"7d\" }\n"), [(Level::Engine, 168)]);
+    assert_eq!(drills("drill = { every = \"7d\", level = \"cold-start\" }\n"), [(Level::ColdStart, 168)]);
+    let ladder = "[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n\
+                  [[drill]]\ncron = \"0 3 * * *\"\ntimezone = \"Asia/Tokyo\"\nlevel = \"existence\"\n";
+    assert_eq!(drills(ladder), [(Level::Existence, 24), (Level::Hashes, 24), (Level::Engine, 168)]);
+    assert_eq!(drills("drill = [{ every = \"2h\", level = \"decode\" }]\n"), [(Level::Decode, 2)]);
 }
 
 #[test]
@@ -108,6 +123,14 @@ fn nonsense_is_refused_with_its_line() {
         ("[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\n", 1, "never does anything"),
         ("rpo = \"1h\"\n[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\nrpo = \"2h\"\n", 1, "twice"),
         ("every = \"1h\"\n", 1, "source"),
+        ("source = \"a\"\n[[drill]]\nevery = \"1d\"\nlevel = \"deep\"\n", 4, "`hashes`"),
+        ("source = \"a\"\n[[drill]]\nevery = \"1d\"\nlvl = \"hashes\"\n", 4, "`level`"),
+        (
+            "source = \"a\"\n[[drill]]\nevery = \"1d\"\n[[drill]]\nevery = \"7d\"\nlevel = \"engine\"\n",
+            2,
+            "two drills are of level engine",
+        ),
+        ("plan = \"p\"\n[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n", 2, "without a `level`"),
     ] {
         let said = error(text);
         assert!(said.contains(&format!("a.toml, line {line}:")), "{text}\n{said}");
@@ -171,7 +194,7 @@ fn a_group_has_a_job_of_its_own() {
     // The strictest member's target is the group's, and from that its runs follow; the member's own runs do not.
     assert_eq!(shop.rpo, Some(SignedDuration::from_hours(1)));
     assert_eq!(shop.tasks[&Task::Incremental], Rhythm::Rpo(SignedDuration::from_hours(1)));
-    assert_eq!(job(&config, "a").tasks.keys().collect::<Vec<_>>(), [&Task::Drill]);
+    assert_eq!(job(&config, "a").tasks.keys().collect::<Vec<_>>(), [&Task::DRILL]);
     let refused = |says: &str| {
         let error = Config::load(Some(&main)).unwrap_err();
         assert_eq!(kind_of(&error), Kind::Config);

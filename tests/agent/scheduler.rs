@@ -1,6 +1,7 @@
 //! The scheduler's core over simulated weeks: whatever the jobs, the downtimes and the clock do.
 
 use blackstart::job::{self, Job, Task};
+use blackstart::operations::drill::Level;
 use blackstart::repository::layout::SourceName;
 use blackstart::scheduler::{
     Decision, History, Last, Limits, Past, SourcePast, State, exclude_each_other, plan, warning,
@@ -61,7 +62,7 @@ fn a_source_without_a_snapshot_is_backed_up_at_once_and_drilled_then() {
     let starting: Vec<Task> = decisions.iter().filter(|d| d.state == State::Start).map(|d| d.task).collect();
     assert_eq!(starting, [Task::Incremental]);
     let history = past(&job, &[(Task::Full, "2026-06-01T12:00:00Z", 1, true)]);
-    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Drill).state, State::Start);
+    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::DRILL).state, State::Start);
     assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Incremental).state, State::Waiting);
 }
 
@@ -114,12 +115,39 @@ fn a_failed_run_is_tried_again_soon_and_ever_less_often() {
 #[test]
 fn a_drill_that_could_not_be_carried_out_waits_for_hours() {
     let job = job("source = \"a\"\nevery = \"1h\"\ndrill = { every = \"7d\" }\n");
-    let mut history = past(&job, &[(Task::Drill, "2026-06-01T02:00:00Z", 60, false)]);
+    let mut history = past(&job, &[(Task::DRILL, "2026-06-01T02:00:00Z", 60, false)]);
     for (failures, hours) in [(1, 1), (2, 2), (3, 4), (10, 24), (4_000_000, 24)] {
-        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::Drill).unwrap().failures = failures;
-        let decision = one(&job, &history, "2026-06-01T03:01:00Z", Task::Drill);
+        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::DRILL).unwrap().failures = failures;
+        let decision = one(&job, &history, "2026-06-01T03:01:00Z", Task::DRILL);
         assert_eq!(decision.at, at("2026-06-01T03:00:00Z") + SignedDuration::from_hours(hours), "{failures}");
     }
+}
+
+#[test]
+fn a_dear_drill_spares_the_cheap_ones_and_never_the_other_way_round() {
+    let job = job(
+        "source = \"a\"\nevery = \"1h\"\n[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n\
+                   [[drill]]\nevery = \"90d\"\nlevel = \"cold-start\"\n",
+    );
+    let (hashes, cold) = (Task::Drill(Level::Hashes), Task::Drill(Level::ColdStart));
+    let backup = (Task::Incremental, "2026-06-20T11:30:00Z", 1, true);
+    let begun = |runs: &[(Task, &str, i64, bool)], now: &str| {
+        let decisions = plan(std::slice::from_ref(&job), &past(&job, &[&[backup], runs].concat()), &limits(4), at(now));
+        let starting = decisions.iter().filter(|d| d.state == State::Start).map(|d| d.task).collect::<Vec<_>>();
+        let held = decisions.into_iter().filter(|d| d.state == State::Held).map(|d| d.task).collect::<Vec<_>>();
+        (starting, held)
+    };
+    // Where all are due the dearest comes first, and the others wait to be spared.
+    assert_eq!(begun(&[], "2026-06-20T12:00:00Z"), (vec![cold], vec![Task::DRILL, hashes]));
+    let after = [(cold, "2026-06-19T12:00:01Z", 10, true)];
+    assert_eq!(begun(&after, "2026-06-20T12:00:00Z"), (vec![], vec![]), "the dearest has told all");
+    assert_eq!(begun(&after, "2026-06-20T12:00:01Z").0, [hashes], "a day later the cheap one is due again");
+    // Cheap ones, however many and however fresh, put off none that is dearer.
+    let cheap = [(hashes, "2026-06-20T11:00:00Z", 1, true), (cold, "2026-06-01T00:00:00Z", 10, true)];
+    assert_eq!(begun(&cheap, "2026-06-20T12:00:00Z").0, [Task::DRILL]);
+    // A dear one that could not be carried out has told nothing.
+    let failed = [(cold, "2026-06-20T11:40:00Z", 10, false), (Task::DRILL, "2026-06-12T00:00:00Z", 1, true)];
+    assert_eq!(begun(&failed, "2026-06-20T12:00:00Z"), (vec![Task::DRILL], vec![hashes]));
 }
 
 #[test]
@@ -130,7 +158,7 @@ fn a_drill_of_hours_holds_up_no_backup() {
     for job in &jobs {
         history.extend(past(job, &Task::ALL.map(|task| (task, "2026-06-01T00:00:00Z", 1, true))));
     }
-    history.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::Drill).unwrap().running =
+    history.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::DRILL).unwrap().running =
         Some(at("2026-06-09T00:00:00Z"));
     let now = at("2026-06-09T04:00:00Z");
     let starting = |runs| {

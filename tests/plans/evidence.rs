@@ -208,6 +208,40 @@ fn each_level_notices_what_it_can_and_only_deep_ones_prove() {
 }
 
 #[test]
+fn status_shows_each_level_that_the_schedule_promises() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    fs::create_dir_all(at.join("schedules")).unwrap();
+    let ladder = "[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n[[drill]]\nevery = \"90d\"\nlevel = \"cold-start\"\n";
+    fs::write(at.join("schedules/app.toml"), format!("source = \"app\"\nevery = \"1h\"\n{ladder}")).unwrap();
+    let row = || {
+        let shown = run(at, &["status", "--json"]).json();
+        shown["report"]["sources"].as_array().unwrap().iter().find(|row| row["source"] == "app").unwrap().clone()
+    };
+    let passed = |row: &serde_json::Value| {
+        row["drills"].as_array().unwrap().iter().map(|d| d["passed"].as_bool()).collect::<Vec<_>>()
+    };
+    assert_eq!(passed(&row()), [None, None, None]);
+    expect(at, &["drill", "app"], 0);
+    assert_eq!(passed(&row()), [Some(true), Some(true), None], "a dear drill counts for a cheap one");
+    let packs = files_below(&at.join("repo/packs/app"), |_| true);
+    packs.iter().for_each(|pack| flip(pack));
+    expect(at, &["drill", "app"], 4);
+    packs.iter().for_each(|pack| flip(pack));
+    expect(at, &["drill", "app", "--level", "hashes"], 0);
+    assert_eq!(passed(&row()), [Some(true), Some(false), None], "a cheap drill counts for no dear one");
+    let said = run(at, &["status"]).all();
+    assert!(said.contains("app: drills: hashes ") && said.contains("cold-start never"), "{said}");
+    assert!(said.contains("a drill FAILED, of snapshot 1 (level engine)"), "{said}");
+    expect(at, &["drill", "app"], 0);
+    assert!(
+        !run(at, &["status"]).all().contains("a drill FAILED"),
+        "a drill of the same level and snapshot answers it"
+    );
+}
+
+#[test]
 fn the_point_is_chosen_and_scratch_is_kept_on_request() {
     let home = protected();
     let at = home.path();

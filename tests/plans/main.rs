@@ -13,6 +13,7 @@ mod asked;
 mod broken;
 mod evidence;
 mod groups;
+mod limits;
 mod matrix;
 mod run;
 mod text;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 use super::{View, log};
-use crate::job::Job;
+use crate::job::{Job, Task};
 use crate::repository::layout::SourceName;
 
 /// Whether the repository has shown, since the agent was started, what it has of the source.
@@ -23,11 +23,17 @@ pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
         let source = &job.source;
         let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
         if !is_seen(view, job) {
-            add(&["never", "rpo", "overdue", "drill-overdue", "edited", "schedule"]);
+            add(&["never", "rpo", "overdue", "edited", "schedule"]);
         }
-        // Without its key no drill runs, and none is over.
-        if view.drill_key.is_some() {
-            add(&["drill", "drill-overdue"]);
+        for drill in Task::ALL.into_iter().filter(|task| task.is_drill()) {
+            let overdue = format!("{drill}-overdue");
+            if !is_seen(view, job) {
+                add(&[&overdue]);
+            }
+            // Without its key no drill runs, and none is over.
+            if view.drill_key.is_some() {
+                add(&[drill.name(), &overdue]);
+            }
         }
         if job.continuous {
             add(&log::unknown(view.standings.get(source), view.seen.get(source), now));

@@ -85,7 +85,7 @@ struct Failed {
     n: u64,
     at: Timestamp,
     why: Vec<String>,
-    /// The next drill of the same depth that passed, in this period or later.
+    /// The next drill that answers it, in this period or later.
     passed_again: Option<Timestamp>,
 }
 
@@ -157,11 +157,7 @@ fn cover(
         n: r.n,
         at: r.started,
         why: r.checks.iter().filter(|c| !c.passed).map(|c| format!("{}: {}", c.name, c.actual)).collect(),
-        passed_again: drills
-            .iter()
-            .filter(real)
-            .find(|l| l.n > r.n && l.passed && l.level >= r.level)
-            .map(|l| l.started),
+        passed_again: drills.iter().find(|later| later.answers(r)).map(|later| later.started),
     });
     let failures = failures.chain(failed_plans(&plans, &real_plans).filter(|f| inside(f.at)));
     let of_plans = || plans.iter().filter(|p| inside(p.started));

@@ -10,7 +10,7 @@ use super::{Progress, Run, expected};
 use crate::durable;
 use crate::operations::ask::Restored;
 use crate::operations::backup;
-use crate::operations::drill::{self, Drilled, Options, Point, signer};
+use crate::operations::drill::{self, Drilled, Level, Options, Point, signer};
 use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request};
 use crate::repository::layout::SourceName;
@@ -26,14 +26,19 @@ impl Run<'_> {
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::Latest)?;
                 Ok((commit, snapshot, "the newest complete snapshot that is not suspect".into()))
             }
-            PointOf::Latest => drill::choose(self.open, source, Point::Latest),
-            PointOf::Seq(seq) => drill::choose(self.open, source, Point::Seq(seq)),
+            PointOf::Latest => self.drilled_point(source, Point::Latest),
+            PointOf::Seq(seq) => self.drilled_point(source, Point::Seq(seq)),
             PointOf::Verified => {
                 let proven = drill::verified(self.open, source)?.iter().map(|p| p.seq).collect();
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::LatestVerified(proven))?;
                 Ok((commit, snapshot, "the newest snapshot that a drill has proven".into()))
             }
         }
+    }
+
+    fn drilled_point(&self, source: &SourceName, point: Point) -> Result<(Commit, Snapshot, String)> {
+        let chosen = drill::choose(self.open, &self.keys.identities, source, (point, Level::Engine))?;
+        Ok((chosen.commit, chosen.snapshot, chosen.why))
     }
 
     pub(super) fn restore_into_scratch(
@@ -88,6 +93,7 @@ impl Run<'_> {
             plan: Some(self.plan.name.clone()),
             configuration: self.wanted.configuration,
             settings: configured.map(|s| self.config.settings(s)).unwrap_or_default(),
+            bounds: self.config.drill_bounds(),
             ..Options::new(self.config.scratch())
         }
     }
