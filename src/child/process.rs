@@ -64,12 +64,16 @@ impl Process {
             }
             true
         };
-        let asked = held.iter().filter(|(process, _)| process == self);
-        asked.for_each(|(_, handle)| drop(pidfd_send_signal(handle, Signal::INT)));
+        // What has gone meanwhile needs no signal.
+        for (_, handle) in held.iter().filter(|(process, _)| process == self) {
+            let _gone = pidfd_send_signal(handle, Signal::INT);
+        }
         if all_gone(PATIENCE) {
             return true;
         }
-        held.iter().for_each(|(_, handle)| drop(pidfd_send_signal(handle, Signal::KILL)));
+        for (_, handle) in &held {
+            let _gone = pidfd_send_signal(handle, Signal::KILL);
+        }
         all_gone(GOING)
     }
 }

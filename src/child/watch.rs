@@ -139,7 +139,9 @@ impl Shared {
                 self.state().breach.get_or_insert(breach);
                 // Those that were started meanwhile end with the drill, which is told by their first wait.
                 let all = self.state().children.clone();
-                all.into_iter().filter_map(Process::of).for_each(|child| drop(child.end()));
+                for child in all.into_iter().filter_map(Process::of) {
+                    let _waited_for = child.end();
+                }
                 return;
             }
             let state = self.state();

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, time};
+use crate::child::watch::Watch;
 use crate::cli::Bisect;
+use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::operations::ask::Restored;

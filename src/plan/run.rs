@@ -107,7 +107,7 @@ impl Run<'_> {
                         Ok(report) => report,
                         Err(e) => {
                             // What is undone now has time of its own.
-                            watch = None;
+                            drop(watch.take());
                             self.leave(&mut progress);
                             return Err(e);
                         }
