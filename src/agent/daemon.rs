@@ -182,7 +182,8 @@ impl Agent {
         watch::systemd(&[NotifyState::Watchdog]);
         self.look_for_changes();
         if self.stop.is_none() {
-            self.receivers.tend(&self.config, &self.clock);
+            let given_up = self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source);
+            self.receivers.tend(&self.config, &given_up.collect(), &self.clock);
         }
         let standings = self.receivers.standings();
         self.look_at_the_repository(&standings);

@@ -66,6 +66,8 @@ pub struct Seen {
     pub head: Option<(u64, String)>,
     /// The newest complete snapshot; of a group the newest common point that is whole and good.
     pub newest: Option<Newest>,
+    /// Since when it is given up on purpose.
+    pub retired: Option<Timestamp>,
     /// Of a group: what is wrong with its points.
     pub faults: Vec<String>,
     listed: Option<group::Listed>,
@@ -174,7 +176,9 @@ fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut
     }
     if left_off {
         verified = verified.max(seen.verified);
-        std::mem::take(&mut seen.drills).into_iter().for_each(|(level, old)| drop(drills.entry(level).or_insert(old)));
+        for (level, old) in std::mem::take(&mut seen.drills) {
+            drills.entry(level).or_insert(old);
+        }
     }
     (seen.drills, seen.verified, seen.last_report, seen.levels) = (drills, verified, last, levels.clone());
     Ok(())
@@ -239,6 +243,9 @@ fn commits(series: &Series, seen: &mut Seen) {
             Line::Prune(prune) => {
                 seen.prune.get_or_insert(prune.started);
             }
+            // Unless a snapshot came after it.
+            Line::Retire(record) if durations.is_empty() => seen.retired = seen.retired.or(Some(record.started)),
+            Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };
                 match s.mode {

@@ -63,7 +63,8 @@ pub struct Findings {
 pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
     let mut unknown = unknown(view, now);
-    for job in view.jobs.iter().filter(|job| job.enabled) {
+    let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
+    for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
             drills::problems(view, job, now, &mut found);

@@ -19,7 +19,8 @@ use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::{GroupName, SourceName};
+use crate::repository::layout::GroupName;
+use crate::repository::series::Series;
 use crate::repository::trust::Role;
 use crate::scheduler;
 use crate::source::postgres;
@@ -244,6 +245,11 @@ fn of_group(group: &GroupName, age: Option<SignedDuration>, rpo: Option<SignedDu
 
 fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
     let what = format!("newest snapshot of {}", source.name);
+    let series = Series::list(&open.store, &open.trust, &source.name);
+    if let Ok(Some(record)) = series.and_then(|series| series.retired()) {
+        let detail = format!("the source is retired since {}: nothing is due", time(record.started));
+        return found.add(what, State::Ok, detail);
+    }
     let Ok((_, snapshot)) = restore::find(open, &source.name, &Pick::Latest) else {
         return found.add(what, State::Failed, "there is none: run `blackstart backup`");
     };

@@ -128,7 +128,7 @@ fn show(shell: &Shell, plan: &Plan, forecast: &[Forecast], state: &State, unfini
         })
         .collect();
     shell.say(table(["", "STAGE", "DOES", "BUDGET", "PREDICTED"], &rows));
-    let known: f64 = forecast.iter().filter_map(|f| f.seconds).sum();
+    let known: f64 = forecast.iter().filter_map(|f| f.seconds).fold(0.0, |all, one| all + one);
     let unknown = forecast.iter().filter(|f| f.seconds.is_none()).count();
     let more = if unknown > 0 { format!(", and {unknown} stages that were never measured") } else { String::new() };
     let target = plan.rto.map_or(String::new(), |t| format!("; the RTO is {}", span(t.as_secs_f64())));

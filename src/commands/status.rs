@@ -49,6 +49,8 @@ struct Row {
     suspect: Vec<u64>,
     rto_seconds: Option<f64>,
     restore: String,
+    /// Since when it is given up on purpose.
+    retired: Option<Timestamp>,
     /// What is wrong, for people.
     attention: Vec<String>,
     #[serde(skip)]
@@ -126,6 +128,9 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
     let mut attention = Vec::new();
     let mut exit = Severity::Well;
+    let retired = whole.retired().map(|record| record.started);
+    // What is given up has nothing to prove and nothing to keep up with; what there is of it must be whole all the same.
+    let due = retired.is_none();
     let mut note = |holds: bool, how: Severity, what: &str| {
         if holds {
             attention.push(what.to_owned());
@@ -138,23 +143,24 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         Severity::Unproven,
         "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
     );
-    note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
+    note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     let suspected = format!(
         "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
         numbers(&suspect)
     );
-    note(!suspect.is_empty(), Severity::Unproven, &suspected);
+    note(due && !suspect.is_empty(), Severity::Unproven, &suspected);
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
     let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
-    unproven.into_iter().chain(overdue).for_each(|what| note(true, Severity::Unproven, &what));
+    unproven.into_iter().chain(overdue).for_each(|what| note(due, Severity::Unproven, &what));
     let older = if log.is_some() {
         "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
     } else {
         "the newest snapshot is older than the RPO allows"
     };
-    note(late(exposure, rpo), Severity::Missed, older);
-    note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
-    if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
+    note(due && late(exposure, rpo), Severity::Missed, older);
+    note(due && late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
+    let trend = measures.trend.filter(|_| due).and_then(|t| t.exceeds_in_days);
+    if let Some(days) = trend.filter(|days| *days < 90.0) {
         attention
             .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
     }
@@ -175,6 +181,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         rpo_seconds: rpo,
         measured_rto_seconds: measured,
         rto_seconds: rto,
+        retired,
         attention,
         exit,
     })
@@ -232,8 +239,13 @@ fn sentence(rows: &[Row], groups: &[groups::Row], plans: &[plans::Row]) -> Strin
     if let Some((plan, what)) = plans.iter().find_map(|plan| Some((&plan.plan, plan.attention.as_ref()?))) {
         return format!("ATTENTION: the restore plan {plan} {what}.");
     }
-    let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
-    let what = match rows.len() {
+    let live = || rows.iter().filter(|row| row.retired.is_none());
+    let oldest = live().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
+    let what = match live().count() {
+        0 => {
+            return "Every source is retired: nothing is protected any more, and what is stored can be restored."
+                .into();
+        }
         1 => "The one source is protected".to_owned(),
         n => format!("All {n} sources are protected"),
     };
@@ -263,7 +275,8 @@ fn cells(row: &Row, now: Timestamp) -> [String; 7] {
         row.host.clone().unwrap_or_else(|| "?".into()),
         point(row.recovery_point),
         point(row.verified),
-        against(row.rpo_exposure_seconds, row.rpo_seconds),
+        row.retired
+            .map_or_else(|| against(row.rpo_exposure_seconds, row.rpo_seconds), |at| format!("retired {}", time(at))),
         rto(row),
         row.restore.clone(),
     ]

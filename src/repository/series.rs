@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::history::{self, Cover, Written};
 use super::layout::{self, Hash, SourceName};
-use super::snapshot::{Commit, Line, Named, PackChange, Snapshot, read_pack_list};
+use super::snapshot::{Commit, Line, Named, PackChange, Retirement, Snapshot, read_pack_list};
 use super::trust::Trust;
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
@@ -135,6 +135,18 @@ impl<'a> Series<'a> {
         })
     }
 
+    /// The record by which the source was given up, unless a snapshot came after it.
+    pub fn retired(&self) -> Result<Option<Retirement>> {
+        for commit in self.newest_first() {
+            match commit?.line {
+                Line::Prune(_) => {}
+                Line::Retire(record) => return Ok(Some(*record)),
+                Line::Snapshot(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
     /// The commits of `range`, oldest first; several are fetched at once, since each costs a round trip.
     fn read_range(&self, range: impl RangeBounds<u64>) -> BTreeMap<u64, Result<Commit>> {
         let seqs: Vec<u64> = self.listed.range(range).map(|(seq, _)| *seq).collect();
@@ -224,6 +236,12 @@ impl Whole {
     /// FORMAT.md §4-11.
     pub fn looks_wrong(&self, snapshot: &Snapshot) -> bool {
         snapshot.suspect && !self.snapshots().any(|(_, later)| later.accepted && later.seq >= snapshot.seq)
+    }
+
+    /// The record by which the source was given up, unless a snapshot came after it.
+    pub fn retired(&self) -> Option<&Retirement> {
+        let newest = self.commits.iter().rev().find(|commit| !matches!(commit.line, Line::Prune(_)))?;
+        if let Line::Retire(record) = &newest.line { Some(record) } else { None }
     }
 
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {

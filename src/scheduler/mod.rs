@@ -60,6 +60,8 @@ pub struct SourcePast {
     pub needed: Option<Timestamp>,
     /// What a backup took lately, upload included.
     pub usual: SignedDuration,
+    /// It was given up on purpose: nothing is due.
+    pub retired: bool,
 }
 
 pub type History = BTreeMap<SourceName, SourcePast>;
@@ -217,6 +219,10 @@ fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timest
     };
     if let Some(started) = own.running {
         return decision(State::Running, started, "under way", 0);
+    }
+    // That its snapshots are whole is looked at all the same.
+    if past.retired && task != Task::Verify {
+        return decision(State::Held, now, "the source is retired", 0);
     }
     if task.is_drill() && past.newest.is_none() {
         return decision(State::Held, now, "there is no snapshot yet", 0);

@@ -159,3 +159,54 @@ fn metrics_and_status_show_the_newest_common_point() {
     assert!(check.out.contains("newest common point of group shop: its data is of"), "{}", check.all());
     assert!(check.out.contains("job shop.toml: group.shop: incremental every 1h"), "{}", check.all());
 }
+
+#[test]
+fn the_agent_does_nothing_for_a_retired_source_but_look_whether_it_is_whole() {
+    let home = shop("listen = \"off\"\nobserve = \"1s\"");
+    let at = home.path();
+    fs::remove_file(at.join("schedules/shop.toml")).unwrap();
+    fs::write(
+        at.join("schedules/etc.toml"),
+        "source = \"etc\"\nevery = \"1h\"\nrpo = \"2h\"\nverify = { every = \"1h\" }\nprune = { every = \"1h\" }\n[retention]\nlast = 1\n",
+    )
+    .unwrap();
+    let clock = Arc::new(TestClock::at(BEGIN));
+    let mut agent = start(at, &clock);
+    for minute in [0, 61] {
+        clock.set(minutes(minute));
+        settle(&mut agent);
+    }
+    let before = runs(at);
+    assert_eq!(before["etc incremental done"], 2, "{before:?}");
+    // By somebody else, while the agent runs. Its clock is the real one: to it a lease of the agent's time seems to be held.
+    fs::remove_file(at.join("repo/leases/etc")).unwrap();
+    expect(at, &["retire", "etc", "--confirm", "etc"], 0);
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut minute = 62;
+    // The agent sees it at its next look at the repository.
+    while runs(at)["etc verify done"] < before["etc verify done"] + 4 {
+        assert!(Instant::now() < until, "{:?}", runs(at));
+        std::thread::sleep(Duration::from_millis(1100));
+        settle(&mut agent);
+        minute += 61;
+        clock.set(minutes(minute));
+        settle(&mut agent);
+    }
+    let after = runs(at);
+    assert_eq!(after["etc incremental done"], 2, "{after:?}");
+    assert_eq!(after["etc prune done"], before["etc prune done"], "{after:?}");
+    assert!(after.keys().all(|run| run.ends_with("done")), "{after:?}");
+    assert_eq!(alarms(at), BTreeSet::new(), "hours beyond its RPO");
+    // Somebody takes it up again: it is due as ever.
+    fs::remove_file(at.join("repo/leases/etc")).unwrap();
+    expect(at, &["backup", "etc"], 0);
+    let until = Instant::now() + Duration::from_secs(60);
+    while runs(at)["etc incremental done"] < 3 {
+        assert!(Instant::now() < until, "{:?}", runs(at));
+        std::thread::sleep(Duration::from_millis(1100));
+        settle(&mut agent);
+        minute += 61;
+        clock.set(minutes(minute));
+        settle(&mut agent);
+    }
+}

@@ -168,7 +168,7 @@ fn a_rollback_takes_back_every_member() {
          [[stage]]\nname = \"rows\"\ncheck = [{ source = \"orders\", sql = \"select count(*) from t\", at_least = 4 }]\non_failure = \"rollback\"\n",
     );
     let undone = expect(at, &["restore", "--plan", "p", "--confirm", "p"], 4);
-    says(&undone, &["rows: FAILED", "what is done is taken back"]);
+    says(&undone, &["rows: FAILED", "what was done is taken back"]);
     for name in ["app", "orders"] {
         assert!(at.join("live").join(name).join("old").exists(), "{name} is not as it was: {}", undone.all());
     }

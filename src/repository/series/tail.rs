@@ -61,6 +61,7 @@ impl<'a> Tail<'a> {
             };
             match &commit.line {
                 Line::Prune(prune) => self.removed.extend(prune.removed.iter().map(|gone| gone.seq)),
+                Line::Retire(_) => {}
                 Line::Snapshot(snapshot) => {
                     if snapshot.accepted {
                         self.accepted = self.accepted.max(n);
