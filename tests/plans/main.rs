@@ -15,6 +15,7 @@ mod evidence;
 mod groups;
 mod limits;
 mod matrix;
+mod period;
 mod run;
 mod text;
 
