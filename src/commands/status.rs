@@ -144,20 +144,11 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
     );
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
-    let suspected = format!(
-        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
-        numbers(&suspect)
-    );
-    note(due && !suspect.is_empty(), Severity::Unproven, &suspected);
+    note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
     let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
     unproven.into_iter().chain(overdue).for_each(|what| note(due, Severity::Unproven, &what));
-    let older = if log.is_some() {
-        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
-    } else {
-        "the newest snapshot is older than the RPO allows"
-    };
-    note(due && late(exposure, rpo), Severity::Missed, older);
+    note(due && late(exposure, rpo), Severity::Missed, older(log.is_some()));
     note(due && late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
     let trend = measures.trend.filter(|_| due).and_then(|t| t.exceeds_in_days);
     if let Some(days) = trend.filter(|days| *days < 90.0) {
@@ -185,6 +176,22 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+fn suspected(source: &SourceName, suspect: &[u64]) -> String {
+    format!(
+        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
+        numbers(suspect)
+    )
+}
+
+/// That the newest data is too old.
+fn older(has_log: bool) -> &'static str {
+    if has_log {
+        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+    } else {
+        "the newest snapshot is older than the RPO allows"
+    }
 }
 
 /// RPO and RTO that are promised, in seconds.

@@ -293,6 +293,19 @@ fn a_group_that_is_due_keeps_its_members_from_starting() {
 }
 
 #[test]
+fn of_a_retired_source_nothing_is_due_but_whether_it_is_whole() {
+    let tasks = "every = \"1h\"\ndrill = { every = \"1h\" }\nprune = { every = \"1h\" }\nverify = { every = \"1h\" }\n";
+    let job = job(&format!("source = \"a\"\n{tasks}"));
+    let mut history = past(&job, &Task::ALL.map(|task| (task, "2026-06-01T00:00:00Z", 1, true)));
+    history.get_mut(&job.source).unwrap().retired = true;
+    let of = |task| one(&job, &history, "2026-06-09T00:00:00Z", task);
+    for task in [Task::Incremental, Task::DRILL, Task::Prune] {
+        assert_eq!((of(task).state, of(task).why.as_str()), (State::Held, "the source is retired"), "{task}");
+    }
+    assert_eq!(of(Task::Verify).state, State::Start);
+}
+
+#[test]
 fn groups_with_a_member_in_common_take_turns() {
     let jobs = [
         group("group = \"x\"\nfull = { every = \"10m\" }\noverlap = \"queue\"\n", &["a", "b"]),

@@ -19,7 +19,7 @@ use crate::cli::{Form, Place};
 use crate::commands::output::{Ending, Exit, Shell, print_raw};
 use crate::config::Config;
 use crate::operations::Open;
-use crate::operations::evidence::{self, Chain, DrillReport, Level};
+use crate::operations::evidence::{self, Chain, DrillReport};
 use crate::plan::{Ended, PlanReport};
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
@@ -226,16 +226,7 @@ fn cover(subject: &Subject, chain: &Chain, period: Period, now: Timestamp) -> Co
     let first = subject.snapshots.iter().map(|(finished, _)| finished).chain(&subject.since);
     let seen = first.chain(chain.reports.iter().map(|s| &s.head.started)).min().copied();
     let until = subject.retired.unwrap_or(now);
-    let done_at = |level: Level| {
-        let of_sources = drills.iter().filter(real).filter(move |r| r.level.covers(level)).map(|r| r.started);
-        let mut all: Vec<Timestamp> = of_sources.chain(plans.iter().map(|p| p.started)).collect();
-        all.sort();
-        all
-    };
-    let held = |promise: &Promise| {
-        kept(promise, &done_at(promise.level), &(begin..end), &(seen.unwrap_or(until).min(until)..until))
-    };
-    let promised: Vec<Kept> = subject.promises.iter().map(held).collect();
+    let promised = promised(subject, (&drills, &plans), &(begin..end), &(seen.unwrap_or(until).min(until)..until));
     let mut missed = Vec::new();
     if promised.is_empty() {
         missed = months_without(&parts, &proofs, seen, until);
@@ -286,6 +277,22 @@ fn cover(subject: &Subject, chain: &Chain, period: Period, now: Timestamp) -> Co
         failures: failures.collect(),
         faults: chain.faults.iter().map(|(key, why)| format!("{key}: {why}")).collect(),
     }
+}
+
+/// What became of each promise, by the drills of its sources and of plans.
+fn promised(
+    subject: &Subject,
+    (drills, plans): (&[DrillReport], &[PlanReport]),
+    period: &Range<Timestamp>,
+    holds: &Range<Timestamp>,
+) -> Vec<Kept> {
+    let one = |promise: &Promise| {
+        let of_source = drills.iter().filter(|r| r.r#type == "drill" && r.level.covers(promise.level));
+        let mut done: Vec<Timestamp> = of_source.map(|r| r.started).chain(plans.iter().map(|p| p.started)).collect();
+        done.sort();
+        kept(promise, &done, period, holds)
+    };
+    subject.promises.iter().map(one).collect()
 }
 
 /// The months in which nothing was proven although there was something to prove.

@@ -52,7 +52,7 @@ impl Run<'_> {
                 continue;
             }
             let member = match self.wanted.mode {
-                Mode::Drill => self.into_scratch(progress, (commit.clone(), snapshot.clone()), &why, report)?,
+                Mode::Drill => self.drill_one(progress, (commit.clone(), snapshot.clone()), &why, report)?,
                 Mode::Real => self.to_its_place(progress, (commit, snapshot), &why, (to, restore.replace))?,
             };
             let kept = member.kept.as_ref().map_or(String::new(), |kept| format!(" (what was there is at {kept})"));

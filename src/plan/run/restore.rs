@@ -51,13 +51,13 @@ impl Run<'_> {
         if let Some(wrong) = expected::compare(restore, &snapshot, &self.keys.identities, report)? {
             return Ok(wrong);
         }
-        let arrived = self.into_scratch(progress, (commit, snapshot), &why, report)?;
+        let arrived = self.drill_one(progress, (commit, snapshot), &why, report)?;
         report.point = Some(arrived);
         Ok(format!("into scratch; in a real run to {}", restore.to))
     }
 
     /// Drills one source; gives where its copy lies.
-    pub(super) fn into_scratch(
+    pub(super) fn drill_one(
         &self,
         progress: &mut Progress,
         (commit, snapshot): (Commit, Snapshot),
