@@ -97,7 +97,7 @@ fn replay_stream(case: &Case, facts: &serde_json::Value, options: &redis::Option
     std::fs::create_dir(&copy).context("make a directory for the replay")?;
     let (from, to) = (case.copy.join(redis::DUMP), copy.join(redis::DUMP));
     std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).context("copy the data set")?;
-    let aim = Aim { target: replay::Target::Latest, before: false };
+    let aim = Aim { target: replay::Target::Latest, before: false, history: None };
     match replay::write(case.open, case.identities, &route, &aim, &copy) {
         Ok(replayed) => redis::proof::replayed(&copy, facts, options, &replayed.written),
         Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Err(e),
