@@ -78,7 +78,7 @@ pub fn commands(
         // What came before the last of them that is early enough is not asked for.
         let early = |s: &&&Snapshot| options.from.is_some_and(|from| s.data_time + ROUGHLY < from);
         let mut inside = complete.iter().filter(lies);
-        let first = inside.clone().filter(early).next_back().or_else(|| inside.next()).copied();
+        let first = inside.clone().rfind(early).or_else(|| inside.next()).copied();
         let from = first.and_then(|s| s.log.as_ref()).map_or(window.from.1.0, |range| range.end.0);
         let (snapshot, to, until) = (first.map(|s| s.seq), window.to.1.0, window.until);
         report.windows.push(WindowRead { snapshot, from, to, until });
