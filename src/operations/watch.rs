@@ -213,6 +213,7 @@ pub fn judge_groups(sights: &[group::Sight], bounds: &Bounds, now: Timestamp) ->
             raise(Cause::Damaged, format!("{} common points are wrong: {first}", sight.faults.len()));
         }
         match sight.newest.map(|at| now.duration_since(at)) {
+            _ if sight.retired => {}
             None => raise(Cause::Missing, "there is no whole common point".into()),
             Some(age) if age > bounds.newest => {
                 let (age, most) = (rough(age), rough(bounds.newest));

@@ -330,8 +330,9 @@ fn members_that_are_always_busy_do_not_starve_their_group() {
     for minute in 0..600 {
         let now = at("2026-06-01T00:00:00Z") + SignedDuration::from_mins(minute);
         world.end(now, false);
-        // The members are never free at the same time by themselves.
-        world.step(now, 7 + minute % 2 * 6, 4, at("2026-06-01T00:00:00Z"));
+        // One begins five minutes after the other, and each as soon as it has ended: they are never free at the same time by themselves.
+        let most = if minute < 15 { 1 } else { 4 };
+        world.step(now, 10, most, at("2026-06-01T00:00:00Z"));
     }
     let shop = &world.starts[&("group.shop".to_owned(), Task::Incremental)];
     assert!(shop.len() >= 7, "the group ran {} times in ten hours: {shop:?}", shop.len());

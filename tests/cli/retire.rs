@@ -64,4 +64,14 @@ fn a_retired_source_alarms_nobody_and_still_restores() {
     std::thread::sleep(std::time::Duration::from_millis(1200));
     expect(at, &["status"], 5);
     expect(at, &["backup", "--group", "shop"], 0);
+    // A group of which one member is given up is still missed; one of which all are is not.
+    expect(at, &["retire", "etc", "--confirm", "etc"], 0);
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    let look = ["watch", "--older-than", "1s", "--bound", "orders=1d"];
+    assert!(expect(at, &look, 5).err.contains("ALARM: group shop"));
+    expect(at, &["retire", "orders", "--confirm", "orders"], 0);
+    expect(at, &look, 0);
+    let status = expect(at, &["status"], 0);
+    assert!(status.out.contains("Every source is retired"), "{}", status.all());
+    assert!(status.out.contains("; all its members are retired"), "{}", status.all());
 }

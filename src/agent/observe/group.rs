@@ -29,6 +29,7 @@ pub fn look(open: &Open, name: &GroupName, seen: &mut Seen) -> Result<()> {
     let newest = sight.n.zip(sight.hash).zip(sight.data_time);
     seen.newest =
         newest.map(|((n, hash), data_time)| Newest { seq: n, commit: hash.to_string(), data_time, log: None });
+    seen.retired = sight.retired.then(|| open.now());
     (seen.faults, seen.listed) = (sight.faults, Some(listed));
     Ok(())
 }

@@ -42,13 +42,14 @@ fn row(sight: Sight, config: Option<&Config>, now: Timestamp) -> Row {
     let group = &sight.group;
     let attention = match sight.faults.first() {
         Some(first) => Some(format!("common points are wrong: {first}: run `blackstart verify`")),
+        None if sight.retired => None,
         None if sight.newest.is_none() => {
             Some(format!("has no common point that is whole: run `blackstart backup --group {group}`"))
         }
         None if late => Some("the newest common point is older than the RPO allows".into()),
         None => None,
     };
-    let only_late = late && sight.faults.is_empty();
+    let only_late = late && !sight.retired && sight.faults.is_empty();
     Row { sight, rpo_exposure_seconds: exposure, rpo_seconds: rpo, attention, only_late }
 }
 
@@ -66,7 +67,8 @@ impl Row {
             }
             _ => "no common point".into(),
         };
-        let attention = self.attention.as_ref().map_or(String::new(), |what| format!("; {what}"));
+        let retired = if self.sight.retired { "; all its members are retired" } else { "" };
+        let attention = self.attention.as_ref().map_or(retired.to_owned(), |what| format!("; {what}"));
         format!("group {group}: {point}{attention}")
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Failure, Kind};
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
-use crate::repository::group::{self, Group, Point, Points};
+use crate::repository::group::{self, Group, Member, Point, Points};
 use crate::repository::layout::{GroupName, Hash, SourceName};
 use crate::repository::series::{Series, Tail};
 use crate::repository::snapshot::{Commit, Mode, Removed, Snapshot};
@@ -121,6 +121,12 @@ impl<'a> Standing<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether all members are given up on purpose. Where that cannot be read, what is missing is missed.
+    pub fn is_retired(&mut self, group: &Group) -> bool {
+        let retired = |member: &Member| self.of(&member.source).and_then(|tail| tail.retired()).unwrap_or(false);
+        group.members.iter().all(retired)
     }
 
     /// Whether the run that made `group` read everything: every member's snapshot that is still there is a full.

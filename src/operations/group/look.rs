@@ -28,12 +28,15 @@ pub struct Sight {
     pub expired: Vec<u64>,
     /// Points that do not verify, are missing, or have lost a member that no prune record lists: what and why.
     pub faults: Vec<String>,
+    /// All members of the newest point are given up on purpose: none after it is expected.
+    pub retired: bool,
 }
 
 impl Sight {
     /// Of a group that has no points.
     pub fn of(group: GroupName) -> Sight {
-        Sight { group, n: None, hash: None, newest: None, data_time: None, expired: Vec::new(), faults: Vec::new() }
+        let (expired, faults) = (Vec::new(), Vec::new());
+        Sight { group, n: None, hash: None, newest: None, data_time: None, expired, faults, retired: false }
     }
 }
 
@@ -49,6 +52,7 @@ pub fn look_at(open: &Open, standing: &mut Standing, points: &Points) -> Result<
     let recent = points.recent(LOOKED_AT)?;
     let mut sight = Sight::of(points.name().clone());
     sight.faults.extend(recent.faults.iter().map(|(n, why)| format!("point {n}: {why}")));
+    sight.retired = recent.points.first().is_some_and(|newest| standing.is_retired(&newest.group));
     for Point { hash, group, .. } in &recent.points {
         let wholeness = standing.look(group)?;
         if sight.n.is_none() && wholeness.objection(group).is_none() {

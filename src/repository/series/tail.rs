@@ -41,6 +41,11 @@ impl<'a> Tail<'a> {
         }))
     }
 
+    /// Whether the source is given up on purpose.
+    pub fn retired(&self) -> Result<bool> {
+        Ok(self.series.retired()?.is_some())
+    }
+
     fn read_down_to(&mut self, seq: u64) -> Result<()> {
         if seq >= self.down_to {
             return Ok(());
