@@ -12,17 +12,17 @@ use crate::scheduler::{self, History};
 
 mod endings;
 mod log;
+mod runs;
 mod unknown;
 
-pub use endings::Endings;
+pub use endings::{Ending, Endings};
 pub use log::needs_snapshot;
+use runs::of_runs;
 use unknown::{is_seen, unknown};
 
 /// A source without any snapshot is told of after twice its interval, within these bounds.
 const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
 const NEVER_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// After so many failures in a row it is not chance.
-const FAILURES_CRITICAL: u32 = 3;
 
 /// What the agent knows.
 pub struct View<'a> {
@@ -41,6 +41,8 @@ pub struct View<'a> {
     pub channels: &'a [Channel],
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
+    /// Why metrics and health are not served where the configuration says, and where they are.
+    pub page: Option<&'a str>,
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -57,6 +59,7 @@ pub struct Findings {
 
 pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
+    of_the_unread(view, &mut found);
     let mut unknown = unknown(view, now);
     for job in view.jobs.iter().filter(|job| job.enabled) {
         if is_seen(view, job) {
@@ -89,11 +92,16 @@ fn problem(
 fn of_the_agent(view: &View) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(why) = view.repository {
-        let detail = format!("No backup can be made and none be read from here until it is back: {why}");
+        let detail = format!(
+            "No backup can be made and none be read from here until it is back; what is stored is as it was, and backups begin again by themselves. \
+             See whether the store runs, and whether its address and credentials still hold, with `blackstart check`: {why}"
+        );
         found.push(problem(REPOSITORY, Severity::Critical, None, "the repository cannot be reached".into(), detail));
     }
     if let Some(why) = view.configuration {
-        let detail = format!("The agent goes on with the configuration it has. Correct the file: {why}");
+        let detail = format!(
+            "Backups go on with the configuration of before; what was changed is not in force. Correct the file, and it is read again by itself: {why}"
+        );
         found.push(problem(
             "configuration",
             Severity::Warning,
@@ -109,6 +117,13 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
         );
         found.push(problem("drill-key", Severity::Warning, None, title, detail));
     }
+    if let Some(why) = view.page {
+        let title = "metrics and health are not served where the configuration says".into();
+        let detail = format!(
+            "Backups go on, and notices are sent. Free the port, or correct [agent] listen; it is tried again all the time: {why}"
+        );
+        found.push(problem("listen", Severity::Warning, None, title, detail));
+    }
     for (plan, why) in view.wrong_plans {
         let title = format!("the restore plan {plan} is wrong");
         let detail = format!(
@@ -123,6 +138,20 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
         found.push(problem(format!("notify/{channel}"), Severity::Warning, None, title, detail));
     }
     found
+}
+
+/// Sources of which the store does not give what there is.
+fn of_the_unread(view: &View, found: &mut Vec<Problem>) {
+    for (source, unread) in view.seen.iter().filter_map(|(source, seen)| Some((source, seen.unread.as_ref()?))) {
+        let known = view.seen.get(source).and_then(|seen| seen.looked);
+        let known = known.map_or("Nothing is known of it".into(), |at| format!("What is known of it is of {at}"));
+        let title = format!("{source}: the repository cannot be read since {}", unread.since);
+        let detail = format!(
+            "{known}: how old its newest point is and what drills have proven may have changed since, and a restore would fail there too.              Other sources are looked at as before. Look at the store, and at what this credential may read: {}",
+            unread.why
+        );
+        found.push(problem(format!("{source}/unread"), Severity::Critical, Some(source), title, detail));
+    }
 }
 
 /// How old the data is, and what has been proven.
@@ -146,7 +175,9 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
                     "never",
                     Severity::Critical,
                     title,
-                    "Everything in it would be lost. Run `blackstart backup` by hand and see what it says".into(),
+                    format!(
+                        "A disaster now would lose everything in it. Run `blackstart backup {source}` by hand, and see what it says"
+                    ),
                 );
             }
         }
@@ -155,8 +186,10 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
             let reaches = past.and_then(|p| p.reaches).map_or(newest, |reaches| reaches.max(newest));
             if let Some(rpo) = job.rpo.filter(|rpo| now.duration_since(reaches) > *rpo) {
                 let title = format!("{source}: the RPO of {rpo:#} is exceeded");
-                let detail =
-                    format!("A disaster now would lose everything since {reaches}. `blackstart status` shows more");
+                let detail = format!(
+                    "A disaster now would lose everything since {reaches}; what is older can be restored. Look for other alarms of {source}, and see why no \
+                     backup ends well: run `blackstart backup {source}` by hand"
+                );
                 add("rpo", Severity::Critical, title, detail);
             } else if (job.rpo.is_none() || job.continuous)
                 && let Some(expected) = expected
@@ -167,7 +200,9 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
                     "overdue",
                     Severity::Warning,
                     title,
-                    format!("The newest data is of {newest}. `blackstart status` shows more"),
+                    format!(
+                        "A disaster now would lose what was written since {newest}. See why no backup ends well: run `blackstart backup {source}` by hand"
+                    ),
                 );
             }
         }
@@ -216,58 +251,6 @@ fn of_drills(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
     }
 }
 
-/// How the last run of each task ended.
-fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTreeSet<String>) {
-    for task in job.tasks.keys() {
-        let key = format!("{}/{task}", job.source);
-        let Some(ending) = view.endings.of(&job.source, *task) else {
-            unknown.insert(key);
-            continue;
-        };
-        let drill = view.seen.get(&job.source).and_then(|seen| seen.drill.as_ref());
-        if *task == Task::Drill && drill.is_some_and(|drill| drill.passed && drill.span.started > ending.finished) {
-            // Somebody has drilled by hand since.
-            continue;
-        }
-        let failures = view.history.get(&job.source).and_then(|p| p.tasks.get(task)).map_or(0, |p| p.failures);
-        // Busy: another run holds the source, mostly one that somebody started by hand. With the repository away one alarm is enough.
-        // Neither says that what stood wrong before is over.
-        let says_nothing = match ending.result.as_str() {
-            "busy" => failures < FAILURES_CRITICAL,
-            "failed" => view.repository.is_some(),
-            _ => false,
-        };
-        if says_nothing {
-            unknown.insert(key);
-            continue;
-        }
-        let severity = match ending.result.as_str() {
-            "done" => continue,
-            "check-failed" => Severity::Critical,
-            "failed" if failures >= FAILURES_CRITICAL && task.is_backup() => Severity::Critical,
-            _ => Severity::Warning,
-        };
-        let (source, result) = (&job.source, ending.result.as_str());
-        let title = match result {
-            "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
-            "check-failed" if *task == Task::Drill => {
-                format!("{source}: a drill FAILED: the newest backup does not come back")
-            }
-            "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
-            "check-failed" => format!("{source}: the repository is damaged"),
-            "environment" => format!("{source}: the drill could not be carried out here"),
-            "partial" => format!("{source}: the {task} is partial"),
-            "missed" => format!("{source}: a drill came back, and missed its target"),
-            _ => format!("{source}: the {task} failed"),
-        };
-        let detail = match &ending.help {
-            Some(help) => format!("{}. {help}", ending.line),
-            None => ending.line.clone(),
-        };
-        found.push(problem(key, severity, Some(source), title, detail));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,10 +279,11 @@ mod tests {
         if let Some((result, _)) = ending {
             endings.take(&run(&job.source, Task::Incremental, result));
         }
+        let seen = repository.is_none().then(|| (job.source.clone(), Seen::of_test(None, None, at(0))));
         let view = View {
             history: &History::from([(job.source.clone(), past)]),
             jobs: &[job],
-            seen: &BTreeMap::new(),
+            seen: &seen.into_iter().collect(),
             endings: &endings,
             standings: &BTreeMap::new(),
             repository,
@@ -307,6 +291,7 @@ mod tests {
             drill_key: None,
             channels: &[],
             wrong_plans: &[],
+            page: None,
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };

@@ -119,7 +119,13 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             exit = exit.max(how);
         }
     };
-    note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
+    let damaged = whole.faults.iter().any(|(seq, _)| !whole.unread.contains(seq));
+    note(damaged, Severity::Unproven, "commits do not verify: run `blackstart verify`");
+    note(
+        !whole.unread.is_empty(),
+        Severity::Unproven,
+        "the store does not give some commits, so that there may be newer points than are shown here: look at the store, and at what this credential may read",
+    );
     note(
         !whole.covers.is_empty(),
         Severity::Unproven,

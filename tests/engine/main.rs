@@ -15,6 +15,7 @@ mod log;
 mod order;
 mod reread;
 mod roundtrip;
+mod silence;
 mod spool;
 mod streams;
 mod tiers;

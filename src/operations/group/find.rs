@@ -108,6 +108,18 @@ impl<'a> Standing<'a> {
         Ok(found)
     }
 
+    /// Why a member of `group` is not known to be there or gone: the store does not give it.
+    pub fn unread(&mut self, group: &Group) -> Result<Option<String>> {
+        for member in &group.members {
+            let (whole, _) = self.of(&member.source)?;
+            if whole.unread.contains(&member.seq) {
+                let why = whole.faults.iter().find(|(seq, _)| *seq == member.seq).map_or("", |(_, why)| why);
+                return Ok(Some(format!("snapshot {} of {}: {why}", member.seq, member.source)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The snapshots of a point that is whole.
     fn snapshots(&mut self, group: &Group) -> Result<Vec<(Commit, Snapshot)>> {
         let mut all = Vec::new();

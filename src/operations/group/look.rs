@@ -9,6 +9,7 @@ use crate::operations::Open;
 use crate::repository::group::{self, Member, Point, Points};
 use crate::repository::layout::GroupName;
 use crate::repository::series::Series;
+use crate::storage;
 
 /// Points of each group that are looked at, the newest first.
 const LOOKED_AT: u64 = 20;
@@ -25,20 +26,35 @@ pub struct Sight {
     pub expired: Vec<u64>,
     /// Points that do not verify, are missing, or have lost a member that no prune record lists: what and why.
     pub faults: Vec<String>,
+    /// Why nothing is known of it: the store does not give it, or a member of it.
+    pub unread: Option<String>,
 }
 
 /// Looks at the newest points of every group.
 pub fn look(open: &Open) -> Result<Vec<Sight>> {
     let mut standing = Standing::new(open);
-    group::names(&open.store)?.into_iter().map(|name| look_at(open, &mut standing, name)).collect()
+    let look = |name: GroupName| {
+        let looked = look_at(open, &mut standing, name.clone());
+        looked.unwrap_or_else(|error| Sight { unread: Some(format!("{error:#}")), ..Sight::of(name) })
+    };
+    Ok(group::names(&open.store)?.into_iter().map(look).collect())
+}
+
+impl Sight {
+    fn of(group: GroupName) -> Sight {
+        Sight { group, n: None, newest: None, expired: Vec::new(), faults: Vec::new(), unread: None }
+    }
 }
 
 fn look_at(open: &Open, standing: &mut Standing, name: GroupName) -> Result<Sight> {
     let points = Points::list(&open.store, &open.trust, &name)?;
     let recent = points.recent(LOOKED_AT)?;
-    let mut sight = Sight { n: None, newest: None, expired: Vec::new(), faults: Vec::new(), group: name.clone() };
+    let mut sight = Sight::of(name.clone());
     sight.faults.extend(recent.faults.iter().map(|(n, why)| format!("point {n}: {why}")));
     for Point { group, .. } in &recent.points {
+        if let Some(why) = standing.unread(group)? {
+            anyhow::bail!("{why}");
+        }
         let wholeness = standing.look(group)?;
         if sight.n.is_none() && wholeness.objection(group).is_none() {
             let stored = points.stored_at(group.n);
@@ -62,8 +78,11 @@ fn look_at(open: &Open, standing: &mut Standing, name: GroupName) -> Result<Sigh
     Ok(sight)
 }
 
-/// Whether a prune record lists just this commit. One that cannot be read, or is another, was not pruned.
+/// Whether a prune record lists just this commit. One that is damaged, or is another, was not pruned.
 fn was_pruned(open: &Open, member: &Member) -> Result<bool> {
     let series = Series::list(&open.store, &open.trust, &member.source)?;
-    Ok(series.has(member.seq, member.commit).unwrap_or(false))
+    match series.has(member.seq, member.commit) {
+        Err(error) if storage::is_silence(&error) => Err(error),
+        had => Ok(had.unwrap_or(false)),
+    }
 }

@@ -21,6 +21,8 @@ pub struct Log {
     pub stretches: Vec<Stretch>,
     /// (key, why)
     pub faults: Vec<(Key, String)>,
+    /// The first of `faults` that the store did not give: nothing is known of it.
+    pub unread: Option<Key>,
     /// What somebody has put over its objects in a store that keeps versions.
     pub covers: Vec<Cover>,
 }
@@ -87,7 +89,8 @@ pub struct Window {
 impl Log {
     pub fn list(store: &Store, trust: &Trust, source: &SourceName) -> Result<Log> {
         let listed = history::list(store, &layout::log(source)).with_context(|| format!("list the log of {source}"))?;
-        let mut log = Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new(), covers: Vec::new() };
+        let mut log =
+            Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new(), unread: None, covers: Vec::new() };
         let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
         let (mut records, mut histories) = (Vec::new(), Vec::new());
         for written in listed {
@@ -112,7 +115,7 @@ impl Log {
                     let timelines = spans.remove(&n).unwrap_or_default();
                     log.stretches.push(Stretch { line, hash, signer, timelines, histories: BTreeMap::new() });
                 }
-                Err(e) => log.faults.push((written.key, format!("{e:#}"))),
+                Err(e) => log.take_fault(written.key, &e),
             }
         }
         for (n, timeline, written) in histories {
@@ -121,7 +124,7 @@ impl Log {
             match (read, log.stretch_mut(n)) {
                 (Ok(line), Some(stretch)) => drop(stretch.histories.insert(timeline, line)),
                 (Ok(_), None) => log.faults.push((key, "belongs to a stretch that is not there".into())),
-                (Err(e), _) => log.faults.push((key, format!("{e:#}"))),
+                (Err(e), _) => log.take_fault(key, &e),
             }
         }
         log.leave_out_unknown_timelines();
@@ -130,6 +133,13 @@ impl Log {
             log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
         }
         Ok(log)
+    }
+
+    fn take_fault(&mut self, key: Key, error: &anyhow::Error) {
+        if storage::is_silence(error) {
+            self.unread.get_or_insert_with(|| key.clone());
+        }
+        self.faults.push((key, format!("{error:#}")));
     }
 
     /// Where a timeline's history is lost, nobody knows where its bytes belong: the stretch cannot be used.
