@@ -300,6 +300,9 @@ mod tests {
         assert_eq!(keys(without, Some(0), 41, None, None), ["a/overdue"]);
         let drilled = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(drilled, Some(120), 121, None, None), ["a/drill-overdue"]);
+        let ladder = "source = \"a\"\nevery = \"20m\"\n[[drill]]\nevery = \"1h\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"2h\"\n";
+        assert_eq!(keys(ladder, Some(120), 121, None, None), ["a/drill-hashes-overdue"], "each level for itself");
+        assert_eq!(keys(ladder, Some(240), 241, None, None), ["a/drill-hashes-overdue", "a/drill-overdue"]);
         let plan = "plan = \"p\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(plan, Some(120), 119, None, None), [] as [&str; 0]);
         assert_eq!(keys(plan, Some(120), 121, None, None), ["plan.p/drill-overdue"]);
