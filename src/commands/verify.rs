@@ -64,7 +64,7 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         }
     }
     for group in &report.groups {
-        sound &= group.faults.is_empty();
+        sound &= group.faults.is_empty() && group.unread.is_none();
         say_group(shell, group);
     }
     let covers: Vec<_> = report.covers.iter().chain(report.sources.iter().flat_map(|s| &s.covers)).collect();
@@ -96,6 +96,10 @@ fn say_covers(shell: &Shell, covers: &[&Cover]) {
 }
 
 fn say_group(shell: &Shell, group: &Sight) {
+    if let Some(why) = &group.unread {
+        let what = format!("group {}: how it stands is not known, the store does not give it: {why}", group.group);
+        return shell.warn(what);
+    }
     let newest = match (group.n, group.newest) {
         (Some(n), Some(at)) => format!("its newest whole point is {n}, with data of {}", time(at)),
         _ => "it has no whole point: run `blackstart backup --group`".to_owned(),

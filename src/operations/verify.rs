@@ -78,7 +78,8 @@ pub struct Fault {
 impl VerifyReport {
     pub fn sound(&self) -> bool {
         self.covers.is_empty()
-            && self.groups.iter().all(|group| group.faults.is_empty())
+            // What cannot be read is not known to be whole.
+            && self.groups.iter().all(|group| group.faults.is_empty() && group.unread.is_none())
             && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
     }
 }

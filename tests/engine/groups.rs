@@ -8,7 +8,7 @@ use blackstart::error::{Kind, help_of, kind_of};
 use blackstart::operations::backup::Options;
 use blackstart::operations::group::{self, GroupReport, MemberRun, OpenSource, Pick, Request};
 use blackstart::operations::retention::Policy;
-use blackstart::operations::{prune, restore as single};
+use blackstart::operations::{Open, prune, restore as single, verify};
 use blackstart::repository::group::{Points, Skew};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::{self, GroupName};
@@ -18,6 +18,7 @@ use blackstart::source::barrier::{Barrier, Moment};
 use blackstart::source::files::{Files, FilesOptions};
 use blackstart::source::sqlite::Sqlite;
 use blackstart::storage::Key;
+use blackstart::storage::Kind::{Denied, Other, Transient};
 use blackstart::storage::memory::Memory;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -508,4 +509,23 @@ fn the_barrier_keeps_the_order() {
     let span = |n: usize| spans[n].unwrap();
     assert!(span(1).to <= span(0).from && span(1).to <= span(2).from, "{spans:?}");
     assert!(spans.iter().flatten().all(|span| span.from <= span.to));
+}
+
+/// What the store does not give is not known: neither whole, nor gone. Nobody verifies it, and no restore passes it over for an older one.
+#[test]
+fn what_cannot_be_read_of_a_point_is_neither_whole_nor_gone() {
+    let lab = Lab::new();
+    (lab.point(), lab.point());
+    let sound = lab.world.host.open.clone();
+    let verify = |open: &Open| verify::verify(open, None, &verify::Options::default()).unwrap();
+    assert!(verify(&sound).sound());
+    for (area, kind) in [("groups/shop/", Transient), ("groups/shop/", Denied), ("snapshots/db/", Other)] {
+        let silent = Faulty::new(lab.memory.clone(), Fault::Silent("get", area, kind));
+        let open = Open { store: Store::new(silent).unwrap(), ..sound.clone() };
+        let sights = group::look(&open).unwrap();
+        assert!(sights[0].unread.is_some() && sights[0].faults.is_empty(), "{area} {kind:?}: {sights:?}");
+        assert!(!verify(&open).sound(), "{area} {kind:?}: what cannot be read is not called whole");
+        let found = group::find(&open, &shop(), Pick::Latest);
+        assert!(found.is_err(), "{area} {kind:?}: an older point was taken instead");
+    }
 }

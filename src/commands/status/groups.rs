@@ -40,7 +40,10 @@ fn row(sight: Sight, config: Option<&Config>, now: Timestamp) -> Row {
     let exposure = sight.newest.map(|at| now.duration_since(at).as_secs_f64().max(0.0));
     let late = matches!((exposure, rpo), (Some(exposure), Some(rpo)) if exposure > rpo);
     let group = &sight.group;
+    let unread =
+        sight.unread.as_ref().map(|why| format!("how it stands is not known, the store does not give it: {why}"));
     let attention = match sight.faults.first() {
+        _ if unread.is_some() => unread,
         Some(first) => Some(format!("common points are wrong: {first}: run `blackstart verify`")),
         None if sight.retired => None,
         None if sight.newest.is_none() => {
