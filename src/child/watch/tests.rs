@@ -1,3 +1,5 @@
+//! Bounds of time and memory on real children.
+
 use super::super::{Child, Spec};
 use super::*;
 use crate::error::kind_of;
