@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod drill;
 mod group;
 mod named;
 mod places;
@@ -27,6 +28,7 @@ use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use drill::DrillConfig;
 pub use group::GroupConfig;
 pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
@@ -60,12 +62,13 @@ pub struct Config {
     /// A new baseline is due after this long.
     #[serde(default, deserialize_with = "duration")]
     pub baseline: Option<SignedDuration>,
-    /// zstd's.
-    #[serde(default = "level")]
-    pub level: i32,
+    /// zstd's, for every source; otherwise what suits each.
+    pub level: Option<i32>,
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub drill: DrillConfig,
     #[serde(default)]
     pub agent: agent::Options,
     /// Who is told what is wrong.
@@ -85,10 +88,6 @@ pub struct Config {
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
-}
-
-fn level() -> i32 {
-    3
 }
 
 impl Config {
@@ -156,13 +155,14 @@ impl Config {
             }
         }
         self.group.iter().enumerate().try_for_each(|(i, group)| group.validate(&self.group[..i]))?;
+        self.drill.validate()?;
         self.agent.validate()?;
         notify::validate(&self.notify)?;
-        if !(1..=22).contains(&self.level) {
+        if self.level.is_some_and(|level| !(1..=22).contains(&level)) {
             return Err(Failure::new(
                 Kind::Config,
                 "level is a number from 1 to 22",
-                "Nothing was done. 3 is a good one.",
+                "Nothing was done. Leave it out: the default is a good one.",
             ));
         }
         Ok(())

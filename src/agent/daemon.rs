@@ -192,7 +192,8 @@ impl Agent {
             self.teller.stalled(since);
         }
         if self.stop.is_none() {
-            self.receivers.tend(&self.config, &self.clock);
+            let given_up = self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source);
+            self.receivers.tend(&self.config, &given_up.collect(), &self.clock);
         }
         let standings = self.receivers.standings();
         self.look_at_the_repository(&standings);
@@ -212,6 +213,7 @@ impl Agent {
                 channels: &self.config.notify,
                 wrong_plans: &self.config.wrong_plans,
                 page: self.page.wrong.as_deref(),
+                groups: &self.config.group,
                 mute: &self.teller.mute,
                 sent: &self.teller.sent,
             };
@@ -244,7 +246,8 @@ impl Agent {
         if *missed > 0 {
             *self.figures.skipped.entry((source.to_string(), task.name())).or_default() += u64::from(*missed);
         }
-        self.teller.ping(source, *task, "/start", &order.run, now);
+        let members = self.jobs.iter().find(|job| job.source == *source).map(|job| job.members.clone());
+        self.teller.ping((source, &members.unwrap_or_default()), *task, "/start", &order.run, now);
         self.memory.begin(source, *task, now);
         self.running.insert((source.clone(), *task), order.clone());
         let (config, clock, sender) = (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone());
@@ -305,6 +308,29 @@ impl Agent {
             tracing::error!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", run.line);
         }
         self.running.remove(&(run.source.clone(), run.task));
+        self.write_down(run);
+        let covered = self.jobs.iter().filter(|job| job.source == run.source).flat_map(|job| job.members.clone());
+        let covered: Vec<SourceName> = covered.collect();
+        let suffix = match run.result.as_str() {
+            "done" => Some(""),
+            "busy" => None,
+            _ => Some("/fail"),
+        };
+        if let Some(suffix) = suffix {
+            self.teller.ping((&run.source, &covered), run.task, suffix, &run.run, self.clock.now());
+        }
+        self.keep(&ran);
+        // What a group's run was for its members is theirs: none of them is due again at once.
+        ran.members.iter().for_each(|member| self.keep(member));
+        self.to_observe.extend(covered);
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
+    }
+
+    /// Remembers a run, and looks at what it left in the repository.
+    fn keep(&mut self, ran: &Ran) {
+        let run = &ran.run;
         self.memory.end(run);
         if let Err(error) = self.catalog.record(run) {
             tracing::warn!(
@@ -312,21 +338,9 @@ impl Agent {
                 "the catalog cannot be written; it is a cache, and backups go on"
             );
         }
-        self.write_down(run);
-        let suffix = match run.result.as_str() {
-            "done" => Some(""),
-            "busy" => None,
-            _ => Some("/fail"),
-        };
-        if let Some(suffix) = suffix {
-            self.teller.ping(&run.source, run.task, suffix, &run.run, self.clock.now());
-        }
-        self.count(&ran);
+        self.count(ran);
         self.endings.take(run);
         self.to_observe.insert(run.source.clone());
-        // A plan has drilled sources, too.
-        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
-        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
     }
 
     /// Notes a run in the audit log.

@@ -2,9 +2,11 @@
 //!
 //! What the store does not give is not known, and never taken for absent: what was seen before stays, with the moment since when it is old.
 
+mod group;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::operations::Open;
@@ -19,8 +21,9 @@ use crate::storage::{self, Key};
 
 /// Commits that are read at most to find the newest of each sort.
 const COMMITS_READ_MAX: usize = 200;
-/// Drill reports that are read at most.
-const DRILLS_READ_MAX: usize = 10;
+/// Drill reports that are read in any case, and at most while one of a level is looked for that a job promises.
+const DRILLS_READ: usize = 10;
+const DRILLS_READ_MAX: usize = 200;
 /// What a backup usually takes is the longest of so many.
 const USUAL_OF: usize = 5;
 
@@ -54,6 +57,8 @@ impl Newest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drilled {
     pub span: Span,
+    /// The snapshot; 0 of a plan, which has several.
+    pub seq: u64,
     pub passed: bool,
     pub seconds: f64,
     /// Seconds by phase.
@@ -68,13 +73,18 @@ pub struct Unread {
     pub why: String,
 }
 
-/// What the series of one source shows.
+/// What the series of one source shows, or the common points of a group.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// Number and hash of the newest commit, of any sort.
     pub head: Option<(u64, String)>,
-    /// The newest complete snapshot.
+    /// The newest complete snapshot; of a group the newest common point that is whole and good.
     pub newest: Option<Newest>,
+    /// Since when it is given up on purpose.
+    pub retired: Option<Timestamp>,
+    /// Of a group: what is wrong with its points.
+    pub faults: Vec<String>,
+    listed: Option<group::Listed>,
     /// Where the stored log ends that goes on from it.
     pub log: Option<LogEnd>,
     /// The stretch of the log into which it leads.
@@ -82,8 +92,8 @@ pub struct Seen {
     pub full: Option<Span>,
     pub incremental: Option<Span>,
     pub prune: Option<Timestamp>,
-    /// The last drill, and the newest data that one has proven.
-    pub drill: Option<Drilled>,
+    /// By level the last drill that tells as much, and the newest data that one has proven. A plan has them at [`Level::Engine`].
+    pub drills: BTreeMap<Level, Drilled>,
     pub verified: Option<Timestamp>,
     /// Of a plan: the text that was drilled last.
     pub plan: Option<Hash>,
@@ -94,6 +104,8 @@ pub struct Seen {
     /// The longest of the last backups.
     pub usual: Duration,
     last_report: Option<String>,
+    /// The levels that reports were searched for.
+    levels: BTreeSet<Level>,
 }
 
 impl Seen {
@@ -111,19 +123,19 @@ impl Seen {
     }
 }
 
-/// Looks at `sources`; what has not changed since `before` is not read again. A source that cannot be read keeps what is known of it, and the
-/// others are looked at all the same. Fails where the store answers for none of them.
+/// Looks at `sources`, each with the levels of drill that are promised of it; what has not changed since `before` is not read again. A source that
+/// cannot be read keeps what is known of it, and the others are looked at all the same. Fails where the store answers for none of them.
 pub fn observe(
     open: &Open,
-    sources: &[SourceName],
+    sources: &BTreeMap<SourceName, BTreeSet<Level>>,
     before: &BTreeMap<SourceName, Seen>,
 ) -> Result<BTreeMap<SourceName, Seen>> {
     let mut seen = BTreeMap::new();
     let (mut answered, mut silent) = (sources.is_empty(), None);
-    for source in sources {
+    for (source, levels) in sources {
         let mut one = before.get(source).cloned().unwrap_or_default();
         let begun = open.now();
-        match look(open, source, &mut one) {
+        match look(open, source, levels, &mut one) {
             Ok(()) => {
                 (one.looked, one.unread) = (Some(begun), None);
                 answered = true;
@@ -151,9 +163,12 @@ pub fn observe(
 }
 
 /// What was read before a failure counts.
-fn look(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
+fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut Seen) -> Result<()> {
     if source.plan().is_some() {
         return plan(open, source, seen);
+    }
+    if let Some(name) = source.group() {
+        return group::look(open, &name, seen);
     }
     commits(open, source, seen)?;
     // The log grows all the time, whether there are new commits or not.
@@ -162,29 +177,7 @@ fn look(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
         None => WayOn::default(),
     };
     (seen.log, seen.into) = (way.log, way.into);
-    drills(open, source, seen)
-}
-
-fn drills(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
-    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
-    reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
-    let last = reports.last().map(|r| r.key.as_str().to_owned());
-    if last == seen.last_report {
-        return Ok(());
-    }
-    let (mut drill, mut verified) = (None, None);
-    for object in reports.iter().rev().take(DRILLS_READ_MAX) {
-        let Some(report) = given(read(open, source, &object.key))?.flatten() else { continue };
-        if report.proves() {
-            verified = verified.max(Some(report.data_time)).max(report.log_until);
-        }
-        // A cheap level that passed takes back no failure of a restore, and is not what a job promises.
-        if report.level >= Level::Engine {
-            drill.get_or_insert_with(|| drilled(&report));
-        }
-    }
-    (seen.drill, seen.verified, seen.last_report) = (drill, verified, last);
-    Ok(())
+    drills(open, source, levels, seen)
 }
 
 /// What the store gave; `None` where that is not what it should be, which is for `verify` to tell of.
@@ -194,6 +187,42 @@ fn given<T>(read: Result<T>) -> Result<Option<T>> {
         Err(error) if storage::is_silence(&error) => Err(error),
         Err(_) => Ok(None),
     }
+}
+
+/// The newest drill of each level. Where there is a new report, and nothing is missing of what is known, only that is read.
+fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut Seen) -> Result<()> {
+    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
+    reports.sort_by(|a, b| b.key.as_str().cmp(a.key.as_str()));
+    let last = reports.first().map(|r| r.key.as_str().to_owned());
+    let known = levels.iter().all(|level| seen.drills.contains_key(level)).then(|| seen.last_report.clone()).flatten();
+    if last == seen.last_report && (known.is_some() || seen.levels == *levels) {
+        return Ok(());
+    }
+    let (mut drills, mut verified) = (BTreeMap::<Level, Drilled>::new(), None);
+    let mut left_off = false;
+    for (n, object) in reports.iter().take(DRILLS_READ_MAX).enumerate() {
+        left_off = known.as_deref() == Some(object.key.as_str());
+        let enough = n >= DRILLS_READ && levels.iter().all(|level| drills.contains_key(level));
+        if left_off || enough {
+            break;
+        }
+        let Some(report) = given(read(open, source, &object.key))?.flatten() else { continue };
+        if report.proves() {
+            verified = verified.max(Some(report.data_time)).max(report.log_until);
+        }
+        // A cheap level that passed takes back no failure of a dearer one, and is not what a job promises of that.
+        for level in Level::ALL.into_iter().filter(|level| report.level.covers(*level)) {
+            drills.entry(level).or_insert_with(|| drilled(&report));
+        }
+    }
+    if left_off {
+        verified = verified.max(seen.verified);
+        for (level, old) in std::mem::take(&mut seen.drills) {
+            drills.entry(level).or_insert(old);
+        }
+    }
+    (seen.drills, seen.verified, seen.last_report, seen.levels) = (drills, verified, last, levels.clone());
+    Ok(())
 }
 
 /// The newest drill of a plan.
@@ -210,19 +239,21 @@ fn plan(open: &Open, subject: &SourceName, seen: &mut Seen) -> Result<()> {
         Ok((report.mode == "drill" && report.subject == subject.as_str()).then_some(report))
     };
     let mut newest = None;
-    for object in reports.iter().take(DRILLS_READ_MAX) {
+    for object in reports.iter().take(DRILLS_READ) {
         newest = given(read(&object.key))?.flatten();
         if newest.is_some() {
             break;
         }
     }
     seen.plan = newest.as_ref().map(|report| report.hash);
-    seen.drill = newest.map(|report| Drilled {
+    let drilled = newest.map(|report| Drilled {
         span: Span { started: report.started, finished: report.finished },
+        seq: 0,
         passed: report.passed,
         seconds: report.achieved_rto_seconds,
         phases: report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect(),
     });
+    seen.drills = drilled.into_iter().map(|drilled| (Level::Engine, drilled)).collect();
     seen.last_report = last;
     Ok(())
 }
@@ -244,7 +275,7 @@ fn read(open: &Open, source: &SourceName, key: &Key) -> Result<Option<DrillRepor
 fn drilled(report: &DrillReport) -> Drilled {
     let phases = report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect();
     let span = Span { started: report.started, finished: report.finished };
-    Drilled { span, passed: report.passed, seconds: report.achieved_rto_seconds, phases }
+    Drilled { span, seq: report.seq, passed: report.passed, seconds: report.achieved_rto_seconds, phases }
 }
 
 /// What the commits say, if there are others than before.
@@ -256,6 +287,7 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
     let mut found = Seen {
         head: None,
         newest: None,
+        retired: None,
         full: None,
         incremental: None,
         prune: None,
@@ -271,6 +303,9 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
             Line::Prune(prune) => {
                 found.prune.get_or_insert(prune.started);
             }
+            // Unless a snapshot came after it.
+            Line::Retire(record) if durations.is_empty() => found.retired = found.retired.or(Some(record.started)),
+            Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };
                 match s.mode {

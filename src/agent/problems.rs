@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::Seen;
 use super::receivers::Standing;
+use crate::config::GroupConfig;
 use crate::job::{Job, Task};
 use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
+mod drills;
 mod endings;
+mod group;
 mod log;
 mod runs;
 mod unknown;
@@ -43,6 +46,7 @@ pub struct View<'a> {
     pub wrong_plans: &'a [(String, String)],
     /// Why metrics and health are not served where the configuration says, and where they are.
     pub page: Option<&'a str>,
+    pub groups: &'a [GroupConfig],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -61,10 +65,11 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
     of_the_unread(view, &mut found);
     let mut unknown = unknown(view, now);
-    for job in view.jobs.iter().filter(|job| job.enabled) {
+    let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
+    for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
-            of_drills(view, job, now, &mut found);
+            drills::problems(view, job, now, &mut found);
         }
         of_runs(view, job, &mut found, &mut unknown);
         if let Some(standing) = view.standings.get(&job.source) {
@@ -75,6 +80,7 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
             }));
         }
     }
+    found.extend(view.groups.iter().filter_map(|group| group::of_points(view, group)));
     Findings { wrong: found, unknown }
 }
 
@@ -85,7 +91,7 @@ fn problem(
     title: String,
     detail: impl Into<String>,
 ) -> Problem {
-    let source = source.filter(|name| name.plan().is_none()).cloned();
+    let source = source.filter(|name| name.is_source()).cloned();
     Problem { key: key.into(), severity, source, title, detail: detail.into() }
 }
 
@@ -170,15 +176,8 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
         (None, Some(expected)) => {
             let patience = expected.saturating_mul(2).clamp(NEVER_MIN, NEVER_MAX);
             if backup_since.is_some_and(|since| now.duration_since(since) > patience) {
-                let title = format!("{source} has never been backed up");
-                add(
-                    "never",
-                    Severity::Critical,
-                    title,
-                    format!(
-                        "A disaster now would lose everything in it. Run `blackstart backup {source}` by hand, and see what it says"
-                    ),
-                );
+                let (title, detail) = group::never(source);
+                add("never", Severity::Critical, title, detail);
             }
         }
         (Some(newest), _) => {
@@ -210,44 +209,6 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
     }
     if let Some(warning) = scheduler::warning(job, usual, now) {
         add("schedule", Severity::Warning, format!("{source}: its schedule cannot keep its RPO"), warning);
-    }
-}
-
-/// What drills have proven, and how long ago.
-fn of_drills(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
-    let source = &job.source;
-    let past = view.history.get(source);
-    let newest = past.and_then(|p| p.newest);
-    let mut add = |what: &str, severity, title, detail: String| {
-        found.push(problem(format!("{source}/{what}"), severity, Some(source), title, detail));
-    };
-    if let Some(rhythm) = job.tasks.get(&Task::Drill)
-        && newest.is_some()
-    {
-        let since = past.and_then(|p| p.tasks.get(&Task::Drill)).and_then(|p| p.since);
-        let last = view.seen.get(source).and_then(|s| s.drill.as_ref()).map(|d| d.span.finished);
-        let overdue = last.or(since).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
-        if overdue {
-            let title = format!("{source}: a drill is overdue");
-            let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
-            let of = source.plan().map_or_else(|| source.to_string(), |plan| format!("--plan {plan}"));
-            add(
-                "drill-overdue",
-                Severity::Warning,
-                title,
-                format!("{known}; whether the backups come back is not known. Run `blackstart drill {of}`"),
-            );
-        }
-    }
-    if let (Some(plan), Some(drilled)) = (&job.plan, view.seen.get(source).and_then(|s| s.plan))
-        && plan.hash != drilled
-    {
-        let title = format!("{source} was edited: it is NOT VERIFIED");
-        let of = source.plan().unwrap_or_default();
-        let detail = format!(
-            "No drill has run it as it is now; the next one on the schedule will. Or run `blackstart drill --plan {of}`"
-        );
-        add("edited", Severity::Warning, title, detail);
     }
 }
 
@@ -292,6 +253,7 @@ mod tests {
             channels: &[],
             wrong_plans: &[],
             page: None,
+            groups: &[],
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };
@@ -364,7 +326,21 @@ mod tests {
         assert_eq!(unknown(Some(("busy", 1)), None), ["a/incremental"]);
         assert_eq!(unknown(None, None), ["a/incremental"]);
         // The repository has been away since the start: how old the data is cannot be said.
-        let data = ["a/drill-overdue", "a/edited", "a/incremental", "a/never", "a/overdue", "a/rpo", "a/schedule"];
+        let data = [
+            "a/drill-cold-start-overdue",
+            "a/drill-decode-overdue",
+            "a/drill-existence-overdue",
+            "a/drill-game-day-overdue",
+            "a/drill-hashes-overdue",
+            "a/drill-overdue",
+            "a/drill-point-overdue",
+            "a/edited",
+            "a/incremental",
+            "a/never",
+            "a/overdue",
+            "a/rpo",
+            "a/schedule",
+        ];
         assert_eq!(unknown(Some(("failed", 9)), Some("gone")), data);
         assert_eq!(keys(job, None, 999, Some(("check-failed", 0)), Some("gone")), ["repository", "a/incremental"]);
     }

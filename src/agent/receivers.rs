@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,6 +13,7 @@ use super::work::host;
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
+use crate::limits::LEVEL;
 use crate::operations::receiver::Event;
 use crate::operations::wal::replicate::{self, replicate};
 use crate::operations::wal::{receive, recover};
@@ -60,8 +61,10 @@ pub struct Receivers(BTreeMap<SourceName, Receiver>);
 
 impl Receivers {
     /// Starts those that are to run and do not, and stops those that are to run no more, or otherwise.
-    pub fn tend(&mut self, config: &Arc<Config>, clock: &Arc<dyn Clock>) {
-        let wanted: BTreeMap<&SourceName, String> = wanted(config).map(|s| (&s.name, made_of(config, s))).collect();
+    /// None runs for what is `given_up`.
+    pub fn tend(&mut self, config: &Arc<Config>, given_up: &BTreeSet<&SourceName>, clock: &Arc<dyn Clock>) {
+        let wanted = wanted(config).filter(|source| !given_up.contains(&source.name));
+        let wanted: BTreeMap<&SourceName, String> = wanted.map(|s| (&s.name, made_of(config, s))).collect();
         for (source, receiver) in &mut self.0 {
             receiver.look(source, clock.now());
             if wanted.get(source) != Some(&receiver.made_of) {
@@ -105,7 +108,7 @@ fn wanted(config: &Config) -> impl Iterator<Item = &SourceConfig> {
 fn made_of(config: &Config, source: &SourceConfig) -> String {
     let Config { repository, root, host, host_key, level, .. } = config;
     format!(
-        "{repository} {root:?} {host:?} {host_key:?} {level} {:?} {:?} {:?} {:?}",
+        "{repository} {root:?} {host:?} {host_key:?} {level:?} {:?} {:?} {:?} {:?}",
         source.url, source.password, source.postgres, source.redis
     )
 }
@@ -254,8 +257,10 @@ fn carry_out(
 pub fn options(config: &Config, source: &SourceConfig) -> receive::Options {
     let settings = source.postgres.clone().unwrap_or_default();
     let named = || format!("blackstart_{}", source.name.as_str().replace('-', "_")).chars().take(63).collect();
-    let mut options =
-        receive::Options { level: config.level, ..receive::Options::new(settings.slot.unwrap_or_else(named)) };
+    let mut options = receive::Options {
+        level: config.level.unwrap_or(LEVEL),
+        ..receive::Options::new(settings.slot.unwrap_or_else(named))
+    };
     if let Some(wait) = settings.seal_every {
         options.seal_every = wait.unsigned_abs();
     }
@@ -264,7 +269,7 @@ pub fn options(config: &Config, source: &SourceConfig) -> receive::Options {
 
 /// How the replication stream of a Redis source is received.
 pub fn stream_options(config: &Config, source: &SourceConfig) -> replicate::Options {
-    let mut options = replicate::Options { level: config.level, ..replicate::Options::default() };
+    let mut options = replicate::Options { level: config.level.unwrap_or(LEVEL), ..replicate::Options::default() };
     if let Some(wait) = source.redis.as_ref().and_then(|settings| settings.seal_every) {
         options.seal_every = wait.unsigned_abs();
     }

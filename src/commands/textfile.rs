@@ -1,11 +1,11 @@
 //! `--metrics-file`: metrics of runs that no agent makes, for node_exporter.
 
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::output::Shell;
-use crate::repository::layout::SourceName;
+use crate::operations::evidence::Level;
 use crate::{agent, durable, metrics};
 
 /// Writes what the repository shows. Where it shows nothing the file stays: its times grow old, which is what the alert rules notice. The verb has
@@ -19,7 +19,8 @@ pub fn write(shell: &Shell, path: &Path) {
 fn figures(shell: &Shell) -> Result<String> {
     let config = shell.config()?;
     let open = shell.open(&config)?;
-    let sources: Vec<SourceName> = config.source.iter().map(|source| source.name.clone()).collect();
+    let engine = BTreeSet::from([Level::Engine]);
+    let sources = config.source.iter().map(|source| (source.name.clone(), engine.clone())).collect();
     let seen = agent::observe(&open, &sources, &BTreeMap::new()).context("look at the repository")?;
     metrics::textfile(&agent::figures(&config, &seen))
 }

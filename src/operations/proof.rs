@@ -1,23 +1,25 @@
 //! The proof of a restored copy: the checks of its kind, with the real engine where there is one.
 
+mod log;
+
 use anyhow::{Context, Result};
 use std::path::Path;
 
-use super::wal::recover::{self, Target};
-use super::wal::replay::{self, Aim};
+use super::drill::Moment;
 use super::{Open, contents};
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
 use crate::source::{Settings, chroma, command, files, postgres, redis, sqlite};
-use crate::storage;
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
     pub open: &'a Open,
     pub identities: &'a [Identity],
     pub snapshot: &'a Snapshot,
+    /// Up to where the log after it is replayed; without it, as far as it goes.
+    pub moment: Option<Moment>,
     /// What was restored. Checked against the snapshot before any engine may touch it.
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
@@ -70,12 +72,24 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         "redis" if checks.iter().all(|check| check.passed) => {
             let options = case.settings.redis.clone().unwrap_or_default().below(&case.settings.base);
             checks.extend(redis::proof::prove(case.copy, &sealed.facts, &options)?);
-            checks.extend(replay_stream(case, &sealed.facts, &options)?);
+            checks.extend(log::as_append_only_file(case, &sealed.facts, &options)?);
         }
         postgres::PHYSICAL if checks.iter().all(|check| check.passed) => {
             let mut options = case.settings.postgres.clone().unwrap_or_default();
-            checks.extend(replay_log(case, &mut options)?);
-            checks.extend(postgres::proof::prove(case.copy, case.scratch, &sealed.facts, &options, case.times)?);
+            let (replayed, stop) = log::into_data_directory(case, &mut options)?;
+            let whole = replayed.as_ref().is_none_or(|check| check.passed);
+            checks.extend(replayed);
+            // Without the log up to the point a server would show another one.
+            if whole || case.moment.is_none() {
+                let (copy, scratch) = (case.copy, case.scratch);
+                checks.extend(postgres::proof::prove(
+                    (copy, scratch),
+                    &sealed.facts,
+                    &options,
+                    stop.as_ref(),
+                    case.times,
+                )?);
+            }
         }
         "command" => {
             let Settings { base, command: options, .. } = case.settings;
@@ -88,35 +102,4 @@ pub fn prove(case: &Case) -> Result<Vec<Check>> {
         _ => {}
     }
     Ok(checks)
-}
-
-/// Puts the stored replication stream that follows the snapshot behind a second copy, and has a server load both.
-fn replay_stream(case: &Case, facts: &serde_json::Value, options: &redis::Options) -> Result<Vec<Check>> {
-    let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else { return Ok(Vec::new()) };
-    let copy = case.scratch.join("replayed");
-    std::fs::create_dir(&copy).context("make a directory for the replay")?;
-    let (from, to) = (case.copy.join(redis::DUMP), copy.join(redis::DUMP));
-    std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).context("copy the data set")?;
-    let aim = Aim { target: replay::Target::Latest, before: false };
-    match replay::write(case.open, case.identities, &route, &aim, &copy) {
-        Ok(replayed) => redis::proof::replayed(&copy, facts, options, &replayed.written),
-        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Err(e),
-        Err(e) => Ok(vec![Check::compare("log after the snapshot", "whole", format!("{e:#}"))]),
-    }
-}
-
-/// Puts the stored log that follows the snapshot into the copy, so that the server replays it, and adds the question whether it did.
-fn replay_log(case: &Case, options: &mut postgres::Options) -> Result<Option<Check>> {
-    let Some(route) = recover::route_on(case.open, case.identities, case.snapshot)? else { return Ok(None) };
-    let filled = recover::fill(case.open, case.identities, &route, &Target::Latest, case.copy);
-    let whole = |actual: String, name: String| Some(Check::compare(name, "whole", actual));
-    Ok(match filled {
-        Ok((prepared, _)) => {
-            if let Some(last) = &prepared.last {
-                options.check.push(format!("select pg_current_wal_insert_lsn() > '{}'", last.position));
-            }
-            whole("whole".to_owned(), format!("log replayed, {} files after the snapshot", prepared.segments))
-        }
-        Err(e) => whole(format!("{e:#}"), "log after the snapshot".to_owned()),
-    })
 }

@@ -12,6 +12,7 @@ mod broken;
 mod confirm;
 mod groups;
 mod restore;
+mod retire;
 mod verbs;
 
 use std::fs;

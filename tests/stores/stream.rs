@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A repository with one source, which is `server`.
-struct Home(tempfile::TempDir);
+pub struct Home(pub tempfile::TempDir);
 
 impl Home {
-    fn of(server: &Server) -> Home {
+    pub fn of(server: &Server) -> Home {
         Home::proven_by(server, "redis-server")
     }
 
@@ -46,12 +46,12 @@ impl Home {
         Home(home)
     }
 
-    fn run(&self, arguments: &[&str], code: i32) -> Ran {
+    pub fn run(&self, arguments: &[&str], code: i32) -> Ran {
         expect(self.0.path(), arguments, code)
     }
 
     /// Restores to a new place, and starts a server of that kind on it.
-    fn restore(&self, program: &str, aim: &[&str]) -> Server {
+    pub fn restore(&self, program: &str, aim: &[&str]) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("restored");
         let ran = self.run(&[&["restore", "store", "--to", to.to_str().unwrap()], aim].concat(), 0);
@@ -95,7 +95,7 @@ impl Home {
         std::fs::read_to_string(self.0.path().join("receiver")).unwrap_or_default()
     }
 
-    fn windows(&self) -> Vec<serde_json::Value> {
+    pub fn windows(&self) -> Vec<serde_json::Value> {
         self.run(&["snapshots", "store", "--json"], 0).json()["report"]["windows"].as_array().unwrap().clone()
     }
 }
@@ -125,13 +125,13 @@ impl Drop for Receiver {
     }
 }
 
-const DEBUG: &str = "--databases 32 --enable-debug-command yes";
+pub const DEBUG: &str = "--databases 32 --enable-debug-command yes";
 
-fn text(reply: &Reply) -> String {
+pub fn text(reply: &Reply) -> String {
     reply.text().unwrap_or_default().to_owned()
 }
 
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(40), "waited in vain: {what}");
@@ -144,13 +144,13 @@ fn stored(c: &mut Connection, milliseconds: &str) -> bool {
     text(&c.command(&["WAIT", "1", milliseconds]).unwrap()) == "1"
 }
 
-fn offset(server: &Server) -> u64 {
+pub fn offset(server: &Server) -> u64 {
     let info = text(&server.run("INFO replication"));
     info.lines().find_map(|l| l.strip_prefix("master_repl_offset:")).unwrap().trim().parse().unwrap()
 }
 
 /// What a server has: each key of each database, with the digest of its value and whether it expires.
-fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
+pub fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
     let (mut c, mut all) = (server.connect(), BTreeMap::new());
     for database in 0..32 {
         c.command(&["SELECT", &database.to_string()]).unwrap();
@@ -164,7 +164,7 @@ fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
     all
 }
 
-fn differing(one: &BTreeMap<(u32, Vec<u8>), String>, other: &BTreeMap<(u32, Vec<u8>), String>) -> Vec<String> {
+pub fn differing(one: &BTreeMap<(u32, Vec<u8>), String>, other: &BTreeMap<(u32, Vec<u8>), String>) -> Vec<String> {
     let keys = one.keys().chain(other.keys()).collect::<std::collections::BTreeSet<_>>();
     let differs = keys.into_iter().filter(|key| one.get(*key) != other.get(*key));
     differs
@@ -239,9 +239,38 @@ fn every_moment(program: &str) {
     let drilled = report(home.0.path(), &["drill"], 0);
     let checks = drilled["checks"].to_string();
     assert!(checks.contains("commands in the log, refused") && checks.contains("replays it"), "{checks}");
+    a_drill_goes_to_a_moment(&home, &time, (before, at));
     home.run(&["verify", "store"], 0);
     let copy = home.without_blackstart(program);
     assert_eq!(differing(&contents(&copy), &bad), Vec::<String>::new(), "recover-log.py");
+}
+
+/// What was written at the time is in it, and nothing of what came later.
+fn a_drill_goes_to_a_moment(home: &Home, time: &str, (before, at): (u64, u64)) {
+    let drilled = report(home.0.path(), &["drill", "--point", time], 0);
+    assert_eq!(drilled["level"], "point", "{drilled}");
+    let reached = replayed_to(&drilled);
+    assert!((before..=at).contains(&reached), "{before} to {at}: {drilled}");
+    let drilled = report(home.0.path(), &["drill", "--point", &format!("offset:{before}")], 0);
+    assert_eq!(replayed_to(&drilled), before, "{drilled}");
+    let drawn = report(home.0.path(), &["drill", "--point", "random"], 0);
+    let why = drawn["point"].as_str().unwrap();
+    let (_, again) = why.split_once("the same again: blackstart drill store ").expect(why);
+    let again = report(home.0.path(), &[&["drill"], &again.split(' ').collect::<Vec<_>>()[..]].concat(), 0);
+    assert_eq!(
+        (&again["seq"], &again["log_until"], &again["level"]),
+        (&drawn["seq"], &drawn["log_until"], &drawn["level"])
+    );
+    home.run(&["drill", "--point", "2099-01-01T00:00:00Z"], 64);
+    home.run(&["drill", "--point", "0/1A2B3C"], 64);
+}
+
+/// Up to where a drill has replayed the stream, as its report says.
+fn replayed_to(drilled: &serde_json::Value) -> u64 {
+    let checks = drilled["checks"].as_array().unwrap();
+    let mut names =
+        checks.iter().filter_map(|check| check["name"].as_str()?.strip_prefix("log replayed up to offset "));
+    names.next_back().unwrap_or_else(|| panic!("{checks:#?}")).parse().unwrap()
 }
 
 #[test]
@@ -291,7 +320,7 @@ impl Transactions {
     }
 }
 
-fn number(server: &Server, key: &str) -> i64 {
+pub fn number(server: &Server, key: &str) -> i64 {
     text(&server.run(&format!("GET {key}"))).parse().unwrap_or(0)
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::super::observe::Seen;
-use super::{Ending, View, problem};
+use super::{Ending, View, drills, problem};
 use crate::job::{Job, Task};
 use crate::notify::{Problem, Severity};
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 
 /// After so many failures in a row it is not chance.
@@ -43,7 +44,13 @@ pub fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut B
         let (source, result) = (&job.source, ending.result.as_str());
         let title = match result {
             "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
-            "check-failed" if *task == Task::Drill => {
+            "check-failed" if *task == Task::Drill(Level::GameDay) => {
+                format!("{source}: a game day FAILED: a fault was not noticed as it should be")
+            }
+            "check-failed" if matches!(task, Task::Drill(level) if !level.proves()) => {
+                format!("{source}: a {task} FAILED: the newest snapshot is damaged")
+            }
+            "check-failed" if task.is_drill() => {
                 format!("{source}: a drill FAILED: the newest backup does not come back")
             }
             "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
@@ -72,7 +79,10 @@ fn advice(result: &str, task: Task, source: &SourceName) -> String {
         };
     }
     match (result, task) {
-        ("check-failed", Task::Drill) => format!(
+        ("check-failed", Task::Drill(Level::GameDay)) => format!(
+            "The backups are as they were; what watches over them is not as it should be. `blackstart report show {source}` names the fault"
+        ),
+        ("check-failed", Task::Drill(_)) => format!(
             "Take the newest snapshot for lost until a drill has passed: run `blackstart drill {source}`, and `blackstart backup {source} --full` for a new \
              one. `blackstart restore {source} --latest-verified` takes the newest that is proven"
         ),
@@ -97,7 +107,7 @@ fn advice(result: &str, task: Task, source: &SourceName) -> String {
 fn is_cured(seen: &Seen, task: Task, ending: &Ending) -> bool {
     match task {
         Task::Full | Task::Incremental => seen.newest.as_ref().is_some_and(|n| !n.suspect && n.begun > ending.finished),
-        Task::Drill => seen.drill.as_ref().is_some_and(|drill| drill.passed && drill.span.started > ending.finished),
+        Task::Drill(level) => seen.drills.get(&level).is_some_and(|drill| drills::answers(drill, ending)),
         // What the store refused to remove it may refuse again.
         Task::Prune => ending.result != "partial" && seen.prune.is_some_and(|at| at > ending.finished),
         Task::Verify => false,

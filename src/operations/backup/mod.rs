@@ -3,6 +3,7 @@
 mod commit;
 mod options;
 mod resume;
+mod retired;
 
 pub use options::Options;
 
@@ -187,7 +188,9 @@ impl<'a> Run<'a> {
                 e.context("nothing was written: `verify` tells more. `restore` still reads the other snapshots")
             })?;
             run.previous.get_or_insert(commit.hash);
-            if matches!(commit.line, Line::Snapshot(_)) {
+            if let Line::Retire(record) = &commit.line {
+                run.take_up_again(record)?;
+            } else if commit.snapshot().is_some() {
                 newest = Some(commit);
                 break;
             }
@@ -358,13 +361,14 @@ impl<'a> Run<'a> {
         let (path, circumstances) = self.resume(kind)?;
         // What the source holds now, as far as one can tell before it has been read.
         self.options.progress.expect(self.basis_of.as_ref().map_or(0, |(_, sealed)| sealed.stats.bytes));
+        let level = self.options.level.unwrap_or_else(|| source.level());
         let options = pipeline::Options {
             packs: self.options.packs,
             spool: self.options.spool.clone(),
             checkpoint: Some((path.clone(), circumstances)),
             checkpoint_every: self.options.checkpoint_every,
             progress: self.options.progress.clone(),
-            ..pipeline::Options::new(self.options.level, self.options.workers)
+            ..pipeline::Options::new(level, self.options.workers)
         };
         let root = source.root();
         let stored = pipeline::store(source, &self.basis, &self.secrets, &target, &options)?;

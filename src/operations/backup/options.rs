@@ -18,12 +18,14 @@ pub struct Options {
     pub baseline_every: SignedDuration,
     /// Continue a series that another key has written.
     pub adopt: bool,
+    /// Take up a source again that was retired.
+    pub revive: bool,
     /// Go on when more than 1 % of the packs are missing.
     pub heal: bool,
     /// A great change against the newest snapshot is meant: see [`crate::source::Before`].
     pub accept_change: bool,
     /// zstd's.
-    pub level: i32,
+    pub level: Option<i32>,
     pub workers: usize,
     /// Packs in memory at once, those of the workers among them.
     pub packs: usize,
@@ -45,9 +47,10 @@ impl Default for Options {
             baseline: false,
             baseline_every: SignedDuration::from_hours(30 * 24),
             adopt: false,
+            revive: false,
             heal: false,
             accept_change: false,
-            level: 3,
+            level: None,
             workers: cores.clamp(1, WORKERS_MAX),
             packs: PACKS_IN_MEMORY,
             spool: None,

@@ -3,9 +3,13 @@
 //! Cheaper levels read the repository without a restore; the dearest restores with stock tools alone. What is wrong with the backup is a report
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
+mod bounds;
 mod cold;
+pub mod gameday;
 mod key;
 mod levels;
+mod moment;
+mod place;
 mod point;
 mod proofs;
 pub mod scratch;
@@ -20,7 +24,7 @@ use super::measures::implausible;
 use super::proof::{self, Case};
 use super::restore::{self, Phases, Request};
 use super::{Open, suspect};
-use crate::error::{Failure, Kind, kind_of};
+use crate::child::watch::Watch;
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
@@ -28,10 +32,13 @@ use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::Settings;
-use crate::storage;
+pub use bounds::{Bounds, bounds};
 pub use evidence::{DrillReport, Level};
 pub use key::signer;
-pub use point::{Point, choose};
+pub use moment::Moment;
+pub use place::of_the_environment;
+use place::{isolation, of_this_place};
+pub use point::{Chosen, Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
 
@@ -47,6 +54,8 @@ pub struct Options {
     pub keep: bool,
     /// Leave it only if the drill fails.
     pub keep_failed: bool,
+    /// Up to where the log after the snapshot is replayed; without it, as far as it goes.
+    pub moment: Option<Moment>,
     /// Why this recovery point was taken.
     pub point: String,
     /// Who or what started the drill.
@@ -57,6 +66,8 @@ pub struct Options {
     pub configuration: Option<Hash>,
     /// For the proof.
     pub settings: Settings,
+    /// Of time, and of the memory of what it starts.
+    pub bounds: Bounds,
 }
 
 impl Options {
@@ -70,11 +81,13 @@ impl Options {
             rto: None,
             keep: false,
             keep_failed: false,
+            moment: None,
             point: "the latest complete snapshot".into(),
             trigger: "by hand".into(),
             plan: None,
             configuration: None,
             settings: Settings::default(),
+            bounds: bounds(None, None),
         }
     }
 }
@@ -91,7 +104,12 @@ pub fn drill(
 ) -> Result<DrillReport> {
     let leftovers = scratch::sweep(&options.scratch, open.now());
     let scratch = Scratch::make(&options.scratch)?;
-    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options)?;
+    let watch = Watch::begin(scratch.notes(), options.bounds)?;
+    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options);
+    // Whatever came of it: what was ended from outside tells nothing.
+    watch.check()?;
+    drop(watch);
+    let drilled = drilled?;
     let passed = drilled.checks.iter().all(|c| c.passed);
     let scratch_removed = if options.keep || (options.keep_failed && !passed) {
         drop(scratch.keep());
@@ -131,8 +149,6 @@ impl Drilled {
     ) -> Result<Drilled> {
         // Without local state: a cached index object would prove nothing about the repository's.
         let open = &Open { state: None, ..open.clone() };
-        let isolation =
-            "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
         let started = open.now();
         let clock = Instant::now();
         let mut drilled = Drilled {
@@ -141,13 +157,13 @@ impl Drilled {
             entries: 0,
             bytes: 0,
             bytes_fetched: 0,
-            log_until: point::replayed_until(open, snapshot, options.level)?,
+            log_until: point::replayed_until(open, snapshot, (options.level, options.moment))?,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
             ended: started,
             seconds: 0.0,
-            environment: Environment::here(scratch, isolation),
+            environment: Environment::here(scratch, &isolation(options.bounds)),
         };
         drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
         drilled.seconds = clock.elapsed().as_secs_f64();
@@ -169,7 +185,7 @@ impl Drilled {
         options: &Options,
     ) -> Result<()> {
         let (commit, snapshot) = point;
-        if options.level >= Level::Engine {
+        if options.level.proves() {
             match proof::ready(snapshot, identities, &options.settings) {
                 Err(e) if of_the_environment(&e) => return Err(e.context("nothing was fetched")),
                 // What else is wrong the drill will find.
@@ -189,15 +205,20 @@ impl Drilled {
                 self.checks.extend(checks);
                 self.bytes_fetched = fetched;
             }
-            Level::Engine => {
+            Level::Engine | Level::Point => {
                 self.restore(open, identities, (commit, snapshot), options)?;
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
+            }
+            Level::GameDay => {
+                let (checks, fetched) = gameday::play(open, identities, snapshot, scratch, &self.times)?;
+                self.checks.extend(checks);
+                self.bytes_fetched = fetched;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
                 self.bytes_fetched = fetched;
                 self.checks.push(check);
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
             }
         }
         Ok(())
@@ -235,14 +256,15 @@ impl Drilled {
         identities: &[Identity],
         snapshot: &Snapshot,
         scratch: &Path,
-        settings: &Settings,
+        options: &Options,
     ) -> Result<()> {
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
         let times = Stopwatch::default();
         let begun = Instant::now();
-        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
+        let (copy, settings, moment) = (&self.copy, &options.settings, options.moment);
+        let case = Case { open, identities, snapshot, moment, copy, scratch, times: &times, settings };
         match proof::prove(&case) {
             Ok(found) => self.checks.extend(found),
             Err(e) if of_the_environment(&e) => {
@@ -272,7 +294,7 @@ impl Drilled {
         let exposure = self.started.duration_since(reached).as_secs_f64().max(0.0);
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
-        let timed = options.level == Level::Engine;
+        let timed = matches!(options.level, Level::Engine | Level::Point);
         let (tested, not_tested) = scope(options.level, snapshot);
         let objects = Objects::of(open, snapshot)?;
         let make = |n, previous| DrillReport {
@@ -355,6 +377,12 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
         Level::Hashes => "every stored byte of the snapshot against its SHA-256",
         Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
         Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
+        Level::Point => {
+            "a whole restore with the code of a real one, every byte of it, the stored log up to the point, and the proof of its kind"
+        }
+        Level::GameDay => {
+            "that this program notices faults of a copy of the repository, refuses what is not whole, and brings back the next best point"
+        }
         Level::ColdStart => {
             "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
         }
@@ -363,38 +391,10 @@ fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
     if level < Level::Decode {
         open.push("decryption and decompression".to_owned());
     }
-    if level < Level::Engine {
+    if !level.proves() {
         open.push(format!("the restore, and a start of {kind} on the copy"));
     }
     open.push("the application itself (a restore plan can check it)".to_owned());
     open.push("another machine, network and store than those of this drill".to_owned());
     (vec![format!("{tested} (kind {kind})")], open)
-}
-
-/// Names an error of the place as one; others stay as they are.
-fn of_this_place(error: anyhow::Error) -> anyhow::Error {
-    if kind_of(&error) != Kind::Failed || !of_the_environment(&error) {
-        return error;
-    }
-    let archived = |e: &storage::Error| e.kind == storage::Kind::Archived;
-    let help = if error.chain().any(|cause| cause.downcast_ref::<storage::Error>().is_some_and(archived)) {
-        "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier."
-    } else {
-        "Nothing is said of the backup. Put right what the error names, and drill again."
-    };
-    Failure::new(Kind::Environment, format!("the drill could not be carried out: {error:#}"), help)
-}
-
-/// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
-pub fn of_the_environment(error: &anyhow::Error) -> bool {
-    let store = |kind| {
-        matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full | storage::Kind::Archived)
-    };
-    matches!(kind_of(error), Kind::Environment | Kind::Interrupted)
-        || error.chain().any(|cause| {
-            cause.downcast_ref::<storage::Error>().is_some_and(|e| store(e.kind))
-                || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
-                    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-                })
-        })
 }

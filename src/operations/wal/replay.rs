@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::recover::{self, Recoverable, holds};
 use crate::error::{Failure, Kind};
+use crate::interrupt;
 use crate::operations::Open;
 use crate::operations::restore::Finish;
 use crate::report::Outcome;
@@ -24,10 +25,10 @@ use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::redis::replication::aof::{Append, Written};
 
 /// The only timeline there is.
-const TIMELINE: u32 = 1;
+pub const TIMELINE: u32 = 1;
 
 /// A snapshot's time is that of the second in which the server forked.
-const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
+pub const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Where to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +43,13 @@ pub enum Target {
     Offset(u64),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aim {
     pub target: Target,
     /// Without the command that ends there; without what came at that very time.
     pub before: bool,
+    /// On which history an offset counts (a replication ID, or how it begins): after a gap, two may have the same offsets.
+    pub history: Option<String>,
 }
 
 /// The way from a snapshot to a target.
@@ -105,11 +108,16 @@ pub fn route_on(open: &Open, identities: &[Identity], snapshot: &Snapshot) -> Re
     Ok(Some(route).filter(|route| route.window.is_some()))
 }
 
-fn from(identities: &[Identity], log: Log, windows: &[Window], snapshot: &Snapshot) -> Result<Route> {
-    let range = snapshot.log.clone().context("the snapshot has no place in a log")?;
+/// Which database the stream had selected where the snapshot ends.
+pub fn database(identities: &[Identity], snapshot: &Snapshot) -> Result<u32> {
     let facts = SealedPart::open(snapshot, identities)?.facts;
     let database = facts["rdb"]["replication_database"].as_u64().and_then(|n| u32::try_from(n).ok());
-    let database = database.context("the snapshot does not tell which database the stream had selected")?;
+    database.context("the snapshot does not tell which database the stream had selected")
+}
+
+fn from(identities: &[Identity], log: Log, windows: &[Window], snapshot: &Snapshot) -> Result<Route> {
+    let range = snapshot.log.clone().context("the snapshot has no place in a log")?;
+    let database = database(identities, snapshot)?;
     let window = windows.iter().find(|w| holds(&log, w, &range, snapshot.started)).cloned();
     Ok(Route { log, window, start: range.end.0, database })
 }
@@ -127,15 +135,26 @@ fn leads_there(
         (Target::Latest | Target::Immediate, _) => true,
         // A snapshot that ends there has the command in it that is to be left out.
         (Target::Offset(offset), window) => {
-            start + u64::from(aim.before) <= offset && offset <= window.map_or(start, |w| w.to.1.0)
+            let within = start + u64::from(aim.before) <= offset && offset <= window.map_or(start, |w| w.to.1.0);
+            let named =
+                |wanted: &String| history(log, snapshot, window, offset).is_some_and(|id| id.starts_with(wanted));
+            within && aim.history.as_ref().is_none_or(named)
         }
         (Target::Time(_), None) => false,
         (Target::Time(time), Some(window)) => {
+            let reaches = |from: Timestamp| from < time || from == time && !aim.before;
             let within = snapshot.data_time <= time && time <= window.until;
-            let came = if within { came_by(open, identities, log, window, start)? } else { time };
-            within && (came < time || came == time && !aim.before)
+            // What a receiver was late with had come with the snapshot, once that was complete.
+            within && (reaches(snapshot.finished) || reaches(came_by(open, identities, log, window, start)?))
         }
     })
+}
+
+/// On which history an offset counts that the log reaches from a snapshot.
+pub fn history<'a>(log: &'a Log, snapshot: &'a Snapshot, window: Option<&Window>, offset: u64) -> Option<&'a str> {
+    let range = snapshot.log.as_ref()?;
+    let begun = window.filter(|_| offset > range.end.0).and_then(|w| log.locate(w, TIMELINE, offset - 1));
+    begun.map_or(range.id.as_deref(), |(stretch, _)| log.stretches[stretch].line.id.as_deref())
 }
 
 /// When the bytes before `position` had all come.
@@ -174,6 +193,7 @@ pub fn write(open: &Open, identities: &[Identity], route: &Route, aim: &Aim, cop
     let (mut at, mut time) = (route.start, None);
     let window = route.window.as_ref().filter(|_| aim.target != Target::Immediate);
     while let Some(shown) = window.map_or(Ok(None), |window| reader.next(&route.log, window, TIMELINE, at))? {
+        interrupt::check("Nothing is at the target yet. The same command again begins anew.")?;
         ensure!(!shown.bytes.is_empty(), "the log has an empty piece at {at}");
         let end = at + shown.bytes.len() as u64;
         let cut = match aim.target {
@@ -205,7 +225,10 @@ fn unreachable(open: &Open, source: &SourceName, aim: &Aim) -> anyhow::Error {
     let what = match aim.target {
         Target::Latest | Target::Immediate => "a snapshot with a place in the replication stream".to_owned(),
         Target::Time(time) => format!("the time {time}"),
-        Target::Offset(offset) => format!("offset {offset}"),
+        Target::Offset(offset) => match &aim.history {
+            Some(history) => format!("offset {offset} of history {history}"),
+            None => format!("offset {offset}"),
+        },
     };
     let windows = recover::recoverable(open, source).unwrap_or_default();
     let mut help = "Nothing was written.".to_owned();

@@ -2,12 +2,14 @@
 //! tables and indexes where it is installed, and the operator's queries are asked.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use std::path::Path;
 use std::time::Duration;
 
 use super::client::Client;
 use super::engine::{self, Engine, Start, environment};
 use super::server::Facts;
+use super::wal::Lsn;
 use super::{Options, restored};
 use crate::child::Child;
 use crate::error::{Kind, kind_of};
@@ -26,12 +28,21 @@ pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     engine::programs(facts.version, options.bin.as_deref()).map(drop)
 }
 
+/// Where recovery had to stop.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// No transaction may have ended later, by the server's clock.
+    pub until: Option<Timestamp>,
+    /// The record of the last one before, as the stored log shows it: recovery must have gone beyond this position.
+    pub beyond: Option<String>,
+}
+
 /// Checks `data`, which it changes. `Kind::Environment`: it could not be carried out here.
 pub fn prove(
-    data: &Path,
-    scratch: &Path,
+    (data, scratch): (&Path, &Path),
     facts: &serde_json::Value,
     options: &Options,
+    stop: Option<&Stop>,
     times: &Stopwatch,
 ) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
@@ -42,8 +53,43 @@ pub fn prove(
         Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
     };
     let mut checks = vec![Check::compare("server", "recovers the copy", "recovers the copy")];
-    checks.extend(examine(&engine, &facts, options)?);
+    let found = stop.map_or(Ok(Vec::new()), |stop| stopped(&engine, stop)).and_then(|mut found| {
+        found.extend(examine(&engine, &facts, options)?);
+        Ok(found)
+    });
+    if engine.was_killed() {
+        return Err(environment("a process of the server was killed from outside, mostly for want of memory".into()));
+    }
+    checks.extend(found?);
     engine.stop()?;
+    Ok(checks)
+}
+
+/// What the server itself says of where its recovery stopped.
+fn stopped(engine: &Engine, stop: &Stop) -> Result<Vec<Check>> {
+    let mut sql = engine.client("template1")?;
+    let mut checks = Vec::new();
+    if let Some(until) = stop.until {
+        const LAST: &str =
+            "select to_char(pg_last_xact_replay_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let last = sql.value(LAST)?;
+        let at = last.as_ref().map(|text| text.parse::<Timestamp>().context("read the server's time")).transpose()?;
+        checks.push(Check {
+            name: "last transaction that the server replayed".into(),
+            expected: format!("not after {until}"),
+            actual: last.unwrap_or_else(|| "none after the snapshot".to_owned()),
+            passed: at.is_none_or(|at| at <= until),
+        });
+    }
+    if let Some(beyond) = &stop.beyond {
+        let reached = sql.value("select pg_last_wal_replay_lsn()")?.unwrap_or_else(|| "nothing".to_owned());
+        checks.push(Check {
+            name: "last position that the server replayed".into(),
+            expected: format!("beyond {beyond}, the last transaction before the point"),
+            passed: matches!((reached.parse::<Lsn>(), beyond.parse::<Lsn>()), (Ok(reached), Ok(last)) if reached.0 > last.0),
+            actual: reached,
+        });
+    }
     Ok(checks)
 }
 
