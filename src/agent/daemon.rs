@@ -212,8 +212,8 @@ impl Agent {
                 drill_key: self.drill_key_missing.as_deref(),
                 channels: &self.config.notify,
                 wrong_plans: &self.config.wrong_plans,
-                page: self.page.wrong.as_deref(),
                 groups: &self.config.group,
+                page: self.page.wrong.as_deref(),
                 mute: &self.teller.mute,
                 sent: &self.teller.sent,
             };

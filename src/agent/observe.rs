@@ -137,6 +137,7 @@ pub fn observe(
         let begun = open.now();
         match look(open, source, levels, &mut one) {
             Ok(()) => {
+                // What happened meanwhile may have been missed.
                 (one.looked, one.unread) = (Some(begun), None);
                 answered = true;
             }
@@ -291,6 +292,7 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
         full: None,
         incremental: None,
         prune: None,
+        retired: None,
         usual: Duration::ZERO,
         ..seen.clone()
     };

@@ -44,9 +44,9 @@ pub struct View<'a> {
     pub channels: &'a [Channel],
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
+    pub groups: &'a [GroupConfig],
     /// Why metrics and health are not served where the configuration says, and where they are.
     pub page: Option<&'a str>,
-    pub groups: &'a [GroupConfig],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -187,7 +187,8 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
                 let title = format!("{source}: the RPO of {rpo:#} is exceeded");
                 let detail = format!(
                     "A disaster now would lose everything since {reaches}; what is older can be restored. Look for other alarms of {source}, and see why no \
-                     backup ends well: run `blackstart backup {source}` by hand"
+                     backup ends well: run `{}` by hand",
+                    group::backup(source)
                 );
                 add("rpo", Severity::Critical, title, detail);
             } else if (job.rpo.is_none() || job.continuous)
@@ -200,7 +201,8 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
                     Severity::Warning,
                     title,
                     format!(
-                        "A disaster now would lose what was written since {newest}. See why no backup ends well: run `blackstart backup {source}` by hand"
+                        "A disaster now would lose what was written since {newest}. See why no backup ends well: run `{}` by hand",
+                        group::backup(source)
                     ),
                 );
             }
@@ -252,8 +254,8 @@ mod tests {
             drill_key: None,
             channels: &[],
             wrong_plans: &[],
-            page: None,
             groups: &[],
+            page: None,
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };
@@ -298,6 +300,9 @@ mod tests {
         assert_eq!(keys(without, Some(0), 41, None, None), ["a/overdue"]);
         let drilled = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(drilled, Some(120), 121, None, None), ["a/drill-overdue"]);
+        let ladder = "source = \"a\"\nevery = \"20m\"\n[[drill]]\nevery = \"1h\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"2h\"\n";
+        assert_eq!(keys(ladder, Some(120), 121, None, None), ["a/drill-hashes-overdue"], "each level for itself");
+        assert_eq!(keys(ladder, Some(240), 241, None, None), ["a/drill-hashes-overdue", "a/drill-overdue"]);
         let plan = "plan = \"p\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(plan, Some(120), 119, None, None), [] as [&str; 0]);
         assert_eq!(keys(plan, Some(120), 121, None, None), ["plan.p/drill-overdue"]);

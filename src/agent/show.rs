@@ -121,16 +121,16 @@ fn figures_of(
     }
 }
 
-pub fn of_drill(drill: &Drilled) -> DrillFigures {
-    let Drilled { span, passed, seconds, phases, .. } = drill;
-    DrillFigures { passed: *passed, finished: span.finished, seconds: *seconds, phases: phases.clone() }
-}
-
 fn level_figures(last: Option<&Drilled>, rhythm: &Rhythm) -> LevelFigures {
     LevelFigures {
         last: last.map(|drill| (drill.span.finished, drill.passed)),
         interval_seconds: rhythm.gaps().1.as_secs_f64(),
     }
+}
+
+pub fn of_drill(drill: &Drilled) -> DrillFigures {
+    let Drilled { span, passed, seconds, phases, .. } = drill;
+    DrillFigures { passed: *passed, finished: span.finished, seconds: *seconds, phases: phases.clone() }
 }
 
 fn of_log(standing: &Standing) -> LogFigures {

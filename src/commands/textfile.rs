@@ -19,8 +19,7 @@ pub fn write(shell: &Shell, path: &Path) {
 fn figures(shell: &Shell) -> Result<String> {
     let config = shell.config()?;
     let open = shell.open(&config)?;
-    let engine = BTreeSet::from([Level::Engine]);
-    let sources = config.source.iter().map(|source| (source.name.clone(), engine.clone())).collect();
+    let sources = config.source.iter().map(|source| (source.name.clone(), BTreeSet::from([Level::Engine]))).collect();
     let seen = agent::observe(&open, &sources, &BTreeMap::new()).context("look at the repository")?;
     metrics::textfile(&agent::figures(&config, &seen))
 }

@@ -51,7 +51,7 @@ pub struct WayOn {
 pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<WayOn> {
     let read = || {
         let log = Log::list(&open.store, &open.trust, source)?;
-        if let Some(key) = &log.kept_back {
+        if let Some(key) = &log.unread {
             let why = log.faults.iter().find(|(at, _)| at == key).map_or("", |(_, why)| why);
             anyhow::bail!("the store does not give {key}: {why}");
         }

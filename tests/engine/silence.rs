@@ -49,6 +49,11 @@ fn silent(world: &World, memory: &Memory, (operation, area, kind): (&'static str
     Open { store, ..world.host.open.clone() }
 }
 
+/// Sources of which a drill with the engine is promised.
+fn promised(sources: &[&str]) -> BTreeMap<SourceName, BTreeSet<Level>> {
+    sources.iter().map(|source| (name(source), BTreeSet::from([Level::Engine]))).collect()
+}
+
 /// As it is of `tree`, but for the looks themselves.
 fn known(seen: &BTreeMap<SourceName, Seen>) -> Seen {
     let mut known = seen[&name("tree")].clone();
@@ -60,44 +65,36 @@ fn known(seen: &BTreeMap<SourceName, Seen>) -> Seen {
 fn the_agent_keeps_what_it_knows_of_a_source_that_cannot_be_read_and_looks_at_the_others() {
     let (world, memory) = world();
     let open = &world.host.open;
-    let engine = BTreeSet::from([Level::Engine]);
-    let sources = BTreeMap::from([(name("tree"), engine.clone()), (name("other"), engine.clone())]);
-    back_up(&world, "tree");
+    // The one that falls silent has others before and behind it.
+    let sources = promised(&["other", "tree", "zoo"]);
+    sources.keys().for_each(|source| back_up(&world, source.as_str()));
     world.drill("tree").unwrap();
-    back_up(&world, "other");
     let first = observe(open, &sources, &BTreeMap::new()).unwrap();
-    back_up(&world, "tree");
+    sources.keys().for_each(|source| back_up(&world, source.as_str()));
     world.drill("tree").unwrap();
-    back_up(&world, "other");
     let second = observe(open, &sources, &first).unwrap();
     assert_eq!(second[&name("tree")].newest.as_ref().unwrap().seq, 2);
     for silence in SILENCES {
         let broken = silent(&world, &memory, silence);
-        // Among others that come before and after it.
-        for more in ["a", "z"] {
-            let mut order = sources.clone();
-            order.insert(name(more), engine.clone());
-            let once = observe(&broken, &order, &first).unwrap();
-            let tree = &once[&name("tree")];
-            let unread = tree.unread.as_ref().unwrap_or_else(|| panic!("{silence:?}: it is taken for read"));
-            assert!(unread.why.contains("a bad sector"), "{silence:?}: {}", unread.why);
-            assert_eq!(tree.looked, first[&name("tree")].looked, "{silence:?}: the age of what is known");
-            assert!(
-                tree.newest.is_some() && !tree.drills.is_empty() && tree.verified.is_some(),
-                "{silence:?}: {tree:?}"
-            );
-            if silence.1.starts_with("snapshots") {
-                assert_eq!(known(&once), known(&first), "{silence:?}: what is known stays");
-            }
-            let other = &once[&name("other")];
-            assert!(other.unread.is_none() && other.newest.as_ref().unwrap().seq == 2, "{silence:?}: {other:?}");
-            // It stays silent: since when does not move. Then it speaks again, and all is known.
-            let twice = observe(&broken, &order, &once).unwrap();
-            assert_eq!(twice[&name("tree")].unread.as_ref().unwrap().since, unread.since, "{silence:?}");
-            let well = observe(open, &order, &twice).unwrap();
-            assert!(well[&name("tree")].unread.is_none(), "{silence:?}");
-            assert_eq!(known(&well), known(&second), "{silence:?}: all is known again");
+        let once = observe(&broken, &sources, &first).unwrap();
+        let tree = &once[&name("tree")];
+        let unread = tree.unread.as_ref().unwrap_or_else(|| panic!("{silence:?}: it is taken for read"));
+        assert!(unread.why.contains("a bad sector"), "{silence:?}: {}", unread.why);
+        assert_eq!(tree.looked, first[&name("tree")].looked, "{silence:?}: the age of what is known");
+        assert!(tree.newest.is_some() && !tree.drills.is_empty() && tree.verified.is_some(), "{silence:?}: {tree:?}");
+        if silence.1.starts_with("snapshots") {
+            assert_eq!(known(&once), known(&first), "{silence:?}: what is known stays");
         }
+        for other in ["other", "zoo"] {
+            let other = &once[&name(other)];
+            assert!(other.unread.is_none() && other.newest.as_ref().unwrap().seq == 2, "{silence:?}: {other:?}");
+        }
+        // It stays silent: since when does not move. Then it speaks again, and all is known.
+        let twice = observe(&broken, &sources, &once).unwrap();
+        assert_eq!(twice[&name("tree")].unread.as_ref().unwrap().since, unread.since, "{silence:?}");
+        let well = observe(open, &sources, &twice).unwrap();
+        assert!(well[&name("tree")].unread.is_none(), "{silence:?}");
+        assert_eq!(known(&well), known(&second), "{silence:?}: all is known again");
         // Nothing was known before: then nothing is.
         let unknown = observe(&broken, &sources, &BTreeMap::new()).unwrap();
         assert!(unknown[&name("tree")].looked.is_none() && unknown[&name("tree")].unread.is_some(), "{silence:?}");
@@ -105,7 +102,7 @@ fn the_agent_keeps_what_it_knows_of_a_source_that_cannot_be_read_and_looks_at_th
     // A store that answers for none of them is out of reach.
     let gone = silent(&world, &memory, ("list", "", Kind::Transient));
     observe(&gone, &sources, &first).unwrap_err();
-    observe(&gone, &BTreeMap::from([(name("tree"), engine)]), &first).unwrap_err();
+    observe(&gone, &promised(&["tree"]), &first).unwrap_err();
 }
 
 #[test]

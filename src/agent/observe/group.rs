@@ -3,13 +3,12 @@
 use anyhow::Result;
 use std::time::Duration;
 
-use super::{Newest, Seen, Span, USUAL_OF};
+use super::{Newest, Seen, Span, USUAL_OF, given};
 use crate::operations::Open;
 use crate::operations::group::{Standing, look_at};
 use crate::repository::group::{Point, Points};
 use crate::repository::layout::{GroupName, SourceName};
 use crate::repository::series::Series;
-use crate::storage;
 
 /// Points that are read at most to find the newest run of each sort.
 const POINTS_READ_MAX: usize = 200;
@@ -31,7 +30,8 @@ pub fn look(open: &Open, name: &GroupName, seen: &mut Seen) -> Result<()> {
         seq: n,
         commit: hash.to_string(),
         data_time,
-        begun: sight.newest.unwrap_or(data_time),
+        // No later than that: what a run before it left open, it answers.
+        begun: data_time,
         suspect: false,
         log: None,
     });
@@ -82,12 +82,4 @@ fn runs(points: &Points, standing: &mut Standing, seen: &mut Seen) -> Result<()>
     durations.truncate(USUAL_OF);
     seen.usual = durations.into_iter().max().unwrap_or_default();
     Ok(())
-}
-
-/// A point that verifies; one that does not is named among the faults.
-fn given(read: Result<Point>) -> Result<Option<Point>> {
-    match read {
-        Err(e) if e.downcast_ref::<storage::Error>().is_some_and(|e| e.kind != storage::Kind::NotFound) => Err(e),
-        read => Ok(read.ok()),
-    }
 }

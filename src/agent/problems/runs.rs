@@ -80,7 +80,11 @@ fn advice(result: &str, task: Task, source: &SourceName) -> String {
     }
     match (result, task) {
         ("check-failed", Task::Drill(Level::GameDay)) => format!(
-            "The backups are as they were; what watches over them is not as it should be. `blackstart report show {source}` names the fault"
+            "What is stored is as it was; in a disaster this fault might pass for well. See which it was with `blackstart report show {source}`, and report it"
+        ),
+        ("check-failed", Task::Drill(level)) if !level.proves() => format!(
+            "The newest snapshot may not come back. `blackstart verify {source}` names what is damaged; run `blackstart backup {source} --full` for a new one, \
+             and find out who or what did it"
         ),
         ("check-failed", Task::Drill(_)) => format!(
             "Take the newest snapshot for lost until a drill has passed: run `blackstart drill {source}`, and `blackstart backup {source} --full` for a new \

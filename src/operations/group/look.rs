@@ -52,12 +52,12 @@ impl Sight {
 /// Looks at the newest points of every group.
 pub fn look(open: &Open) -> Result<Vec<Sight>> {
     let mut standing = Standing::new(open);
-    let mut look = |name: &GroupName| {
-        let looked =
-            Points::list(&open.store, &open.trust, name).and_then(|points| look_at(open, &mut standing, &points));
-        looked.unwrap_or_else(|error| Sight { unread: Some(format!("{error:#}")), ..Sight::of(name.clone()) })
+    let mut look = |name: GroupName| {
+        let points = Points::list(&open.store, &open.trust, &name);
+        let looked = points.and_then(|points| look_at(open, &mut standing, &points));
+        looked.unwrap_or_else(|error| Sight { unread: Some(format!("{error:#}")), ..Sight::of(name) })
     };
-    Ok(group::names(&open.store)?.iter().map(&mut look).collect())
+    Ok(group::names(&open.store)?.into_iter().map(&mut look).collect())
 }
 
 /// Looks at the newest of the points listed.

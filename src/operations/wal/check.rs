@@ -24,7 +24,7 @@ pub fn check(open: &Open, source: &SourceName, read: bool) -> Result<Checked> {
     let log = Log::list(&open.store, &open.trust, source)?;
     let faults = log.faults.iter().map(|(key, why)| (key.to_string(), why.clone())).collect();
     let mut checked =
-        Checked { faults, covers: log.covers.clone(), unread: log.kept_back.is_some(), ..Checked::default() };
+        Checked { faults, covers: log.covers.clone(), unread: log.unread.is_some(), ..Checked::default() };
     for stretch in &log.stretches {
         if stretch.lacks_history() {
             let key = layout::log_history(source, stretch.line.n, stretch.line.timeline);
