@@ -288,6 +288,7 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
     let mut found = Seen {
         head: None,
         newest: None,
+        retired: None,
         full: None,
         incremental: None,
         prune: None,

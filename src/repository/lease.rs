@@ -189,7 +189,7 @@ impl Holder {
 /// Whether no process has that number. It is asked by a signal: /proc hides those of other users where it is mounted so (systemd's `ProtectProc`).
 fn is_gone(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// The first PID namespace of a machine: the same number on all of them (`PROC_PID_INIT_INO` of Linux).
@@ -230,6 +230,7 @@ mod tests {
         for (what, held, over) in [
             ("our own number, and not among our runs", holder(), true),
             ("ended", Holder { pid: ended, ..holder() }, true),
+            ("a number that no process can have", Holder { pid: u32::MAX, ..holder() }, true),
             // Process 1 belongs to another user, or is at least never gone.
             ("alive", Holder { pid: 1, ..holder() }, false),
             ("another host", Holder { host: "other".into(), pid: ended, ..holder() }, false),

@@ -37,7 +37,7 @@ pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
         }
         for drill in Task::ALL.into_iter().filter(|task| task.is_drill()) {
             let overdue = format!("{drill}-overdue");
-            if !is_seen(view, job) {
+            if !is_read(view, job) {
                 add(&[&overdue]);
             }
             // Without its key no drill runs, and none is over.
