@@ -46,6 +46,7 @@ pub struct Aim {
 /// Example: blackstart wal-receive orders
 #[derive(Debug, Args)]
 pub struct WalReceive {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// Stop once everything is stored that the server has now
@@ -63,6 +64,7 @@ pub struct WalReceive {
 /// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Timeline {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// Nothing before this time (of the server's clock)
@@ -89,6 +91,7 @@ pub struct Timeline {
 /// Example, in postgresql.conf: archive_command = 'blackstart wal-push orders %p'
 #[derive(Debug, Args)]
 pub struct WalPush {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// The server's %p
@@ -102,6 +105,7 @@ pub struct WalPush {
 /// Example, in postgresql.conf: restore_command = 'blackstart wal-get orders %f %p --identity /etc/blackstart/recovery.key'
 #[derive(Debug, Args)]
 pub struct WalGet {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// The server's %f
