@@ -57,6 +57,7 @@ pub enum Verb {
     Verify(Verify),
     Prune(Prune),
     Confirm(Confirm),
+    Retire(Retire),
     Status(Status),
     Kit(Kit),
     Agent(Agent),
@@ -87,6 +88,7 @@ impl Verb {
             Verb::Verify(_) => "verify",
             Verb::Prune(_) => "prune",
             Verb::Confirm(_) => "confirm",
+            Verb::Retire(_) => "retire",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Agent(_) => "agent",
@@ -322,6 +324,23 @@ pub struct Prune {
     /// Take away the delete markers and later versions that somebody has put over objects that snapshots need
     #[arg(long)]
     pub uncover: bool,
+}
+
+/// Give a source up on purpose: its snapshots stay, nothing is due for it any more, and its silence raises no alarm
+///
+/// It takes the key of a host or keeper. A later `backup SOURCE`, asked for by name, takes the source up again; `prune SOURCE` expires its snapshots.
+///
+/// Example: blackstart retire old-shop --confirm old-shop --why 'moved to shop'
+#[derive(Debug, Args)]
+pub struct Retire {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The source's name once more
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
+    pub confirm: Option<SourceName>,
+    /// For whoever wonders later; it is stored in clear text
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
 }
 
 /// Are we protected? One sentence, then a row for each source

@@ -81,6 +81,7 @@ impl Memory {
                     .filter(|_| needs_snapshot)
                     .map(|(_, since)| since),
                 usual: SignedDuration::try_from(seen.usual).unwrap_or_default(),
+                retired: seen.retired.is_some(),
                 ..SourcePast::default()
             };
             // All tasks, also those that the job does not name: a full counts for an incremental.

@@ -1,5 +1,7 @@
 //! What the repository shows: who wrote last, from when the data is, what has been proven. The catalog may be lost; this may not.
 
+mod group;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,13 +59,18 @@ pub struct Drilled {
     pub phases: Vec<(String, f64)>,
 }
 
-/// What the series of one source shows.
+/// What the series of one source shows, or the common points of a group.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// Number and hash of the newest commit, of any sort.
     pub head: Option<(u64, String)>,
-    /// The newest complete snapshot.
+    /// The newest complete snapshot; of a group the newest common point that is whole and good.
     pub newest: Option<Newest>,
+    /// Since when it is given up on purpose.
+    pub retired: Option<Timestamp>,
+    /// Of a group: what is wrong with its points.
+    pub faults: Vec<String>,
+    listed: Option<group::Listed>,
     /// Where the stored log ends that goes on from it.
     pub log: Option<LogEnd>,
     /// The stretch of the log into which it leads.
@@ -117,11 +124,15 @@ pub fn observe(
 
 fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, known: Seen) -> Result<Seen> {
     let begun = open.now();
-    let series = Series::list(&open.store, &open.trust, source)?;
     let mut seen = known;
     if source.plan().is_some() {
         return plan(open, source, seen);
     }
+    if let Some(name) = source.group() {
+        group::look(open, &name, &mut seen)?;
+        return Ok(Seen { looked: Some(begun), ..seen });
+    }
+    let series = Series::list(&open.store, &open.trust, source)?;
     if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
         commits(&series, &mut seen);
     }
@@ -232,6 +243,9 @@ fn commits(series: &Series, seen: &mut Seen) {
             Line::Prune(prune) => {
                 seen.prune.get_or_insert(prune.started);
             }
+            // Unless a snapshot came after it.
+            Line::Retire(record) if durations.is_empty() => seen.retired = seen.retired.or(Some(record.started)),
+            Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };
                 match s.mode {

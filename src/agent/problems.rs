@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::Seen;
 use super::receivers::Standing;
+use crate::config::GroupConfig;
 use crate::job::{Job, Task};
 use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::operations::evidence::Level;
@@ -13,6 +14,7 @@ use crate::scheduler::{self, History};
 
 mod drills;
 mod endings;
+mod group;
 mod log;
 mod unknown;
 
@@ -43,6 +45,7 @@ pub struct View<'a> {
     pub channels: &'a [Channel],
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
+    pub groups: &'a [GroupConfig],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -60,7 +63,8 @@ pub struct Findings {
 pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
     let mut unknown = unknown(view, now);
-    for job in view.jobs.iter().filter(|job| job.enabled) {
+    let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
+    for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
             drills::problems(view, job, now, &mut found);
@@ -74,6 +78,7 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
             }));
         }
     }
+    found.extend(view.groups.iter().filter_map(|group| group::of_points(view, group)));
     Findings { wrong: found, unknown }
 }
 
@@ -84,7 +89,7 @@ fn problem(
     title: String,
     detail: impl Into<String>,
 ) -> Problem {
-    let source = source.filter(|name| name.plan().is_none()).cloned();
+    let source = source.filter(|name| name.is_source()).cloned();
     Problem { key: key.into(), severity, source, title, detail: detail.into() }
 }
 
@@ -143,13 +148,8 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
         (None, Some(expected)) => {
             let patience = expected.saturating_mul(2).clamp(NEVER_MIN, NEVER_MAX);
             if backup_since.is_some_and(|since| now.duration_since(since) > patience) {
-                let title = format!("{source} has never been backed up");
-                add(
-                    "never",
-                    Severity::Critical,
-                    title,
-                    "Everything in it would be lost. Run `blackstart backup` by hand and see what it says".into(),
-                );
+                let (title, detail) = group::never(source);
+                add("never", Severity::Critical, title, detail);
             }
         }
         (Some(newest), _) => {
@@ -278,6 +278,7 @@ mod tests {
             drill_key: None,
             channels: &[],
             wrong_plans: &[],
+            groups: &[],
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };

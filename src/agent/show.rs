@@ -92,6 +92,10 @@ fn figures_of(
     let done = past.tasks.iter().filter_map(|(task, p)| Some((task.name(), p.last.filter(|l| l.done)?.finished)));
     let engine = seen.drills.get(&Level::Engine).cloned();
     let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
+    if seen.retired.is_some() {
+        // What is given up has no targets, and nothing that could be late.
+        return SourceFigures { newest: past.newest, head: seen.head.map(|(seq, _)| seq), ..SourceFigures::default() };
+    }
     SourceFigures {
         // A plan has no recovery points of its own.
         newest: past.newest.filter(|_| job.plan.is_none()),

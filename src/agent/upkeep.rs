@@ -139,10 +139,11 @@ impl Agent {
         }
     }
 
-    /// What jobs are for, and what their plans restore.
+    /// What jobs are for, what their plans restore, and the groups, with a job or without.
     fn observed_sources(&self) -> BTreeSet<SourceName> {
         let jobs = self.config.jobs.iter().filter(|job| job.enabled);
         let planned = |job: &Job| job.plan.iter().flat_map(|plan| plan.sources.clone()).collect::<Vec<_>>();
-        jobs.flat_map(|job| [vec![job.source.clone()], planned(job)].concat()).collect()
+        let of_jobs = jobs.flat_map(|job| [vec![job.source.clone()], planned(job)].concat());
+        of_jobs.chain(self.config.group.iter().map(|group| SourceName::of_group(&group.name))).collect()
     }
 }

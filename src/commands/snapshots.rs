@@ -11,7 +11,7 @@ use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
 use crate::operations::prune;
-use crate::operations::retention::{Reason, decide};
+use crate::operations::retention::Reason;
 use crate::operations::suspect::suspects;
 use crate::operations::wal::recover::recoverable;
 use crate::operations::{Open, drill};
@@ -48,7 +48,7 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     let identities = host_identity(reader.config.as_ref());
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for source in &sources {
-        faults.extend(list(&reader.open, reader.config.as_ref(), source, &identities, &mut rows)?);
+        faults.extend(list(shell, &reader.open, reader.config.as_ref(), source, &identities, &mut rows)?);
     }
     for fault in &faults {
         shell.warn(fault);
@@ -96,6 +96,7 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
 }
 
 fn list(
+    shell: &Shell,
     open: &Open,
     config: Option<&Config>,
     source: &SourceName,
@@ -103,10 +104,13 @@ fn list(
     rows: &mut Vec<Row>,
 ) -> Result<Vec<String>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    if let Some(record) = whole.retired() {
+        let why = record.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        shell.say(format!("{source} was retired {} by {}{why}", time(record.started), record.host));
+    }
     let proofs = drill::verified(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();
-    let points = prune::points(&whole, &proofs);
     for (commit, snapshot) in whole.snapshots() {
         let verified = proofs.iter().any(|p| p.commit == commit.hash);
         rows.push(Row {
@@ -124,7 +128,7 @@ fn list(
     }
     let policy = config.and_then(|c| c.source.iter().find(|s| s.name == *source)?.retention.as_ref());
     if let Some(policy) = policy {
-        for (row, decision) in rows[first..].iter_mut().zip(decide(&points, policy, open.now())) {
+        for (row, decision) in rows[first..].iter_mut().zip(prune::decisions(open, source, &whole, &proofs, policy)?) {
             row.keep = decision.keep;
         }
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 mod drills;
+mod groups;
 mod plans;
 
 use super::open::host_identity;
@@ -48,6 +49,8 @@ struct Row {
     suspect: Vec<u64>,
     rto_seconds: Option<f64>,
     restore: String,
+    /// Since when it is given up on purpose.
+    retired: Option<Timestamp>,
     /// What is wrong, for people.
     attention: Vec<String>,
     #[serde(skip)]
@@ -71,7 +74,8 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
         .map(|name| row(&reader.open, reader.config.as_ref(), &args.place, name))
         .collect::<Result<_>>()?;
     let plans = plans::rows(&reader.open, reader.config.as_ref())?;
-    let sentence = sentence(&rows, &plans);
+    let groups = groups::rows(&reader.open, reader.config.as_ref())?;
+    let sentence = sentence(&rows, &groups, &plans);
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
@@ -81,6 +85,7 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
             &cells,
         ));
     }
+    groups.iter().for_each(|group| shell.say(group.say()));
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
         drills::say(&row.drills, reader.open.now())
@@ -89,13 +94,15 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
     let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
-    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).max() {
+    let of_groups = groups.iter().filter(|group| group.attention.is_some());
+    let of_groups = of_groups.map(|group| if group.only_late { Severity::Missed } else { Severity::Unproven });
+    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).chain(of_groups).max() {
         None => Exit::NothingToDo,
         Some(Severity::Well) => Exit::Done,
         Some(Severity::Missed) => Exit::Missed,
         Some(Severity::Unproven) => Exit::CheckFailed,
     };
-    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "plans": plans}))
+    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "groups": groups, "plans": plans}))
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
@@ -121,6 +128,9 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
     let mut attention = Vec::new();
     let mut exit = Severity::Well;
+    let retired = whole.retired().map(|record| record.started);
+    // What is given up has nothing to prove and nothing to keep up with; what there is of it must be whole all the same.
+    let due = retired.is_none();
     let mut note = |holds: bool, how: Severity, what: &str| {
         if holds {
             attention.push(what.to_owned());
@@ -133,18 +143,15 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         Severity::Unproven,
         "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
     );
-    note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
-    let suspected = format!(
-        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
-        numbers(&suspect)
-    );
-    note(!suspect.is_empty(), Severity::Unproven, &suspected);
+    note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
+    note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
     let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
-    unproven.into_iter().chain(overdue).for_each(|what| note(true, Severity::Unproven, &what));
-    note(late(exposure, rpo), Severity::Missed, too_old(log.is_some()));
-    note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
-    if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
+    unproven.into_iter().chain(overdue).for_each(|what| note(due, Severity::Unproven, &what));
+    note(due && late(exposure, rpo), Severity::Missed, older(log.is_some()));
+    note(due && late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
+    let trend = measures.trend.filter(|_| due).and_then(|t| t.exceeds_in_days);
+    if let Some(days) = trend.filter(|days| *days < 90.0) {
         attention
             .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
     }
@@ -165,18 +172,25 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         rpo_seconds: rpo,
         measured_rto_seconds: measured,
         rto_seconds: rto,
+        retired,
         attention,
         exit,
     })
 }
 
-/// Why the RPO is missed.
-fn too_old(logged: bool) -> &'static str {
-    match logged {
-        true => {
-            "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
-        }
-        false => "the newest snapshot is older than the RPO allows",
+fn suspected(source: &SourceName, suspect: &[u64]) -> String {
+    format!(
+        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
+        numbers(suspect)
+    )
+}
+
+/// That the newest data is too old.
+fn older(has_log: bool) -> &'static str {
+    if has_log {
+        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+    } else {
+        "the newest snapshot is older than the RPO allows"
     }
 }
 
@@ -215,7 +229,7 @@ pub fn restore_command(config: Option<&Config>, source: &SourceName, place: &Pla
     }
 }
 
-fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
+fn sentence(rows: &[Row], groups: &[groups::Row], plans: &[plans::Row]) -> String {
     let bad: Vec<&Row> = rows.iter().filter(|r| r.exit > Severity::Well).collect();
     if rows.is_empty() {
         return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
@@ -226,11 +240,19 @@ fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
         let all: Vec<String> = bad.iter().map(what).collect();
         return format!("ATTENTION: {} of {}: {}.", bad.len(), count(rows.len() as u64, "source"), all.join("; "));
     }
+    if let Some((group, what)) = groups.iter().find_map(|group| Some((group.group(), group.attention.as_ref()?))) {
+        return format!("ATTENTION: group {group}: {what}.");
+    }
     if let Some((plan, what)) = plans.iter().find_map(|plan| Some((&plan.plan, plan.attention.as_ref()?))) {
         return format!("ATTENTION: the restore plan {plan} {what}.");
     }
-    let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
-    let what = match rows.len() {
+    let live = || rows.iter().filter(|row| row.retired.is_none());
+    let oldest = live().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
+    let what = match live().count() {
+        0 => {
+            return "Every source is retired: nothing is protected any more, and what is stored can be restored."
+                .into();
+        }
         1 => "The one source is protected".to_owned(),
         n => format!("All {n} sources are protected"),
     };
@@ -260,7 +282,8 @@ fn cells(row: &Row, now: Timestamp) -> [String; 7] {
         row.host.clone().unwrap_or_else(|| "?".into()),
         point(row.recovery_point),
         point(row.verified),
-        against(row.rpo_exposure_seconds, row.rpo_seconds),
+        row.retired
+            .map_or_else(|| against(row.rpo_exposure_seconds, row.rpo_seconds), |at| format!("retired {}", time(at))),
         rto(row),
         row.restore.clone(),
     ]

@@ -1,4 +1,4 @@
-//! Jobs: one file in `schedules/` for each source, which says when what is to happen to it. Strict TOML, as `blackstart.toml` is.
+//! Jobs: one file in `schedules/` for each source or group of sources, which says when what is to happen to it. Strict TOML, as `blackstart.toml` is.
 //!
 //! A job that would never run, or contradicts itself, is an error when it is read, with the file, the line and a cure.
 
@@ -119,16 +119,18 @@ pub enum Overlap {
 /// Where a log keeps the RPO and nothing else is said, snapshots come so often: a restore replays the log from the newest.
 const UNDER_A_LOG: SignedDuration = SignedDuration::from_hours(24);
 
-/// One job: a source, and when what happens to it.
+/// One job: a source, a group or a plan, and when what happens to it.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub file: PathBuf,
     /// A job that is switched off is checked, and nothing more.
     pub enabled: bool,
-    /// Of a plan: [`SourceName::of_plan`].
+    /// Of a plan: [`SourceName::of_plan`]; of a group: [`SourceName::of_group`].
     pub source: SourceName,
     /// The plan that is drilled, instead of a source.
     pub plan: Option<Planned>,
+    /// Of a group: the sources that are backed up together, instead of one.
+    pub members: Vec<SourceName>,
     pub tasks: BTreeMap<Task, Rhythm>,
     pub rpo: Option<SignedDuration>,
     pub rto: Option<SignedDuration>,
@@ -151,6 +153,11 @@ pub struct Planned {
 }
 
 impl Job {
+    /// Whether what it does is done to `source`, too.
+    pub fn covers(&self, source: &SourceName) -> bool {
+        self.source == *source || self.members.contains(source)
+    }
+
     /// The drills on its schedule, from the cheap to the dear.
     pub fn drills(&self) -> impl Iterator<Item = (Level, &Rhythm)> {
         self.tasks.iter().filter_map(|(task, rhythm)| match task {
@@ -196,7 +203,7 @@ pub fn load(directory: &Path) -> Result<Vec<Declared>> {
             return Err(Failure::new(
                 Kind::Config,
                 format!("{} and {} are both for {}", other.job.file.display(), path.display(), declared.job.source),
-                "Nothing was done. Put all that happens to a source into one file.",
+                "Nothing was done. Put all that happens to one of them into one file.",
             ));
         }
         jobs.push(declared);

@@ -35,6 +35,7 @@ fn job(plan: &Plan, own: Option<Job>) -> Result<Option<Job>> {
         enabled: true,
         source: SourceName::of_plan(&plan.name)?,
         plan: None,
+        members: Vec::new(),
         tasks: Default::default(),
         rpo: None,
         rto: None,

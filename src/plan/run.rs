@@ -26,6 +26,7 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::snapshot::{Commit, Snapshot};
 
 mod expected;
+mod group;
 mod restore;
 mod undo;
 
@@ -214,7 +215,7 @@ impl Run<'_> {
             return false;
         }
         match &stage.action {
-            Action::Restore(_) => false,
+            Action::Restore(_) | Action::RestoreGroup(_) => false,
             Action::Check(checks) => checks.iter().all(|c| c.is_live()),
             Action::Run(_) | Action::WaitFor(_) | Action::Notify(_) => true,
         }
@@ -231,6 +232,7 @@ impl Run<'_> {
                 Mode::Drill => self.restore_into_scratch(restore, progress, report),
                 Mode::Real => self.restore_for_real(restore, progress, report),
             },
+            Action::RestoreGroup(restore) => self.restore_group(restore, progress, report),
             Action::Check(checks) => {
                 let usual = self.wanted.mode == Mode::Drill && stage.in_drill == InDrill::Usual;
                 let engines = Engines::default();
@@ -309,7 +311,7 @@ impl Run<'_> {
         let finished = self.open.now();
         let before: f64 = progress.stages.iter().filter(|s| s.outcome == Ended::DoneBefore).map(|s| s.seconds).sum();
         let achieved = seconds + before;
-        let points: Vec<_> = progress.stages.iter().filter_map(|s| s.point.clone()).collect();
+        let points: Vec<_> = progress.stages.iter().flat_map(|s| s.points().cloned()).collect();
         let oldest = points.iter().map(|p| p.data_time).min();
         let exposure = oldest.map_or(0.0, |at| started.duration_since(at).as_secs_f64());
         let (rpo, rto) = (self.plan.rpo.map(|t| t.as_secs_f64()), self.plan.rto.map(|t| t.as_secs_f64()));
@@ -383,5 +385,6 @@ fn stage_report(stage: &Stage, outcome: Ended, detail: String) -> StageReport {
         detail,
         kept: None,
         point: None,
+        group: None,
     }
 }

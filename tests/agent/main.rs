@@ -11,6 +11,7 @@ mod support;
 mod alarms;
 mod daemon;
 mod days;
+mod groups;
 mod jobs;
 mod listener;
 mod metrics;

@@ -14,6 +14,7 @@ mod groups;
 mod mistakes;
 mod pages;
 mod restore;
+mod retire;
 mod verbs;
 
 use std::fs;

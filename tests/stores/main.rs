@@ -10,6 +10,7 @@ mod chroma;
 mod groups;
 mod redis;
 mod stream;
+mod undo;
 
 use blackstart::entry::{EntryKind, Name};
 use blackstart::report::Check;

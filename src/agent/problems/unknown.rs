@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{View, log};
 use crate::job::{Job, Task};
+use crate::repository::layout::SourceName;
 
 /// Whether the repository has shown, since the agent was started, what it has of the source.
 pub fn is_seen(view: &View, job: &Job) -> bool {
@@ -15,6 +16,9 @@ pub fn is_seen(view: &View, job: &Job) -> bool {
 pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
     let silent = view.channels.iter().map(|c| &c.name).filter(|name| !view.sent.contains_key(*name));
     let mut unknown: BTreeSet<String> = silent.map(|name| format!("notify/{name}")).collect();
+    let unseen = view.groups.iter().map(|group| SourceName::of_group(&group.name));
+    let unseen = unseen.filter(|name| view.repository.is_some() && !view.seen.contains_key(name));
+    unknown.extend(unseen.map(|name| format!("{name}/damaged")));
     for job in view.jobs {
         let source = &job.source;
         let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
