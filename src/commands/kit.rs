@@ -114,7 +114,7 @@ fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Res
          With blackstart, on any machine:{credentials}\n\n  blackstart status --repo '{repo}' --root {root}\n  \
          blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to ./SOURCE-restored\n\n\
          Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {recover}\n  sha256sum recover-log.py  must be {log}\n  \
-         Copy the repository to a directory: {copy}\n\n  \
+         {copy}\n  \
          python3 recover.py --repository ./repository --root {root} list\n  \
          python3 recover.py --repository ./repository --root {root} --identity recovery.key restore SOURCE ./SOURCE-restored\n\n  \
          README.txt in the copy has every step, how to start each kind of database, and what the messages mean.\n\n\

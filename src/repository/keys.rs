@@ -60,8 +60,8 @@ pub struct KeyFile {
 }
 
 fn malformed(path: &Path, why: &str) -> anyhow::Error {
-    let help = "Nothing was changed. A key file has a line that begins with AGE-SECRET-KEY-1: compare it with the break-glass kit, and look for letters \
-                that were lost or mistyped. Another copy of the file may be whole.";
+    let help = "Nothing was changed. Compare the file with that of the break-glass kit, line by line: is it the right one, and are letters lost or mistyped? \
+                Another copy of it may be whole.";
     Failure::new(Kind::WrongKey, format!("{} is no key file: {why}", path.display()), help)
 }
 
@@ -85,8 +85,7 @@ impl KeyFile {
                 keys.signing = Some(SigningKey::from_seed(*bytes)?);
             } else if line.starts_with("AGE-SECRET-KEY-") {
                 // The parser's error does not carry the line.
-                let identity =
-                    line.parse().map_err(|e| malformed(path, &format!("its AGE-SECRET-KEY line is damaged: {e}")))?;
+                let identity = line.parse().map_err(|e| malformed(path, &format!("its age key is damaged: {e}")))?;
                 keys.identities.push(identity);
             }
         }

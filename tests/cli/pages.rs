@@ -40,6 +40,10 @@ fn whole(block: &str) -> (String, Option<String>, Option<String>) {
             (format!("{BEGIN}{}", others("")), None, Some(format!("[[stage]]\nname = \"look\"\n{text}")))
         }
         "[[drill" => (format!("{BEGIN}{}", others("")), Some(format!("source = \"app\"\n{block}")), None),
+        "group" => {
+            let group = "name = \"shop\"\nsources = [\"app\", \"etc\"]\n";
+            (format!("{BEGIN}{}[[group]]\n{group}", others(group)), Some(block.to_owned()), None)
+        }
         "source" => (format!("{BEGIN}{}", others("")), Some(block.to_owned()), None),
         "plan" => {
             let plan = "[[stage]]\nname = \"s\"\nrestore = { source = \"app\", to = \"/srv/app\" }\n";
