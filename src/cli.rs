@@ -17,9 +17,14 @@ pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
 pub use verify::{Confirm, Verify};
 pub use watch::Watch;
 
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 3 partial, 4 a check or drill failed, 5 done but RPO or RTO missed, 6 nothing to do, \
+10 no repository, 11 another writer, 12 wrong key, 64 usage, 78 configuration, 130 interrupted.
+
+At 3 a.m.: blackstart restore SOURCE --to DIR --identity FILE";
+
 /// Backups that prove they come back.
 #[derive(Debug, Parser)]
-#[command(name = "blackstart", version, disable_help_subcommand = true)]
+#[command(name = "blackstart", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -30,13 +35,13 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Global {
     /// The configuration; otherwise $BLACKSTART_CONFIG, ./blackstart.toml, /etc/blackstart/blackstart.toml
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "With every verb")]
     pub config: Option<PathBuf>,
     /// Print one JSON document on stdout, for errors too
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "With every verb")]
     pub json: bool,
     /// Print nothing but warnings and errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "With every verb")]
     pub quiet: bool,
     /// When it has ended, write metrics to FILE, for node_exporter's textfile collector: what the repository shows of the sources
     #[arg(long, global = true, value_name = "FILE")]
@@ -206,6 +211,7 @@ pub struct Completions {
 /// Example: blackstart man /usr/local/share/man/man1
 #[derive(Debug, Args)]
 pub struct Man {
+    /// Where the pages go; it is made if need be
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 }
@@ -226,6 +232,7 @@ pub struct Place {
 /// Example: blackstart snapshots orders
 #[derive(Debug, Args)]
 pub struct Snapshots {
+    /// One source; without it, all
     #[arg(value_parser = source)]
     pub source: Option<SourceName>,
     #[command(flatten)]
@@ -234,11 +241,14 @@ pub struct Snapshots {
 
 /// Restore a source into a new directory; nothing is ever overwritten
 ///
-/// With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+/// Without more it takes the newest good snapshot. With --into it goes on into the engine: every byte is restored and checked first, then loaded.
+///
+/// Exit codes: 0 done, 3 restored but not everything, 10 no repository there, 12 wrong key, 64 usage (no such snapshot, DIR exists), 1 failed otherwise.
 ///
 /// Example: blackstart restore orders --at "2026-01-31 03:00" --to /srv/restored
 #[derive(Debug, Args)]
 pub struct Restore {
+    /// The source, as `blackstart snapshots` lists it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// A directory that does not exist yet

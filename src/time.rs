@@ -18,6 +18,15 @@ pub fn length(text: &str) -> Result<SignedDuration, String> {
     if length.is_positive() { Ok(length) } else { Err(wrong()) }
 }
 
+/// A length of time for people, as they would write it: whole days in days.
+pub fn in_words(length: SignedDuration) -> String {
+    const DAY: i64 = 24 * 60 * 60;
+    match (length.as_secs(), length.subsec_nanos()) {
+        (seconds, 0) if seconds >= DAY && seconds % DAY == 0 => format!("{}d", seconds / DAY),
+        _ => format!("{length:#}"),
+    }
+}
+
 /// A time as people write it: RFC 3339, or a local date and time. The error says what to write.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
@@ -40,6 +49,10 @@ mod tests {
     fn lengths_are_positive_and_have_units() {
         assert_eq!(length("90m"), Ok(SignedDuration::from_mins(90)));
         assert_eq!(length("2d"), Ok(SignedDuration::from_hours(48)));
+        assert_eq!(
+            ["90m", "24h", "30d", "36h"].map(|text| in_words(length(text).unwrap())),
+            ["1h 30m", "1d", "30d", "36h"]
+        );
         for wrong in ["", "5", "-1h", "0s", "soon"] {
             assert!(length(wrong).unwrap_err().contains("length of time"), "{wrong}");
         }

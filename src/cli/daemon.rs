@@ -24,6 +24,8 @@ pub struct Health {
 
 /// Show who is told what is wrong, or try it out
 ///
+/// Exit codes: 0 done, 4 a test did not go through, 6 the configuration has no [[notify]].
+///
 /// Example: blackstart notify --test oncall
 #[derive(Debug, Args)]
 pub struct Notify {

@@ -14,6 +14,9 @@ use crate::repository::layout::SourceName;
 /// snapshot), point (as engine, of a random point: where a log is stored, of any moment that it leads to), cold-start (as engine, but restored by
 /// recover.py with stock tools alone), game-day (faults are done to a copy of the repository, and each must be noticed).
 ///
+/// Exit codes: 0 proven, 1 it could not be carried out here (which says nothing of the backup), 4 the drill failed, 5 it passed but RPO or RTO is
+/// missed, 12 wrong key.
+///
 /// Example: blackstart drill orders --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Drill {
@@ -98,6 +101,7 @@ pub enum ReportVerb {
 /// Example: blackstart bisect orders --check "select count(*) > 0 from orders"
 #[derive(Debug, Args)]
 pub struct Bisect {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// SQL for the restored SQLite file or PostgreSQL server (of Redis a command: 'GET key'): good if its first value is neither null, 0, false nor empty

@@ -10,9 +10,12 @@ use crate::repository::layout::SourceName;
 
 /// Check that the repository is whole: signatures, chain, and that every object is there
 ///
+/// Exit codes: 0 whole, 4 something is missing, damaged or forged, 10 no repository there, 1 failed otherwise.
+///
 /// Example: blackstart verify orders --hashes
 #[derive(Debug, Args)]
 pub struct Verify {
+    /// One source; without it, all
     #[arg(value_parser = source)]
     pub source: Option<SourceName>,
     /// Fetch every object and compare its SHA-256
@@ -47,12 +50,13 @@ fn amount(text: &str) -> Result<Amount, String> {
 
 /// Say that the times of a snapshot are right, although the store's clock contradicts them
 ///
-/// Such a snapshot never expires, and makes room for no other. Without --snapshot: which those are (exit code 4). It takes the recovery key, since
-/// a host must not confirm its own times.
+/// Such a snapshot never expires, and makes room for no other. Without --snapshot it lists them: exit code 4, or 6 if there is none. It takes the
+/// recovery key, since a host must not confirm its own times.
 ///
 /// Example: blackstart confirm orders --snapshot 7 --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Confirm {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// The snapshot with this number; may be repeated

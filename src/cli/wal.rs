@@ -49,6 +49,7 @@ pub struct Aim {
 /// Example: blackstart wal-receive orders
 #[derive(Debug, Args)]
 pub struct WalReceive {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// Stop once everything is stored that the server has now
@@ -68,6 +69,7 @@ pub struct WalReceive {
 /// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Timeline {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// Nothing before this time (of the server's clock; of the receiver's for Redis)
@@ -94,6 +96,7 @@ pub struct Timeline {
 /// Example, in postgresql.conf: archive_command = 'blackstart wal-push orders %p'
 #[derive(Debug, Args)]
 pub struct WalPush {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// The server's %p
@@ -107,6 +110,7 @@ pub struct WalPush {
 /// Example, in postgresql.conf: restore_command = 'blackstart wal-get orders %f %p --identity /etc/blackstart/recovery.key'
 #[derive(Debug, Args)]
 pub struct WalGet {
+    /// The source, as the configuration names it
     #[arg(value_parser = source)]
     pub source: SourceName,
     /// The server's %f

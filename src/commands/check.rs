@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::json;
 
+use super::apart;
 use super::bucket::{self, Remark};
 use super::open::Canary;
 use super::output::{Ending, Exit, Shell, count, size, span, time};
@@ -76,6 +77,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     let drop_in = paths(&config, args.service, &mut found)?;
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
+    kept_apart(&config, &mut found);
     for source in &config.source {
         let opened = config.open_source(source, &shell.clock).and_then(|mut opened| match opened.kind() {
             // Its first entry would begin a backup on the server; that it lets us in is known by now.
@@ -229,6 +231,19 @@ fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
         ),
     }
     Ok(())
+}
+
+/// That no single loss takes the sources, the repository and the key.
+fn kept_apart(config: &Config, found: &mut Findings) {
+    if let Some(why) = apart::key_at_hand(config) {
+        found.add("recovery key", State::Warning, why);
+    }
+    if let Some(why) = apart::same_disk(config) {
+        found.add("repository", State::Warning, why);
+    }
+    for (source, why) in apart::open_to_all(config) {
+        found.add(format!("password of {source}"), State::Warning, why);
+    }
 }
 
 /// What the agent would do when, and whether that keeps the RPO.

@@ -15,8 +15,10 @@ use crate::operations::Open;
 use crate::operations::drill::{self, DrillReport, Level, Options, Point};
 use crate::operations::evidence;
 use crate::operations::measures::{self, Measures, Prediction};
+use crate::operations::suspect;
 use crate::plan::Mode;
 use crate::progress::Progress;
+use crate::report::Check;
 use crate::repository::keys::KeyFile;
 
 /// What the operator asked for.
@@ -141,11 +143,13 @@ pub fn by_hand(verb: &str) -> String {
 }
 
 fn say(shell: &Shell, report: &DrillReport) {
+    let suspect_only = !report.passed && failed(report).all(|check| check.name == suspect::FITS);
     let came = match (report.passed, report.level) {
         (true, level) if level.proves() => "came back",
         (true, Level::GameDay) => "stood its game day: every fault was noticed, and nothing false came back",
         (false, Level::GameDay) => "did NOT stand its game day",
         (true, _) => "is sound as far as this level looks",
+        (false, _) if suspect_only => "is what was read, and LOOKS WRONG",
         (false, _) => "did NOT come back as it was",
     };
     let verdict = match (report.passed, report.proves()) {
@@ -186,14 +190,20 @@ fn say(shell: &Shell, report: &DrillReport) {
             count(report.leftovers_removed, "scratch directory")
         ));
     }
-    if !report.passed {
+    if suspect_only {
+        shell.warn(format!(
+            "{0}: snapshot {1} is what the source had, and that does not look like the snapshots before it. Compare it with the source. If the source \
+             is right: `blackstart backup {0} --accept-change`. If not: `blackstart snapshots {0}` lists older ones, and `restore` takes the last good one",
+            report.source, report.seq
+        ));
+    } else if !report.passed {
         shell.warn(format!(
             "{}: snapshot {} cannot be relied on; keep older snapshots, and run `blackstart verify {0} --hashes`",
             report.source, report.seq
         ));
-        if !report.scratch_removed {
-            shell.warn(format!("{}: the scratch copy is kept: {}", report.source, report.environment.place));
-        }
+    }
+    if !report.passed && !report.scratch_removed {
+        shell.warn(format!("{}: the scratch copy is kept: {}", report.source, report.environment.place));
     }
     for (name, met) in [("RPO", report.rpo_met), ("RTO", report.rto_met)] {
         match met {
@@ -202,6 +212,10 @@ fn say(shell: &Shell, report: &DrillReport) {
             None => {}
         }
     }
+}
+
+fn failed(report: &DrillReport) -> impl Iterator<Item = &Check> {
+    report.checks.iter().filter(|check| check.was_run() && !check.passed)
 }
 
 /// What the drills so far say of the next restore.

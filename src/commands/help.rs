@@ -12,6 +12,10 @@ pub fn help_of(error: &anyhow::Error) -> Option<&str> {
                 "Snapshots that exist are as they were. Check who is asking: for S3 the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
                  or the profile of this user) and what they may do in the bucket, for a directory its owner and mode. Then run the command again.",
             ),
+            Kind::NoStore => Some(
+                "Nothing was done. Is the bucket's name right, and the endpoint? If this is a new repository, create the bucket first, with versioning on. If it has held \
+                 backups before, make no new one: find out where it went.",
+            ),
             Kind::Full => Some(
                 "Snapshots that exist are as they were, and restore. Make room where the repository lies, then run the command again. \
                  What this run has stored already the next one takes over; what it does not need goes with a `prune` after the grace period.",

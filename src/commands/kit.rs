@@ -112,6 +112,18 @@ fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     })
 }
 
+/// How one gets a copy of the repository with tools that everybody has.
+fn copy_command(location: &Location) -> String {
+    match location {
+        Location::Directory(path) => format!("cp -a '{}' ./repository", path.display()),
+        Location::S3(options) => {
+            let endpoint = options.endpoint.as_ref().map_or(String::new(), |url| format!(" --endpoint-url '{url}'"));
+            let prefix = if options.prefix.is_empty() { String::new() } else { format!("/{}", options.prefix) };
+            format!("aws{endpoint} s3 sync 's3://{}{prefix}' ./repository", options.bucket)
+        }
+    }
+}
+
 fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Result<String> {
     let (repo, root) = (config.location()?, open.trust.root.id());
     let names: Vec<String> = series::sources(&open.store)?.iter().map(|s| s.as_str().to_owned()).collect();
@@ -125,11 +137,20 @@ fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Res
          Repository        {repo}\nRoot fingerprint  {root}\nRecipients        {recipients}\nRecovery key      {key}\nSources           {sources}\n\n\
          Who can get at the store (account, console, second factor): ______________________________\n\
          Who decides to restore, and who can be called at night:      ______________________________\n\n\
-         With blackstart, on any machine:\n\n  blackstart status --repo '{repo}' --root {root}\n  \
+         With blackstart, on any machine:{credentials}\n\n  blackstart status --repo '{repo}' --root {root}\n  \
          blackstart restore SOURCE --repo '{repo}' --root {root} --identity recovery.key --to ./SOURCE-restored\n\n\
          Without blackstart (python3, age, zstd, openssh-client):\n\n  sha256sum recover.py      must be {recover}\n  sha256sum recover-log.py  must be {log}\n  \
-         python3 recover.py --help\n  Copy the repository to a directory; README.txt in it has every step.\n\n\
+         {copy}\n  \
+         python3 recover.py --repository ./repository --root {root} list\n  \
+         python3 recover.py --repository ./repository --root {root} --identity recovery.key restore SOURCE ./SOURCE-restored\n\n  \
+         README.txt in the copy has every step, how to start each kind of database, and what the messages mean.\n\n\
          Nothing is overwritten by a restore. A wrong fingerprint means a wrong or replaced repository: stop, and find out which.\n",
+        copy = copy_command(&Location::parse(&repo)?),
+        credentials = if repo.starts_with("s3://") {
+            " (first: export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…; reading is enough)"
+        } else {
+            ""
+        },
         recover = hashes[0],
         log = hashes[1],
         now = time(open.now()),

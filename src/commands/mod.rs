@@ -8,10 +8,12 @@ use std::sync::Arc;
 use crate::cli::{Cli, Verb};
 use crate::clock::SystemClock;
 use crate::error::Kind;
+use crate::storage::retry;
 use output::{Ending, Shell};
 pub use report::Period;
 
 mod agent;
+mod apart;
 mod audit;
 mod backup;
 mod bisect;
@@ -68,6 +70,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     // The agent listens for itself.
     if !matches!(cli.verb, Verb::Agent(_)) {
+        retry::tell_of_waits(output::still_waiting);
         signals::listen(cli.verb.name(), shell.json);
     }
     let record = audit::Record::begin(&shell, &cli.verb, &arguments);

@@ -16,6 +16,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::keys::{KeyFile, KeyPair};
 use crate::repository::layout::SourceName;
 use crate::repository::trust::Trust;
+use crate::storage;
 
 /// A repository to read, and the configuration that named it.
 pub struct Reader {
@@ -63,6 +64,11 @@ impl Shell {
     fn open_at(&self, location: &str, root: Option<&str>, state: Option<PathBuf>) -> Result<Open> {
         let store = Store::open(location)?;
         let trust = Trust::load(&store, root).map_err(|e| match error::kind_of(&e) {
+            Kind::Failed if no_bucket(&e) => Failure::new(
+                Kind::NoRepository,
+                format!("there is no repository at {}: there is no such bucket", store.place()),
+                "Nothing was done. Is the bucket's name right, and the endpoint? If it has held backups before, make no new one: find out where it went.",
+            ),
             Kind::Failed => e.context(format!("open the repository {}", store.place())),
             _ => e,
         })?;
@@ -83,6 +89,13 @@ impl Shell {
         let keys = KeyPair::read(&config.host_key())?;
         Ok(Host { open, keys, name: config.host_name() })
     }
+}
+
+fn no_bucket(error: &anyhow::Error) -> bool {
+    let of_store = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<storage::Error>().is_some_and(|e| e.kind == storage::Kind::NoStore)
+    };
+    error.chain().any(of_store)
 }
 
 /// The recovery key file given, or the one that still lies beside the host key.

@@ -196,6 +196,11 @@ fn put(to: &mut impl Write, text: &str) {
     drop(writeln!(to, "{text}"));
 }
 
+/// A store keeps this verb waiting; on stderr, in every mode.
+pub fn still_waiting(text: &str) {
+    put(&mut std::io::stderr().lock(), &format!("warning: {text}"));
+}
+
 pub fn print_json(value: &Value) {
     put(&mut std::io::stdout().lock(), &value.to_string());
 }

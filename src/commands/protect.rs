@@ -8,7 +8,7 @@ use super::open::recovery_key;
 use super::output::{self, Ending, Exit, Shell};
 use super::setup::{self, Keys, Made};
 use super::status::restore_command;
-use super::{backup, drill, sample};
+use super::{apart, backup, drill, sample};
 use crate::cli::{self, Protect};
 use crate::config::{Config, SourceConfig, resolve_location};
 use crate::error::{Failure, Kind, kind_of};
@@ -214,6 +214,17 @@ fn say_end(shell: &Shell, config: &Config, host: &Host, reports: &[Value]) {
     if config.source.iter().any(|s| s.password == Some(Secret::Env(PASSWORD.into()))) {
         shell.say(format!("The password is read from ${PASSWORD}, which a timer or the agent does not have: put it into a file that only its user may read,"));
         shell.say("  and say password = { file = \"…\" } in the configuration.");
+    }
+    if let Some(why) = apart::same_disk(config) {
+        shell.say(format!("note: {why}."));
+    }
+    let failed: Vec<&str> =
+        reports.iter().filter(|r| r["error"].is_object()).filter_map(|r| r["source"].as_str()).collect();
+    if !failed.is_empty() {
+        shell.warn(format!(
+            "not protected: {}. The configuration has a [[source]] for each: correct it there or take it out, and run `blackstart protect` again",
+            failed.join(", ")
+        ));
     }
     // What has no snapshot cannot be restored.
     let stored = reports.iter().filter(|report| report["backup"].is_object());

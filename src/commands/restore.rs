@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::drill::by_hand;
-use super::open::recovery_key;
+use super::open::{Reader, recovery_key};
 use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
 use super::{group, load, plan, point};
 use crate::cli::{Restore, ThawHaste};
@@ -45,6 +45,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         may_replace(args, &to)?;
     }
     let reader = shell.reader(&args.place)?;
+    no_group_by_that_name(&reader, args)?;
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
     let open = &reader.open;
     let wanted = pick(open, args)?;
@@ -123,6 +124,21 @@ fn not_in_place(kind: &str) -> anyhow::Error {
         }
     };
     Failure::new(Kind::Usage, "a database is not replaced in place", help)
+}
+
+/// Somebody who means a group hears of the option.
+fn no_group_by_that_name(reader: &Reader, args: &Restore) -> Result<()> {
+    let Some(config) = &reader.config else { return Ok(()) };
+    let named = |name: &str| name == args.source.as_str();
+    if config.source.iter().any(|s| named(s.name.as_str())) || !config.group.iter().any(|g| named(&g.name.to_string()))
+    {
+        return Ok(());
+    }
+    let help = format!(
+        "Nothing was changed. To bring back all its members: blackstart restore --group {} --to DIR",
+        args.source
+    );
+    Err(Failure::new(Kind::Usage, format!("{} is no source, but a group", args.source), help))
 }
 
 /// What a restore would do.

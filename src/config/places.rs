@@ -19,7 +19,7 @@ const SPOOL: u64 = 4 << 30;
 const LEFT_FREE: u64 = 4 << 30;
 
 impl Config {
-    pub(super) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new("/"))
     }
 

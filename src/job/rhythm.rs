@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use std::fmt;
 
 use crate::config::length_of_time;
+use crate::time::in_words;
 
 /// Slots that are looked at to find the longest gap between two.
 const SLOTS_LOOKED_AT: usize = 3000;
@@ -125,8 +126,8 @@ impl Rhythm {
 impl fmt::Display for Rhythm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Rhythm::Every(d) => write!(f, "every {d:#}"),
-            Rhythm::Rpo(d) => write!(f, "as an RPO of {d:#} needs"),
+            Rhythm::Every(d) => write!(f, "every {}", in_words(*d)),
+            Rhythm::Rpo(d) => write!(f, "as an RPO of {} needs", in_words(*d)),
             Rhythm::Cron(cron) => {
                 write!(f, "cron {:?} {}", cron.text, cron.timezone.iana_name().unwrap_or("local time"))
             }

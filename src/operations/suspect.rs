@@ -17,9 +17,12 @@ pub fn suspects(whole: &Whole) -> BTreeSet<u64> {
     whole.snapshots().filter(|(_, s)| whole.looks_wrong(s)).map(|(_, s)| s.seq).collect()
 }
 
+/// The check that a suspect snapshot fails, also where it comes back as it was read.
+pub const FITS: &str = "its size and counts fit the snapshots before it";
+
 /// What a drill says of a snapshot's fingerprint; nothing of the first snapshots, which have none before them.
 pub fn check(open: &Open, snapshot: &Snapshot, identities: &[Identity]) -> Result<Option<Check>> {
-    let name = "its size and counts fit the snapshots before it";
+    let name = FITS;
     if !snapshot.suspect {
         return Ok((snapshot.seq > 1).then(|| Check::compare(name, "yes", "yes")));
     }

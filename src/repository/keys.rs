@@ -1,6 +1,6 @@
 //! Key files. A key file is an age identity file in which everything of ours is a comment, so that `age -d -i FILE` takes it as it is.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -59,6 +59,12 @@ pub struct KeyFile {
     pub signing: Option<SigningKey>,
 }
 
+fn malformed(path: &Path, why: &str) -> anyhow::Error {
+    let help = "Nothing was changed. Compare the file with that of the break-glass kit, line by line: is it the right one, and are letters lost or mistyped? \
+                Another copy of it may be whole.";
+    Failure::new(Kind::WrongKey, format!("{} is no key file: {why}", path.display()), help)
+}
+
 impl KeyFile {
     pub fn read(path: &Path) -> Result<KeyFile> {
         let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| {
@@ -72,19 +78,20 @@ impl KeyFile {
         let mut keys = KeyFile { identities: Vec::new(), signing: None };
         for line in text.lines().map(str::trim) {
             if let Some(seed) = line.strip_prefix(SIGNING.trim_end()) {
-                let seed = Zeroizing::new(BASE64_STANDARD.decode(seed.trim()).context("malformed signing key")?);
-                ensure!(seed.len() == 32, "malformed signing key in {}", path.display());
+                let seed = BASE64_STANDARD.decode(seed.trim()).map(Zeroizing::new).ok().filter(|seed| seed.len() == 32);
+                let seed = seed.ok_or_else(|| malformed(path, "its signing key is damaged"))?;
                 let mut bytes = Zeroizing::new([0u8; 32]);
                 bytes.copy_from_slice(&seed);
                 keys.signing = Some(SigningKey::from_seed(*bytes)?);
             } else if line.starts_with("AGE-SECRET-KEY-") {
                 // The parser's error does not carry the line.
-                let identity =
-                    line.parse().map_err(|e| anyhow::anyhow!("{}: malformed age identity: {e}", path.display()))?;
+                let identity = line.parse().map_err(|e| malformed(path, &format!("its age key is damaged: {e}")))?;
                 keys.identities.push(identity);
             }
         }
-        ensure!(!keys.identities.is_empty() || keys.signing.is_some(), "{} holds no key", path.display());
+        if keys.identities.is_empty() && keys.signing.is_none() {
+            return Err(malformed(path, "it holds no key"));
+        }
         Ok(keys)
     }
 }

@@ -3,7 +3,7 @@
 //! This opens files to look at their first bytes. Closing a database file drops the locks that this process holds on it through
 //! SQLite, so it must not run while a `Sqlite` source reads in the same process.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
@@ -94,7 +94,12 @@ fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
             notes: Vec::new(),
         }]);
     }
-    bail!("{scheme}:// is no kind of address that blackstart can protect; give a path, postgres://… or redis://…")
+    let help = "Nothing was done. Give a path, postgres://… or redis://…; what has a dump program of its own becomes a source of kind \"command\" in the configuration.";
+    Err(Failure::new(
+        Kind::Usage,
+        format!("{scheme}:// is no kind of address that blackstart can protect by itself"),
+        help,
+    ))
 }
 
 fn at_path(path: &Path) -> Result<Vec<Found>> {
@@ -107,7 +112,12 @@ fn at_path(path: &Path) -> Result<Vec<Found>> {
         return at_file(path, metadata.len());
     }
     if !metadata.is_dir() {
-        bail!("{} is neither a directory nor a database file", path.display());
+        let help = "Nothing was done. Give a directory, or the file of a SQLite database.";
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{} is neither a directory nor a database file", path.display()),
+            help,
+        ));
     }
     at_directory(path)
 }
@@ -119,13 +129,16 @@ fn at_file(path: PathBuf, bytes: u64) -> Result<Vec<Found>> {
         return at_path(path.parent().unwrap_or(Path::new("/")));
     }
     if starts_like_rdb(&path) {
-        bail!(
-            "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
-            path.display()
-        );
+        let message = format!("{} is an RDB file of Redis or Valkey, as old as the server's last save", path.display());
+        return Err(Failure::new(
+            Kind::Usage,
+            message,
+            "Nothing was done. Protect the server itself: redis://HOST:PORT",
+        ));
     }
     if !is_sqlite {
-        bail!("{} is no SQLite database; to protect a single file of another kind, give its directory", path.display());
+        let help = "Nothing was done. To protect a single file of another kind, give its directory.";
+        return Err(Failure::new(Kind::Usage, format!("{} is no SQLite database", path.display()), help));
     }
     Ok(vec![database(path, &mut BTreeSet::new())])
 }

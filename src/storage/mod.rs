@@ -173,6 +173,8 @@ pub enum Kind {
     Archived,
     /// Shorter than recorded.
     Truncated,
+    /// The bucket itself is not there.
+    NoStore,
     /// No space left.
     Full,
     /// The store does not know the operation (501): a missing capability.
@@ -191,6 +193,7 @@ impl fmt::Display for Kind {
             Kind::Denied => "access denied by the store",
             Kind::Archived => "object is archived and must be thawed first",
             Kind::Truncated => "object is shorter than recorded",
+            Kind::NoStore => "there is no such bucket",
             Kind::Full => "no space left in the store",
             Kind::Unsupported => "the store does not support this",
             Kind::Transient => "the store did not answer properly",

@@ -2,6 +2,8 @@
 //!
 //! A write that got no answer may have happened. So a repeated `create` that meets the key, or a repeated `replace` that
 //! meets another version, reads back: its own bytes there mean that the first try went through.
+//!
+//! All of it may take minutes. Whoever sits before a terminal must not take that for a program that hangs: [`tell_of_waits`].
 
 use super::{
     Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
@@ -12,8 +14,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long to keep trying. A dead endpoint costs at most the sum of the pauses and of the storage's own time limits.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,31 @@ impl Patience {
     }
 }
 
+/// A listing or a look at the setup is small: a store that takes longer for it is worth a word.
+const SILENCE: Duration = Duration::from_secs(5);
+/// The first two failures are soon made up for, and nobody needs to hear of them.
+const TOLD_FROM: u32 = 3;
+/// One word in this time, however many requests wait.
+const PAUSE_BETWEEN_WORDS: Duration = Duration::from_secs(30);
+
+/// Who hears that a store keeps this program waiting, in a sentence; nobody where there is none.
+static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
+static LAST_WORD: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// From now on `to` hears of waits that a person would wonder about, at most every 30 s. The first call counts, for the whole process.
+pub fn tell_of_waits(to: fn(&str)) {
+    LISTENER.get_or_init(|| to);
+}
+
+fn tell(text: impl FnOnce() -> String) {
+    let Some(listener) = LISTENER.get() else { return };
+    let mut last = LAST_WORD.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= PAUSE_BETWEEN_WORDS) {
+        *last = Some(Instant::now());
+        listener(&text());
+    }
+}
+
 #[derive(Debug)]
 pub struct Retry {
     inner: Arc<dyn Storage>,
@@ -59,6 +87,15 @@ impl Retry {
         for n in 1.. {
             match attempt().await {
                 Err(error) if error.kind == Kind::Transient && n < self.patience.tries => {
+                    if n >= TOLD_FROM {
+                        let (place, tries) = (self.inner.place(), self.patience.tries);
+                        tell(|| {
+                            format!(
+                                "{place} does not answer properly; trying again ({n} of {tries} tries failed): {}",
+                                why(&error)
+                            )
+                        });
+                    }
                     tokio::time::sleep(self.patience.after(n)).await;
                 }
                 Err(error) if error.kind == Kind::Transient => return (Err(gave_up(error, n)), n),
@@ -66,6 +103,23 @@ impl Retry {
             }
         }
         unreachable!("the loop has no end of its own")
+    }
+
+    /// [`Retry::tried`] for requests that a store answers at once: its silence is told of while it lasts.
+    async fn soon<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
+        let watched = || {
+            let one = attempt();
+            async {
+                let mut one = pin!(one);
+                if let Ok(answer) = tokio::time::timeout(SILENCE, &mut one).await {
+                    return answer;
+                }
+                let (place, seconds) = (self.inner.place(), SILENCE.as_secs());
+                tell(|| format!("{place} has not answered for {seconds} s; still waiting for it"));
+                one.await
+            }
+        };
+        self.tried(watched).await.0
     }
 
     /// After a repeated write was refused: whether the object has the very bytes that were to be written.
@@ -76,6 +130,10 @@ impl Retry {
             Err(error) => Err(error),
         }
     }
+}
+
+fn why(error: &Error) -> String {
+    error.source.as_ref().map_or_else(|| error.kind.to_string(), ToString::to_string)
 }
 
 fn gave_up(error: Error, tries: u32) -> Error {
@@ -132,7 +190,7 @@ impl Storage for Retry {
     }
 
     async fn setup(&self) -> Result<Setup> {
-        self.tried(|| self.inner.setup()).await.0
+        self.soon(|| self.inner.setup()).await
     }
 
     async fn replace(&self, key: &Key, seen: &Version, body: Bytes) -> Result<Version> {
@@ -145,11 +203,11 @@ impl Storage for Retry {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
-        self.tried(|| self.inner.list(prefix)).await.0
+        self.soon(|| self.inner.list(prefix)).await
     }
 
     async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
-        self.tried(|| self.inner.list_versions(prefix)).await.0
+        self.soon(|| self.inner.list_versions(prefix)).await
     }
 
     async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {

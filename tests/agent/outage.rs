@@ -130,3 +130,15 @@ fn many_agents_share_a_bucket_and_anyone_sees_them_all() {
     assert_eq!(status["report"]["sources"].as_array().unwrap().len(), AGENTS);
     expect(outside.path(), &["verify", "--repo", &repo, "--root", &root], 0);
 }
+
+/// A name that was mistyped is no outage: it is told at once, without tries, and nobody is led to make the bucket anew.
+#[test]
+fn a_bucket_that_is_not_there_is_no_repository() {
+    let server = seaweedfs();
+    let home = home();
+    let nowhere = format!("s3://no-such-bucket/p?endpoint=http://127.0.0.1:{}&path_style=true", server.port);
+    let refused = expect(home.path(), &["snapshots", "--repo", &nowhere, "--root", "SHA256:x"], 10).err;
+    assert!(refused.contains("there is no such bucket") && refused.contains("make no new one"), "{refused}");
+    let refused = expect(home.path(), &["protect", "app", "--repo", &nowhere], 1).err;
+    assert!(refused.contains("help: ") && refused.contains("create the bucket first"), "{refused}");
+}

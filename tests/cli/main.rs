@@ -11,6 +11,8 @@ mod support;
 mod broken;
 mod confirm;
 mod groups;
+mod mistakes;
+mod pages;
 mod restore;
 mod retire;
 mod verbs;

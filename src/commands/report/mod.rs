@@ -172,6 +172,10 @@ const HOW: &str = "report.signed    the report as it lies in the repository: `bl
 
 /// The report with everything that stock tools need to verify it.
 fn export(stored: &Stored, to: &Path) -> Result<()> {
+    if to.exists() {
+        let help = "Nothing was written. Give a directory that does not exist yet.";
+        return Err(Failure::new(Kind::Usage, format!("{} exists already", to.display()), help));
+    }
     let text = std::str::from_utf8(&stored.object).context("a report is UTF-8")?;
     let (line, armour) = text.trim_end().split_once('\n').context("a report has two lines")?;
     let signature = format!("-----BEGIN SSH SIGNATURE-----\n{armour}\n-----END SSH SIGNATURE-----\n");

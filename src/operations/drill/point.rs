@@ -15,6 +15,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::time::in_words;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Point {
@@ -90,7 +91,7 @@ pub fn choose(
         Point::Named(moment) => named(open, identities, source, moment, level),
         Point::Random(window) => {
             let since = window.map(|w| open.now().checked_sub(w)).transpose().unwrap_or(None).unwrap_or(Timestamp::MIN);
-            let window = window.map_or("of all".to_owned(), |w| format!("of the last {w:#}"));
+            let window = window.map_or("of all".to_owned(), |w| format!("of the last {}", in_words(w)));
             if !to_moments(level) {
                 let among: Vec<_> = complete().filter(|(_, s)| s.data_time >= since).collect();
                 let why = format!("drawn at random from {} complete snapshots {window}", among.len());

@@ -325,7 +325,7 @@ fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {
                 free / 1_000_000,
                 bytes / 1_000_000
             ),
-            "Nothing was written. Choose a place with more room, or restore single paths.",
+            "Nothing was written. Choose a place with more room (a drill's is `scratch` in the configuration, otherwise $TMPDIR), or restore single paths.",
         ));
     }
     Ok(())

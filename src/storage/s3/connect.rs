@@ -12,6 +12,8 @@ use aws_sdk_s3::config::{
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Failure, Kind};
+
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// A body that has not moved for this long is a dead connection; slow uplinks pause for shorter.
 const STALL_TIME: Duration = Duration::from_secs(120);
@@ -97,9 +99,11 @@ async fn build(options: Options) -> anyhow::Result<Client> {
     }
     let shared = loader.load().await;
     let chain = shared.credentials_provider().context("no source of S3 credentials")?;
-    chain.provide_credentials().await.context(
-        "find S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role",
-    )?;
+    if let Err(error) = chain.provide_credentials().await {
+        let help = "Nothing was done. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role.";
+        let message = format!("there are no S3 credentials: {:#}", anyhow::Error::new(error));
+        return Err(Failure::new(Kind::Failed, message, help));
+    }
     let region = shared.region().cloned().unwrap_or_else(|| Region::from_static("us-east-1"));
     let settings = Builder::from(&shared)
         .region(region)

@@ -25,7 +25,7 @@ where
 
 fn kind_of(operation: &str, status: u16, code: &str) -> Kind {
     match (status, code) {
-        (_, "NoSuchBucket") => Kind::Other,
+        (_, "NoSuchBucket") => Kind::NoStore,
         (_, "NotImplemented") => Kind::Unsupported,
         (_, "QuotaExceeded" | "XMinioStorageFull" | "EntityTooLarge") if status != 400 => Kind::Full,
         // The body was cut or changed on its way.
@@ -84,7 +84,7 @@ mod tests {
             ("create", 501, "NotImplemented", Kind::Unsupported),
             ("create", 400, "NotImplemented", Kind::Unsupported),
             ("get", 404, "NoSuchKey", Kind::NotFound),
-            ("get", 404, "NoSuchBucket", Kind::Other),
+            ("get", 404, "NoSuchBucket", Kind::NoStore),
             ("get", 416, "InvalidRange", Kind::Truncated),
             ("delete", 403, "AccessDenied", Kind::Denied),
             ("get", 403, "InvalidObjectState", Kind::Archived),
