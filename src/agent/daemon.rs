@@ -191,7 +191,8 @@ impl Agent {
             tracing::warn!(%since, "the scheduler goes on");
             self.teller.stalled(since);
         }
-        if self.stop.is_none() {
+        // A source that is given up would get a receiver, and its server a slot, before the first look shows it.
+        if self.stop.is_none() && self.observed.is_some() {
             let given_up = self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source);
             self.receivers.tend(&self.config, &given_up.collect(), &self.clock);
         }

@@ -207,7 +207,12 @@ fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut
         if left_off || enough {
             break;
         }
-        let Some(report) = given(read(open, source, &object.key))?.flatten() else { continue };
+        let read = match read(open, source, &object.key) {
+            // An old one that a lifecycle rule has moved away will not come back by itself, and the newest is none of those.
+            Err(error) if n > 0 && storage::kind_of(&error) == Some(storage::Kind::Archived) => continue,
+            read => read,
+        };
+        let Some(report) = given(read)?.flatten() else { continue };
         if report.proves() {
             verified = verified.max(Some(report.data_time)).max(report.log_until);
         }
@@ -288,7 +293,6 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
     let mut found = Seen {
         head: None,
         newest: None,
-        retired: None,
         full: None,
         incremental: None,
         prune: None,
@@ -297,16 +301,22 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
         ..seen.clone()
     };
     let mut durations = Vec::new();
+    let mut sound = true;
     for commit in series.newest_first().take(COMMITS_READ_MAX) {
         // One that does not verify is for `verify` to tell of; it is no point to go back to.
-        let Some(commit) = given(commit)? else { continue };
+        let Some(commit) = given(commit)? else {
+            sound = false;
+            continue;
+        };
         found.head.get_or_insert_with(|| (commit.seq(), commit.hash.to_string()));
         match &commit.line {
             Line::Prune(prune) => {
                 found.prune.get_or_insert(prune.started);
             }
-            // Unless a snapshot came after it.
-            Line::Retire(record) if durations.is_empty() => found.retired = found.retired.or(Some(record.started)),
+            // Unless a snapshot came after it, or what may have been one.
+            Line::Retire(record) if durations.is_empty() && sound => {
+                found.retired = found.retired.or(Some(record.started))
+            }
             Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };

@@ -65,13 +65,18 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
     of_the_unread(view, &mut found);
     let mut unknown = unknown(view, now);
-    let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
-    for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
+    for job in view.jobs.iter().filter(|job| job.enabled) {
+        if let Some(since) = view.seen.get(&job.source).and_then(|seen| seen.retired) {
+            found.push(of_the_retired(job, since));
+            // What there is of it is looked over all the same.
+            of_runs(view, job, |task| task == Task::Verify, (&mut found, &mut unknown));
+            continue;
+        }
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
             drills::problems(view, job, now, &mut found);
         }
-        of_runs(view, job, &mut found, &mut unknown);
+        of_runs(view, job, |_| true, (&mut found, &mut unknown));
         if let Some(standing) = view.standings.get(&job.source) {
             let source = &job.source;
             let all = log::problems(job, standing, view.seen.get(source), now).into_iter();
@@ -160,6 +165,23 @@ fn of_the_unread(view: &View, found: &mut Vec<Problem>) {
     }
 }
 
+/// That nothing is done for a source, although a job promises it: whoever has a host's key could have said so.
+fn of_the_retired(job: &Job, since: Timestamp) -> Problem {
+    let source = &job.source;
+    let title = format!("{source} is retired, and a job here is switched on for it");
+    let of_the_log = if job.continuous {
+        ". A PostgreSQL server may still keep log for it in a replication slot, until its disk is full: drop the slot there"
+    } else {
+        ""
+    };
+    let detail = format!(
+        "Nothing has been backed up or drilled since {since}, and nothing else will be said of that. If it is meant, remove the job; \
+         if not, `{}` takes it up again, and find out who retired it{of_the_log}",
+        group::backup(source)
+    );
+    problem(format!("{source}/retired"), Severity::Warning, Some(source), title, detail)
+}
+
 /// How old the data is, and what has been proven.
 fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
     let source = &job.source;
@@ -216,6 +238,7 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
 
 #[cfg(test)]
 mod tests {
+    use super::super::observe::{Newest, Span};
     use super::*;
     use crate::catalog::Run;
     use crate::scheduler::{Past, SourcePast};
@@ -260,6 +283,60 @@ mod tests {
             sent: &BTreeMap::new(),
         };
         problems(&view, at(minutes))
+    }
+
+    /// What is wrong with a source of which the repository shows `seen`, after a run of `task` that ended so.
+    fn keys_of_seen(seen: Seen, task: Task, result: &str) -> Vec<String> {
+        let text =
+            "source = \"a\"\nevery = \"20m\"\nrpo = \"1h\"\nfull = { every = \"7d\" }\nverify = { every = \"1d\" }\n";
+        let job = crate::job::parse(text, std::path::Path::new("a.toml")).unwrap().job;
+        let mut endings = Endings::default();
+        endings.take(&run(&job.source, task, result));
+        if task == Task::Full {
+            endings.take(&run(&job.source, Task::Incremental, "done"));
+        }
+        let view = View {
+            history: &History::new(),
+            seen: &[(job.source.clone(), seen)].into_iter().collect(),
+            jobs: &[job],
+            endings: &endings,
+            standings: &BTreeMap::new(),
+            repository: None,
+            configuration: None,
+            drill_key: None,
+            channels: &[],
+            wrong_plans: &[],
+            groups: &[],
+            page: None,
+            mute: &BTreeMap::new(),
+            sent: &BTreeMap::new(),
+        };
+        problems(&view, at(60)).wrong.into_iter().map(|p| p.key).collect()
+    }
+
+    #[test]
+    fn damage_of_a_retired_source_is_told_and_that_a_job_still_names_it() {
+        let seen = || {
+            let mut seen = Seen::of_test(None, None, at(2));
+            seen.retired = Some(at(1));
+            seen
+        };
+        assert_eq!(keys_of_seen(seen(), Task::Verify, "check-failed"), ["a/retired", "a/verify"]);
+        assert_eq!(keys_of_seen(seen(), Task::Incremental, "failed"), ["a/retired"], "nothing is missed of it");
+    }
+
+    #[test]
+    fn a_full_that_failed_is_made_good_by_a_full_alone() {
+        let seen = |full| {
+            let mut seen = Seen::of_test(Some(Newest::of_test(at(30))), None, at(40));
+            seen.full = full;
+            seen
+        };
+        let span = |minute| Some(Span { started: at(minute), finished: at(minute) });
+        assert_eq!(keys_of_seen(seen(None), Task::Full, "failed"), ["a/full"]);
+        assert_eq!(keys_of_seen(seen(span(0)), Task::Full, "failed"), ["a/full"], "the one that failed was later");
+        assert_eq!(keys_of_seen(seen(span(30)), Task::Full, "failed"), [] as [&str; 0]);
+        assert_eq!(keys_of_seen(seen(None), Task::Full, "partial"), [] as [&str; 0]);
     }
 
     fn keys(

@@ -246,7 +246,12 @@ impl Whole {
     /// The record by which the source was given up, unless a snapshot came after it.
     pub fn retired(&self) -> Option<&Retirement> {
         let newest = self.commits.iter().rev().find(|commit| !matches!(commit.line, Line::Prune(_)))?;
-        if let Line::Retire(record) = &newest.line { Some(record) } else { None }
+        // What does not verify may have been a snapshot.
+        let doubted = self.faults.iter().any(|(seq, _)| *seq > newest.seq());
+        match &newest.line {
+            Line::Retire(record) if !doubted => Some(record),
+            _ => None,
+        }
     }
 
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {

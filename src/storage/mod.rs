@@ -202,11 +202,15 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Why a store did not give what it was asked for, if that is what `error` comes of.
+pub fn kind_of(error: &anyhow::Error) -> Option<Kind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map(|error| error.kind)
+}
+
 /// Whether `error` comes of a store that did not give what it was asked for: then nothing is known of it, least of all that it is not there. Of
 /// what is not there, or is too short, that is known.
 pub fn is_silence(error: &anyhow::Error) -> bool {
-    let of_store = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
-    of_store.is_some_and(|e| !matches!(e.kind, Kind::NotFound | Kind::Truncated))
+    kind_of(error).is_some_and(|kind| !matches!(kind, Kind::NotFound | Kind::Truncated))
 }
 
 /// Whether not even a listing came, after all tries: most likely the whole store is out of reach.

@@ -46,10 +46,11 @@ impl Endings {
         let seq = report.filter(|_| run.task.is_drill()).and_then(|report| report["seq"].as_u64());
         let ending =
             Ending { finished: *finished, result: result.clone(), line: line.clone(), help: help.clone(), seq };
-        // A backup that went well is a backup, whichever of the two it was.
+        // A backup that went well is a backup, whichever of the two it was; but a full that failed may have failed on what an incremental passes over.
         if run.done() && run.task.is_backup() {
             let other = if run.task == Task::Full { Task::Incremental } else { Task::Full };
-            if let Some(other) = self.0.get_mut(&(run.source.clone(), other)) {
+            let mends = |ending: &Ending| other == Task::Incremental || ending.result != "failed";
+            if let Some(other) = self.0.get_mut(&(run.source.clone(), other)).filter(|ending| mends(ending)) {
                 *other = Ending { result: "done".into(), ..ending.clone() };
             }
         }

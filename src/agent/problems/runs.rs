@@ -13,8 +13,13 @@ use crate::repository::layout::SourceName;
 const FAILURES_CRITICAL: u32 = 3;
 
 /// How the last run of each task ended.
-pub fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTreeSet<String>) {
-    for task in job.tasks.keys() {
+pub fn of_runs(
+    view: &View,
+    job: &Job,
+    wanted: impl Fn(Task) -> bool,
+    (found, unknown): (&mut Vec<Problem>, &mut BTreeSet<String>),
+) {
+    for task in job.tasks.keys().filter(|task| wanted(**task)) {
         let key = format!("{}/{task}", job.source);
         let Some(ending) = view.endings.of(&job.source, *task) else {
             unknown.insert(key);
@@ -110,6 +115,8 @@ fn advice(result: &str, task: Task, source: &SourceName) -> String {
 /// Whether the repository shows that the same was done well since the run ended: by hand, or from another host. Verifying leaves no trace there.
 fn is_cured(seen: &Seen, task: Task, ending: &Ending) -> bool {
     match task {
+        // Only a full reads everything: what it could not read, an incremental may have passed over.
+        Task::Full if ending.result == "failed" => seen.full.is_some_and(|full| full.started > ending.finished),
         Task::Full | Task::Incremental => seen.newest.as_ref().is_some_and(|n| !n.suspect && n.begun > ending.finished),
         Task::Drill(level) => seen.drills.get(&level).is_some_and(|drill| drills::answers(drill, ending)),
         // What the store refused to remove it may refuse again.
