@@ -288,7 +288,6 @@ fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
     let mut found = Seen {
         head: None,
         newest: None,
-        retired: None,
         full: None,
         incremental: None,
         prune: None,
