@@ -52,6 +52,9 @@ impl Process {
                 held.push((process, handle));
             }
         }
+        // A number of the first look may have been given to another before it was held.
+        let still = family(&BTreeSet::from([self.pid]));
+        held.retain(|(process, _)| still.contains(&process.pid) && process.is_there());
         if !held.iter().any(|(process, _)| process == self) {
             return true;
         }

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    children: BTreeSet<u32>,
+    /// As they were when they were started: their numbers may be another's later.
+    children: BTreeMap<u32, Process>,
     breach: Option<Breach>,
     over: bool,
 }
@@ -133,13 +134,13 @@ impl Shared {
             if state.over || state.breach.is_some() {
                 return;
             }
-            let children = state.children.clone();
+            let children: BTreeSet<u32> = state.children.keys().copied().collect();
             drop(state);
             if let Some(breach) = self.breach_of(&children) {
                 self.state().breach.get_or_insert(breach);
                 // Those that were started meanwhile end with the drill, which is told by their first wait.
                 let all = self.state().children.clone();
-                for child in all.into_iter().filter_map(Process::of) {
+                for child in all.into_values() {
                     let _waited_for = child.end();
                 }
                 return;
@@ -176,11 +177,11 @@ pub(super) fn note(pid: u32) -> Result<Option<Noted>> {
     // Where the kernel does not let us, the bound holds all the same.
     drop(adjust());
     if let Some(process) = Process::of(pid) {
+        watch.state().children.insert(pid, process.clone());
         let write =
             || writeln!(File::create(watch.notes.join(pid.to_string()))?, "{} {}", process.started, process.boot);
         write().context("note what was started")?;
     }
-    watch.state().children.insert(pid);
     Ok(Some(Noted { pid, watch }))
 }
 

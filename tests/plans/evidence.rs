@@ -311,6 +311,11 @@ fn the_point_is_chosen_and_scratch_is_kept_on_request() {
     assert_eq!(point("1"), (1, "named by number".into()));
     let (seq, why) = point("random:1d");
     assert!((1..=3).contains(&seq) && why.contains("from 3 complete snapshots"), "{why}");
+    let level = |point: &str| {
+        expect(at, &["drill", "app", "--point", point, "--json"], 0).json()["report"]["sources"][0]["level"].clone()
+    };
+    assert_eq!(level("1"), "point", "an old snapshot that comes back says nothing of the newest");
+    assert_eq!(level("3"), "engine");
     expect(at, &["drill", "app", "--point", "9"], 64);
     expect(at, &["drill", "app", "--point", "newest"], 64);
     files_below(&at.join("repo/packs/app"), |_| true).iter().for_each(|pack| flip(pack));

@@ -87,7 +87,12 @@ pub fn choose(
             nothing_newer_is_broken(&whole, &found.snapshot, &Pick::Latest)?;
             Ok(found)
         }
-        Point::Seq(seq) => chosen(all.iter().find(|(_, s)| s.seq == seq), "named by number".to_owned(), level),
+        Point::Seq(seq) => {
+            // What comes back of an older one says nothing of the newest.
+            let older = complete().next_back().is_some_and(|(_, newest)| seq < newest.seq);
+            let level = if older && level == Level::Engine { Level::Point } else { level };
+            chosen(all.iter().find(|(_, s)| s.seq == seq), "named by number".to_owned(), level)
+        }
         Point::Named(moment) => named(open, identities, source, moment, level),
         Point::Random(window) => {
             let since = window.map(|w| open.now().checked_sub(w)).transpose().unwrap_or(None).unwrap_or(Timestamp::MIN);
