@@ -129,12 +129,11 @@ fn at_file(path: PathBuf, bytes: u64) -> Result<Vec<Found>> {
         return at_path(path.parent().unwrap_or(Path::new("/")));
     }
     if starts_like_rdb(&path) {
-        let message = format!("{} is an RDB file of Redis or Valkey, as old as the server's last save", path.display());
-        return Err(Failure::new(
-            Kind::Usage,
-            message,
-            "Nothing was done. Protect the server itself: redis://HOST:PORT",
-        ));
+        let message = format!(
+            "{} is an RDB file of Redis or Valkey, as old as the server's last save; protect the server itself: redis://HOST:PORT",
+            path.display()
+        );
+        return Err(Failure::new(Kind::Usage, message, "Nothing was done."));
     }
     if !is_sqlite {
         let help = "Nothing was done. To protect a single file of another kind, give its directory.";
