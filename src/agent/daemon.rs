@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::canaries::Canaries;
 use super::memory::Memory;
 use super::observe::Seen;
 use super::problems::{Endings, View, problems};
@@ -65,6 +66,7 @@ pub struct Agent {
     pub(super) endings: Endings,
     pub(super) running: BTreeMap<(SourceName, Task), Order>,
     pub(super) receivers: Receivers,
+    pub(super) canaries: Canaries,
     /// Sources to be looked at in the repository.
     pub(super) to_observe: BTreeSet<SourceName>,
     pub(super) observing: bool,
@@ -110,6 +112,7 @@ impl Agent {
             endings: Endings::default(),
             running: BTreeMap::new(),
             receivers: Receivers::default(),
+            canaries: Canaries::default(),
             to_observe: BTreeSet::new(),
             observing: false,
             observed: None,
@@ -183,7 +186,11 @@ impl Agent {
         self.look_for_changes();
         if self.stop.is_none() {
             self.receivers.tend(&self.config, &self.clock);
+            let read =
+                self.running.keys().filter(|(_, task)| task.is_backup()).map(|(source, _)| source.clone()).collect();
+            self.canaries.tend(&self.config, &self.clock, &read);
         }
+        let beats = self.canaries.beats();
         let standings = self.receivers.standings();
         self.look_at_the_repository(&standings);
         let history = self.memory.history(&self.jobs, &self.seen, &standings, now);
@@ -196,6 +203,7 @@ impl Agent {
                 seen: &self.seen,
                 endings: &self.endings,
                 standings: &standings,
+                canaries: (&beats, self.figures.started),
                 repository: self.repository.as_ref().err().map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
@@ -207,7 +215,7 @@ impl Agent {
             let findings = problems(&view, now);
             self.teller.tell(findings, &self.seen, &mut self.catalog, now);
         }
-        self.show(&decisions, &history, &standings, now);
+        self.show(&decisions, &history, (&standings, &beats), now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
         let until = next.map_or(TICK, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         until.clamp(Duration::from_millis(20), TICK)

@@ -52,6 +52,8 @@ pub struct Drilled {
     pub seconds: f64,
     /// Seconds by phase.
     pub phases: Vec<(String, f64)>,
+    /// By how many seconds the canary of the copy was older than its data was said to be.
+    pub canary_age: Option<f64>,
 }
 
 /// What the series of one source shows.
@@ -169,6 +171,7 @@ fn plan(open: &Open, subject: &SourceName, mut seen: Seen) -> Result<Seen> {
         passed: report.passed,
         seconds: report.achieved_rto_seconds,
         phases: report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect(),
+        canary_age: None,
     });
     seen.last_report = last;
     Ok(seen)
@@ -185,7 +188,8 @@ fn read(open: &Open, source: &SourceName, key: &Key) -> Option<DrillReport> {
 fn drilled(report: &DrillReport) -> Drilled {
     let phases = report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect();
     let span = Span { started: report.started, finished: report.finished };
-    Drilled { span, passed: report.passed, seconds: report.achieved_rto_seconds, phases }
+    let canary_age = report.canary.map(|canary| canary.age_seconds);
+    Drilled { span, passed: report.passed, seconds: report.achieved_rto_seconds, phases, canary_age }
 }
 
 fn commits(series: &Series, seen: &mut Seen) {

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::canaries::Beat;
 use super::observe::Seen;
 use super::receivers::Standing;
 use crate::job::{Job, Task};
@@ -10,6 +11,7 @@ use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
+mod canary;
 mod endings;
 mod log;
 mod unknown;
@@ -31,6 +33,8 @@ pub struct View<'a> {
     pub seen: &'a BTreeMap<SourceName, Seen>,
     /// Of sources whose log is received.
     pub standings: &'a BTreeMap<SourceName, Standing>,
+    /// Of sources with a canary, and when the agent was started.
+    pub canaries: (&'a BTreeMap<SourceName, Beat>, Timestamp),
     pub endings: &'a Endings,
     /// Why the repository cannot be read.
     pub repository: Option<&'a str>,
@@ -72,6 +76,10 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
             }));
         }
     }
+    let (beats, started) = view.canaries;
+    found.extend(beats.iter().filter_map(|(source, beat)| canary::problem(source, beat, started, now)));
+    let silent = beats.iter().filter(|(_, beat)| !canary::is_known(beat, started));
+    unknown.extend(silent.map(|(source, _)| format!("{source}/canary")));
     Findings { wrong: found, unknown }
 }
 
@@ -302,6 +310,7 @@ mod tests {
             seen: &BTreeMap::new(),
             endings: &endings,
             standings: &BTreeMap::new(),
+            canaries: (&BTreeMap::new(), at(0)),
             repository,
             configuration: None,
             drill_key: None,

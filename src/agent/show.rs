@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Agent;
+use super::canaries::Beat;
 use super::observe::Seen;
 use super::receivers::Standing;
 use super::work::Ran;
 use crate::catalog::Run;
 use crate::durable;
 use crate::job::{Job, Task};
-use crate::metrics::{self, DrillFigures, LogFigures, SourceFigures};
+use crate::metrics::{self, CanaryFigures, DrillFigures, LogFigures, SourceFigures};
 use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, Decision, State};
@@ -38,7 +39,7 @@ impl Agent {
         &mut self,
         decisions: &[Decision],
         history: &scheduler::History,
-        standings: &Standings,
+        (standings, beats): (&Standings, &BTreeMap<SourceName, Beat>),
         now: Timestamp,
     ) {
         let figures = &mut self.figures;
@@ -63,6 +64,12 @@ impl Agent {
                 let figures = figures_of(job, history, &self.seen, decisions);
                 let log = standings.get(&job.source).map(of_log);
                 (job.source.to_string(), SourceFigures { log, ..figures })
+            })
+            .collect();
+        figures.canaries = beats
+            .iter()
+            .map(|(source, beat)| {
+                (source.to_string(), CanaryFigures { written: beat.written, up: beat.failing.is_none() })
             })
             .collect();
         *self.shared.figures() = figures.clone();
@@ -108,6 +115,7 @@ fn figures_of(
             finished: d.span.finished,
             seconds: d.seconds,
             phases: d.phases,
+            canary_age: d.canary_age,
         }),
         last_success: done.collect(),
         log: None,

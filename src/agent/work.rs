@@ -136,6 +136,7 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
     let grace = config.grace.unwrap_or(defaults.grace);
     let options =
         backup::Options { full, level: config.level, baseline_every, grace, spool: config.spool()?, ..defaults };
+    let options = backup::Options { canary: config.canary_stated(source), ..options };
     let open_source = || config.open_source(source, clock);
     let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
         .with_context(|| format!("back up {}", config.place_of(source)))?;

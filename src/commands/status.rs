@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+mod canary;
 mod plans;
 
 use super::open::host_identity;
@@ -39,6 +40,8 @@ struct Row {
     rpo_exposure_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
     measured_rto_seconds: Option<f64>,
+    /// Of a source with a canary.
+    canary: Option<canary::Row>,
     /// Predicted RTO, trend, and how fresh each level of drill is.
     measures: Measures,
     /// Numbers of newer snapshots that are suspect.
@@ -80,6 +83,7 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
     }
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
+        row.canary.iter().for_each(|canary| shell.say(format!("{}: {}", row.source, canary.told())));
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
     let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
@@ -145,6 +149,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
     }
     Ok(Row {
+        canary: canary::row(config, &source, &drills, open.now()),
         measures,
         suspect,
         restore: restore_command(config, &source, place, open),

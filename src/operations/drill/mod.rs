@@ -4,10 +4,12 @@
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
 mod cold;
+mod faults;
 mod key;
 mod levels;
 mod point;
 mod proofs;
+mod scope;
 pub mod scratch;
 
 use anyhow::Result;
@@ -17,19 +19,18 @@ use std::time::Instant;
 
 use super::evidence::{self, Environment, Keys, Objects};
 use super::measures::implausible;
-use super::proof::{self, Case};
+use super::proof::{self, Case, Proven};
 use super::restore::{self, Phases, Request};
-use super::{Open, suspect};
-use crate::error::{Failure, Kind, kind_of};
+use super::{Open, canary, suspect};
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
-use crate::source::Settings;
-use crate::storage;
+use crate::source::{Settings, postgres};
 pub use evidence::{DrillReport, Level};
+pub use faults::of_the_environment;
 pub use key::signer;
 pub use point::{Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
@@ -112,6 +113,7 @@ pub struct Drilled {
     bytes_fetched: u64,
     /// Up to where the stored log went on when the drill began.
     log_until: Option<Timestamp>,
+    canary: Option<canary::CanaryReport>,
     times: Stopwatch,
     deviations: Vec<String>,
     started: Timestamp,
@@ -142,6 +144,7 @@ impl Drilled {
             bytes: 0,
             bytes_fetched: 0,
             log_until: point::replayed_until(open, snapshot, options.level)?,
+            canary: None,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
@@ -149,7 +152,7 @@ impl Drilled {
             seconds: 0.0,
             environment: Environment::here(scratch, isolation),
         };
-        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
+        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(faults::of_this_place)?;
         drilled.seconds = clock.elapsed().as_secs_f64();
         drilled.ended = open.now();
         if snapshot.outcome == Outcome::Partial {
@@ -191,13 +194,13 @@ impl Drilled {
             }
             Level::Engine => {
                 self.restore(open, identities, (commit, snapshot), options)?;
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
                 self.bytes_fetched = fetched;
                 self.checks.push(check);
-                self.prove(open, identities, snapshot, scratch, &options.settings)?;
+                self.prove(open, identities, snapshot, scratch, options)?;
             }
         }
         Ok(())
@@ -234,8 +237,9 @@ impl Drilled {
         identities: &[Identity],
         snapshot: &Snapshot,
         scratch: &Path,
-        settings: &Settings,
+        options: &Options,
     ) -> Result<()> {
+        let Options { settings, rpo, .. } = options;
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
@@ -243,7 +247,7 @@ impl Drilled {
         let begun = Instant::now();
         let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
         match proof::prove(&case) {
-            Ok(found) => self.checks.extend(found),
+            Ok(proven) => self.take(open, snapshot, proven, *rpo),
             Err(e) if of_the_environment(&e) => {
                 return Err(e.context("the copy was restored, but could not be proven here"));
             }
@@ -256,6 +260,17 @@ impl Drilled {
         }
         self.times.add("checks", std::time::Duration::from_secs_f64(rest.max(0.0)));
         Ok(())
+    }
+
+    fn take(&mut self, open: &Open, snapshot: &Snapshot, proven: Proven, rpo: Option<SignedDuration>) {
+        self.checks.extend(proven.checks);
+        self.deviations.extend(proven.remarks);
+        if let Some((stated, found)) = proven.canary {
+            let judged = canary::judge(&stated, found, data_time(open, snapshot, self.log_until), rpo);
+            self.checks.push(judged.check);
+            self.deviations.extend(judged.remark);
+            self.canary = judged.report;
+        }
     }
 
     /// The signed report, stored.
@@ -272,7 +287,7 @@ impl Drilled {
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
         let timed = options.level == Level::Engine;
-        let (tested, not_tested) = scope(options.level, snapshot);
+        let (tested, not_tested) = scope::scope(options.level, snapshot);
         let objects = Objects::of(open, snapshot)?;
         let make = |n, previous| DrillReport {
             r#type: "drill".into(),
@@ -296,6 +311,7 @@ impl Drilled {
             finished: self.ended,
             passed: self.checks.iter().all(|c| c.passed),
             checks: self.checks.clone(),
+            canary: self.canary,
             tested: tested.clone(),
             not_tested: not_tested.clone(),
             entries: self.entries,
@@ -318,6 +334,17 @@ impl Drilled {
             agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         };
         Ok(evidence::append(open, signer, snapshot.source.as_str(), make)?.0)
+    }
+}
+
+/// When the data of a proven copy is from. Of PostgreSQL the stored log was replayed behind it, up to `log` at least.
+fn data_time(open: &Open, snapshot: &Snapshot, log: Option<Timestamp>) -> canary::DataTime {
+    let at = snapshot.data_time;
+    match (snapshot.kind.as_str(), log) {
+        (postgres::PHYSICAL, Some(log)) => canary::DataTime { stated: log.max(at), latest: open.now() },
+        // A tree is read for as long as the walk takes.
+        ("files", _) => canary::DataTime { stated: at, latest: snapshot.finished },
+        _ => canary::DataTime { stated: at, latest: at },
     }
 }
 
@@ -344,56 +371,4 @@ pub fn note_phases(times: &Stopwatch, phases: &Phases) {
     for (name, seconds) in all {
         times.add(name, std::time::Duration::from_secs_f64(seconds));
     }
-}
-
-/// What a level tests, and what it leaves open.
-fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
-    let kind = &snapshot.kind;
-    let tested = match level {
-        Level::Existence => "that every stored object of the snapshot is there",
-        Level::Hashes => "every stored byte of the snapshot against its SHA-256",
-        Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
-        Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
-        Level::ColdStart => {
-            "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
-        }
-    };
-    let mut open = Vec::new();
-    if level < Level::Decode {
-        open.push("decryption and decompression".to_owned());
-    }
-    if level < Level::Engine {
-        open.push(format!("the restore, and a start of {kind} on the copy"));
-    }
-    open.push("the application itself (a restore plan can check it)".to_owned());
-    open.push("another machine, network and store than those of this drill".to_owned());
-    (vec![format!("{tested} (kind {kind})")], open)
-}
-
-/// Names an error of the place as one; others stay as they are.
-fn of_this_place(error: anyhow::Error) -> anyhow::Error {
-    if kind_of(&error) != Kind::Failed || !of_the_environment(&error) {
-        return error;
-    }
-    let archived = |e: &storage::Error| e.kind == storage::Kind::Archived;
-    let help = if error.chain().any(|cause| cause.downcast_ref::<storage::Error>().is_some_and(archived)) {
-        "The backup itself is as it was. Thaw it first (`restore --thaw` does), or drill a snapshot of a warmer tier."
-    } else {
-        "Nothing is said of the backup. Put right what the error names, and drill again."
-    };
-    Failure::new(Kind::Environment, format!("the drill could not be carried out: {error:#}"), help)
-}
-
-/// Whether an error speaks of the place and not of the backup: then nothing is said of the backup, and another try may succeed.
-pub fn of_the_environment(error: &anyhow::Error) -> bool {
-    let store = |kind| {
-        matches!(kind, storage::Kind::Transient | storage::Kind::Denied | storage::Kind::Full | storage::Kind::Archived)
-    };
-    matches!(kind_of(error), Kind::Environment | Kind::Interrupted)
-        || error.chain().any(|cause| {
-            cause.downcast_ref::<storage::Error>().is_some_and(|e| store(e.kind))
-                || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
-                    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-                })
-        })
 }
