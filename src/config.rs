@@ -60,9 +60,8 @@ pub struct Config {
     /// A new baseline is due after this long.
     #[serde(default, deserialize_with = "duration")]
     pub baseline: Option<SignedDuration>,
-    /// zstd's.
-    #[serde(default = "level")]
-    pub level: i32,
+    /// zstd's, for every source; otherwise what suits each.
+    pub level: Option<i32>,
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
@@ -85,10 +84,6 @@ pub struct Config {
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
-}
-
-fn level() -> i32 {
-    3
 }
 
 impl Config {
@@ -158,11 +153,11 @@ impl Config {
         self.group.iter().enumerate().try_for_each(|(i, group)| group.validate(&self.group[..i]))?;
         self.agent.validate()?;
         notify::validate(&self.notify)?;
-        if !(1..=22).contains(&self.level) {
+        if self.level.is_some_and(|level| !(1..=22).contains(&level)) {
             return Err(Failure::new(
                 Kind::Config,
                 "level is a number from 1 to 22",
-                "Nothing was done. 3 is a good one.",
+                "Nothing was done. Leave it out: the default is a good one.",
             ));
         }
         Ok(())

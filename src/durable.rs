@@ -4,6 +4,7 @@
 //! is synced, and so is the parent of every directory made on the way. After `Ok` the file survives a power cut. After an
 //! error nothing is left behind, except where the last step, the sync of the directory, is what failed.
 
+use rustix::fs::Advice;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,10 @@ use tempfile::{Builder, NamedTempFile};
 
 /// Files that begin with this are unfinished: readers skip them, and whoever finds an old one may delete it.
 pub const TEMPORARY_PREFIX: &str = ".tmp-";
+
+/// Files of this many bytes and more are packs, which nobody may read for months. They do not stay in memory, where they would take
+/// the place of what the application works with.
+const SELDOM_READ: usize = 1024 * 1024;
 
 /// Publishes `bytes` at `path` with permissions `mode` (such as `0o600`, whatever the umask). Fails with `AlreadyExists`,
 /// the old file untouched, if `path` exists; of many callers at once exactly one succeeds.
@@ -71,6 +76,10 @@ fn written(directory: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFil
     file.write_all(bytes)?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
+    if bytes.len() >= SELDOM_READ {
+        // Only advice: where the system cannot follow it, nothing is lost.
+        rustix::fs::fadvise(file.as_file(), 0, None, Advice::DontNeed).ok();
+    }
     Ok(file)
 }
 

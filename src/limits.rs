@@ -6,6 +6,9 @@ pub const MIB: usize = 1 << 20;
 
 /// Raw bytes of one frame: what is compressed together.
 pub const FRAME_RAW_MAX: usize = MIB;
+/// How hard zstd tries, unless the configuration says otherwise. Not zstd's own 3, which takes half as long again for 1.7 % less (a
+/// SQLite database in frames of 1 MiB).
+pub const LEVEL: i32 = 2;
 /// A pack is closed once its stored bytes pass this.
 pub const PACK_TARGET: usize = 16 * MIB;
 /// No pack is larger; readers refuse more.

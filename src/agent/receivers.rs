@@ -13,6 +13,7 @@ use super::work::host;
 use crate::clock::Clock;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
+use crate::limits::LEVEL;
 use crate::operations::receiver::Event;
 use crate::operations::wal::replicate::{self, replicate};
 use crate::operations::wal::{receive, recover};
@@ -105,7 +106,7 @@ fn wanted(config: &Config) -> impl Iterator<Item = &SourceConfig> {
 fn made_of(config: &Config, source: &SourceConfig) -> String {
     let Config { repository, root, host, host_key, level, .. } = config;
     format!(
-        "{repository} {root:?} {host:?} {host_key:?} {level} {:?} {:?} {:?} {:?}",
+        "{repository} {root:?} {host:?} {host_key:?} {level:?} {:?} {:?} {:?} {:?}",
         source.url, source.password, source.postgres, source.redis
     )
 }
@@ -254,8 +255,10 @@ fn carry_out(
 pub fn options(config: &Config, source: &SourceConfig) -> receive::Options {
     let settings = source.postgres.clone().unwrap_or_default();
     let named = || format!("blackstart_{}", source.name.as_str().replace('-', "_")).chars().take(63).collect();
-    let mut options =
-        receive::Options { level: config.level, ..receive::Options::new(settings.slot.unwrap_or_else(named)) };
+    let mut options = receive::Options {
+        level: config.level.unwrap_or(LEVEL),
+        ..receive::Options::new(settings.slot.unwrap_or_else(named))
+    };
     if let Some(wait) = settings.seal_every {
         options.seal_every = wait.unsigned_abs();
     }
@@ -264,7 +267,7 @@ pub fn options(config: &Config, source: &SourceConfig) -> receive::Options {
 
 /// How the replication stream of a Redis source is received.
 pub fn stream_options(config: &Config, source: &SourceConfig) -> replicate::Options {
-    let mut options = replicate::Options { level: config.level, ..replicate::Options::default() };
+    let mut options = replicate::Options { level: config.level.unwrap_or(LEVEL), ..replicate::Options::default() };
     if let Some(wait) = source.redis.as_ref().and_then(|settings| settings.seal_every) {
         options.seal_every = wait.unsigned_abs();
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, time};
 use crate::cli::wal::{WalGet, WalPush};
+use crate::limits::LEVEL;
 use crate::operations::wal::get::{Got, get};
 use crate::operations::wal::push::push;
 
@@ -17,7 +18,7 @@ pub fn run_push(shell: &Shell, args: &WalPush) -> Result<Ending> {
     let config = shell.config()?;
     let host = shell.host(&config)?;
     let path = std::path::absolute(&args.path).with_context(|| format!("resolve {}", args.path.display()))?;
-    let report = push(&host, &args.source, &path, config.level)?;
+    let report = push(&host, &args.source, &path, config.level.unwrap_or(LEVEL))?;
     for note in &report.notes {
         shell.warn(note);
     }

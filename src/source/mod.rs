@@ -1,7 +1,7 @@
 //! What can be protected. A source is read once, by one thread, in path order; the pipeline decides what must be read at all.
 
 use crate::entry::{Entry, EntryKind, Name};
-use crate::limits::Grain;
+use crate::limits::{Grain, LEVEL};
 use crate::report::Skip;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -92,6 +92,11 @@ pub trait Source: Send {
     /// How streamed files are cut; always the same for one kind of source, since chunks of another length are not found again.
     fn grain(&self) -> Grain {
         Grain::COARSE
+    }
+
+    /// How hard zstd tries, unless the configuration says.
+    fn level(&self) -> i32 {
+        LEVEL
     }
 
     /// Called once, right after `next` has given `None`, while what was read may still be on its way to the store: the place to let go of

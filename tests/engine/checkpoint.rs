@@ -24,7 +24,7 @@ fn world() -> (World, Memory) {
 }
 
 fn options() -> Options {
-    Options { workers: 1, level: 1, checkpoint_every: Duration::ZERO, ..Options::default() }
+    Options { workers: 1, level: Some(1), checkpoint_every: Duration::ZERO, ..Options::default() }
 }
 
 /// Files of bytes that do not compress, one of them large.

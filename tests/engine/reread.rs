@@ -34,7 +34,7 @@ fn world() -> (World, Memory, Open, Arc<Mutex<Vec<String>>>) {
     for n in 0..6 {
         fs::write(world.path(&format!("data/{n}")), noise(n, 12 << 20)).unwrap();
     }
-    world.backup_files(&world.path("data"), Options { workers: 1, level: 1, ..Options::default() }).unwrap();
+    world.backup_files(&world.path("data"), Options { workers: 1, level: Some(1), ..Options::default() }).unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
     let store = super::faults::hooked(&memory, move |operation, key| {

@@ -26,7 +26,7 @@ fn world(memory: &Memory) -> World {
 
 fn options(world: &World, limit: u64) -> Options {
     let spool = Some(SpoolPlace { directory: world.path("spool"), limit, left_free: 0 });
-    Options { workers: 2, level: 1, spool, ..Options::default() }
+    Options { workers: 2, level: Some(1), spool, ..Options::default() }
 }
 
 /// A database of so many MiB that do not compress, in rollback-journal mode: a reader keeps writers from committing.

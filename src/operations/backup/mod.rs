@@ -358,13 +358,14 @@ impl<'a> Run<'a> {
         let (path, circumstances) = self.resume(kind)?;
         // What the source holds now, as far as one can tell before it has been read.
         self.options.progress.expect(self.basis_of.as_ref().map_or(0, |(_, sealed)| sealed.stats.bytes));
+        let level = self.options.level.unwrap_or_else(|| source.level());
         let options = pipeline::Options {
             packs: self.options.packs,
             spool: self.options.spool.clone(),
             checkpoint: Some((path.clone(), circumstances)),
             checkpoint_every: self.options.checkpoint_every,
             progress: self.options.progress.clone(),
-            ..pipeline::Options::new(self.options.level, self.options.workers)
+            ..pipeline::Options::new(level, self.options.workers)
         };
         let root = source.root();
         let stored = pipeline::store(source, &self.basis, &self.secrets, &target, &options)?;

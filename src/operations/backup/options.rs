@@ -24,7 +24,7 @@ pub struct Options {
     /// A great change against the newest snapshot is meant: see [`crate::source::Before`].
     pub accept_change: bool,
     /// zstd's.
-    pub level: i32,
+    pub level: Option<i32>,
     pub workers: usize,
     /// Packs in memory at once, those of the workers among them.
     pub packs: usize,
@@ -50,7 +50,7 @@ impl Default for Options {
             adopt: false,
             heal: false,
             accept_change: false,
-            level: 3,
+            level: None,
             workers: cores.clamp(1, WORKERS_MAX),
             packs: PACKS_IN_MEMORY,
             spool: None,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Kind, help_of, kind_of};
 use crate::interrupt;
+use crate::limits::LEVEL;
 use crate::operations::Host;
 pub use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
@@ -45,7 +46,7 @@ impl Options {
             slot,
             seal_every: Duration::from_secs(1),
             seal_bytes: crate::limits::MIB,
-            level: 3,
+            level: LEVEL,
             once: false,
             anew: false,
             from: None,

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::receive::{End, Event, ReceiveReport, persist};
-use crate::limits::MIB;
+use crate::limits::{LEVEL, MIB};
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
 use crate::repository::log::{Author, Log};
@@ -46,7 +46,7 @@ impl Default for Options {
             seal_every: Duration::from_secs(1),
             seal_idle: Duration::from_secs(60),
             seal_bytes: MIB,
-            level: 3,
+            level: LEVEL,
             once: false,
             anew: false,
             from: None,

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
-use crate::limits::Grain;
+use crate::limits::{Grain, LEVEL};
 use crate::net::Roots;
 use crate::source::barrier::{Member, Moment};
 use crate::source::{Before, Finished, Piece, Source, stream_entry};
@@ -291,6 +291,11 @@ impl Source for Redis {
     /// An RDB file has its keys in the order of their hashes, which stays while the server runs.
     fn grain(&self) -> Grain {
         Grain::FINE
+    }
+
+    /// A server writes its RDB file with one thread, more slowly than this compresses: the smaller snapshot costs no time.
+    fn level(&self) -> i32 {
+        LEVEL + 1
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {
