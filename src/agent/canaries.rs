@@ -65,6 +65,11 @@ impl Canaries {
         }
     }
 
+    /// Whether none is being written.
+    pub fn is_idle(&self) -> bool {
+        self.0.values().all(|canary| canary.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
     pub fn beats(&self) -> BTreeMap<SourceName, Beat> {
         self.0.iter().map(|(name, canary)| (name.clone(), canary.beat.clone())).collect()
     }

@@ -165,9 +165,9 @@ impl Agent {
         }
     }
 
-    /// Whether no run and no receiver is under way.
+    /// Whether no run, no receiver and no canary is under way.
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.receivers.running().next().is_none()
+        self.running.is_empty() && self.receivers.running().next().is_none() && self.canaries.is_idle()
     }
 
     /// Takes what the threads have reported so far, without waiting. True if nothing is under way.

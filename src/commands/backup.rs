@@ -151,6 +151,12 @@ pub fn say(shell: &Shell, report: &BackupReport) {
     if let Some(why) = report.facts["read_whole"].as_str() {
         shell.say(format!("{}: everything was read, since {why}", report.source));
     }
+    if let Some(why) = report.facts["counted"]["left_out"].as_str() {
+        shell.say(format!(
+            "{}: the rows of its tables are not all known, so that drills cannot miss them: {why}",
+            report.source
+        ));
+    }
     if report.taken_over > 0 {
         let had = size(report.taken_over);
         shell.say(format!("{}: {had} of it were in the store already, from a run that was interrupted", report.source));

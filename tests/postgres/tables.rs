@@ -178,6 +178,7 @@ fn what_cannot_be_counted_is_said_and_keeps_nothing_back() {
     drop(locker);
     assert_eq!(checked(&home, 0)["actual"], "all there");
     let home = Home::new(&cluster, "count = false");
+    assert!(home.run(&["backup"], 0).out.contains("drills cannot miss them: it is switched off"));
     let backup = home.backup(0);
     let why = backup["facts"]["counted"]["left_out"].as_str().unwrap().to_owned();
     assert!(why.contains("count = false"), "{why}");

@@ -18,13 +18,15 @@ fn canary(home: &Path, code: i32) -> (String, Value) {
 #[test]
 fn a_key_of_redis_tells_how_old_the_copy_is() {
     let server = Server::start("redis-server", "--requirepass hunter2 --appendonly no");
-    let mut admin = |words: &[&str]| {
+    let admin = |words: &[&str]| {
         let mut connection = server.connect();
         connection.command(&["AUTH", "hunter2"]).unwrap();
         connection.command(&["SELECT", "3"]).unwrap();
         connection.command(words).unwrap()
     };
-    admin(&["SET", "application", "data"]);
+    for n in 0..10 {
+        admin(&["SET", &format!("application:{n}"), "data"]);
+    }
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("password"), "hunter2").unwrap();
     let engine = program("redis-server");

@@ -16,6 +16,22 @@ use crate::source::postgres::tables::{Counted, Reading};
 use crate::source::postgres::{Options, restored};
 
 const SIGNAL: &str = "standby.signal";
+/// Of a recovery, which the copy's own `postgresql.auto.conf` might have otherwise: nothing is fetched or run, and no target ends it.
+const STANDBY: [(&str, &str); 12] = [
+    ("restore_command", ""),
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("recovery_target", ""),
+    ("recovery_target_lsn", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_xid", ""),
+    ("recovery_target_timeline", "current"),
+    ("recovery_min_apply_delay", "0"),
+    ("hot_standby_feedback", "off"),
+    // Segments that were used up must not turn up under the names of those to come.
+    ("wal_recycle", "off"),
+];
 
 /// The check of the rows in a copy that has no log in it but its own. `copy` is settled, and can be started again. No check: nothing was counted.
 pub fn at_end(copy: &Copy, facts: &serde_json::Value, options: &Options, times: &Stopwatch) -> Result<Option<Check>> {
@@ -53,8 +69,8 @@ pub fn at_end(copy: &Copy, facts: &serde_json::Value, options: &Options, times: 
 
 fn start(data: &Path, scratch: &Path, facts: &Facts, options: &Options) -> Result<Engine> {
     let needs = facts.standby_needs.iter().map(|(name, value)| (name.clone(), value.clone()));
-    // Segments that were used up must not turn up under the names of those to come.
-    let settings: Vec<(String, String)> = needs.chain([("wal_recycle".to_owned(), "off".to_owned())]).collect();
+    let ours = STANDBY.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let settings: Vec<(String, String)> = needs.chain(ours).collect();
     Engine::start(&Start {
         data,
         scratch,

@@ -29,8 +29,9 @@ pub struct Reading<'a> {
 impl Reading<'_> {
     /// `counted`: what the copy must have, if it was recovered to the end of the backup.
     pub fn new(counted: &Counted) -> Reading<'_> {
-        let (unreadable, wrong, remarks) = (Vec::new(), Vec::new(), Vec::new());
-        Reading { counted, count: 0, rows: 0, unreadable, wrong, remarks }
+        let some = counted.left_out.iter().filter(|_| !counted.databases.is_empty());
+        let remarks = some.map(|why| format!("not all tables were counted when the backup ended: {why}")).collect();
+        Reading { counted, count: 0, rows: 0, unreadable: Vec::new(), wrong: Vec::new(), remarks }
     }
 
     /// Reads all tables of a database.
