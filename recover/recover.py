@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 FORMAT, MIB, LAYERS_MAX, FRAMES_MAX = 1, 1 << 20, 16, 4096
 FRAME_MAX, INDEX_RAW_MAX, PACK_MAX, OBJECT_MAX = MIB, MIB, 18 * MIB, 64 * MIB
 SOURCE = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
+TYPES = set("repository trust snapshot prune retire drill restore plan group stretch history piece run".split())
 warnings = 0
 
 
@@ -167,6 +168,9 @@ class Repository:
             line = json.loads(m[1])
             if isinstance(line["format"], int) and line["format"] > FORMAT:
                 raise Refused("%s was written by a newer version of blackstart (format %d): use its recover.py" % (key, line["format"]))
+            if line["type"] not in TYPES:
+                raise Refused("%s is of the type %s, which this script does not know: it was written by a newer version of blackstart, use its "
+                              "recover.py" % (key, ascii(line["type"])))
             need(line["format"] == FORMAT and line["type"] in kind.split(), key + " is something else than its name says")
             need(kind == "repository" or line["repository"] == self.id, key + " belongs to another repository")
             public = signer(line)
@@ -179,7 +183,7 @@ class Repository:
     def certified(self, line):
         """The public key that may sign this commit or object of a log (§4-2)."""
         what = "commit %s" % line["seq"] if "seq" in line else "a %s of the log" % line["type"]
-        roles = ["host", "keeper"] if line["type"] == "prune" else ["host"]
+        roles = ["host", "keeper"] if line["type"] in ("prune", "retire") else ["host"]
         for name, key in self.keys:
             if name == line["key"] and key["role"] in roles and {"*", line["source"]} & set(key["sources"]):
                 started = parse_time(line["started"] if "started" in line else line["time"])
@@ -200,7 +204,7 @@ class Repository:
         for seq in self.numbers("snapshots/" + source):
             key = "snapshots/%s/%010d" % (source, seq)
             try:
-                line, this = self.signed(key, "snapshot prune", self.certified)
+                line, this = self.signed(key, "snapshot prune retire", self.certified)
                 need(line["seq"] == seq and line["source"] == source, key + " was moved: it is commit %s of %s" % (line["seq"], line["source"]))
                 commits[seq], hashes[seq] = line, this
                 pruned.update({r["seq"]: r["hash"] for r in line.get("removed", []) if line["type"] == "prune" and r["seq"] < seq})
@@ -565,6 +569,8 @@ def list_snapshots(repo, args):
                 warn(problems[seq])
             elif c["type"] == "prune":
                 print("  %4d  prune record, removed %s" % (seq, ", ".join(str(r["seq"]) for r in c["removed"])))
+            elif c["type"] == "retire":
+                print("  %4d  retired %s by %s%s" % (seq, c["started"], ascii(c["host"]), ": " + ascii(c["why"]) if c.get("why") else ""))
             else:
                 print("  %4d  data of %s  %s %s %s, host %s%s%s" % (seq, c["data_time"], c["outcome"], c["mode"], c["kind"],
                       ascii(c["host"]), "  SUSPECT" if c.get("suspect") else "", "  (removed by a prune record)" if c.get("removed") else ""))

@@ -4,7 +4,7 @@
 //! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
@@ -18,7 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::interrupt;
 mod groups;
+mod network;
+pub mod process;
+pub mod watch;
 pub use groups::kill_all;
+pub use network::can_be_cut_off;
 
 /// Lines of stderr that are kept, and bytes of one line.
 const TAIL_LINES: usize = 40;
@@ -47,6 +51,8 @@ pub struct Spec {
     /// It starts what is to go on when it has exited: a service. A daemon leaves its starter's group only after it was forked, so that
     /// ending the group when the starter exits would hit it at times.
     pub starts: bool,
+    /// It has no business on any network: it gets one of its own with nothing in it, where this machine allows that. Sockets in the file system stay.
+    pub cut_off: bool,
 }
 
 /// Variables that every child gets.
@@ -89,6 +95,7 @@ pub struct Child {
     name: String,
     starts: bool,
     child: std::process::Child,
+    noted: Option<watch::Noted>,
     stderr: Option<JoinHandle<()>>,
     tail: Arc<Mutex<VecDeque<String>>>,
     ended: Option<ExitStatus>,
@@ -96,9 +103,13 @@ pub struct Child {
 
 impl Child {
     pub fn spawn(spec: &Spec) -> Result<Child> {
-        let Some((program, arguments)) = spec.argv.split_first() else { bail!("there is no program to run") };
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().process_group(0).stderr(Stdio::piped());
+        let mut argv = spec.argv.iter();
+        let Some(program) = argv.next() else { bail!("there is no program to run") };
+        let mut command = match network::cut_off(spec.user).filter(|_| spec.cut_off) {
+            Some(prefix) => prefix.before(program),
+            None => Command::new(program),
+        };
+        command.args(argv).env_clear().process_group(0).stderr(Stdio::piped());
         for name in PASSED_ON.iter().map(OsStr::new).chain(spec.pass.iter().map(OsString::as_os_str)) {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -117,13 +128,17 @@ impl Child {
         let name = spec.name();
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
         groups::running().insert(child.id());
+        let noted = watch::note(child.id());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| {
             let tail = Arc::clone(&tail);
             let secrets = spec.secret.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
             std::thread::spawn(move || keep_tail(pipe, &secrets, &tail))
         });
-        Ok(Child { name, starts: spec.starts, child, stderr, tail, ended: None })
+        let mut child = Child { name, starts: spec.starts, child, noted: None, stderr, tail, ended: None };
+        // A child that cannot be noted ends with this error.
+        child.noted = noted?;
+        Ok(child)
     }
 
     /// The pipe to the child's stdin; once.
@@ -167,7 +182,10 @@ impl Child {
 
     /// Whether the child has ended, without waiting.
     pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
-        if self.ended.is_none() && self.has_exited()? {
+        if self.ended.is_none()
+            && let Some(exit) = self.exited()?
+        {
+            self.notice(&exit);
             // Until it is reaped nobody else can have its number.
             if self.starts {
                 groups::running().remove(&self.child.id());
@@ -175,15 +193,24 @@ impl Child {
                 self.kill_group();
             }
             self.ended = self.child.try_wait().with_context(|| format!("look after {}", self.name))?;
+            self.noted = None;
         }
         Ok(self.ended)
     }
 
-    fn has_exited(&self) -> Result<bool> {
-        let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) else { return Ok(false) };
+    fn exited(&self) -> Result<Option<WaitIdStatus>> {
+        let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) else { return Ok(None) };
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let state = waitid(WaitId::Pid(pid), look).with_context(|| format!("look after {}", self.name))?;
-        Ok(state.is_some())
+        waitid(WaitId::Pid(pid), look).with_context(|| format!("look after {}", self.name))
+    }
+
+    /// Whom somebody else has killed, the watch must know.
+    fn notice(&self, exit: &WaitIdStatus) {
+        if exit.terminating_signal() == Some(Signal::KILL.as_raw())
+            && let Some(noted) = &self.noted
+        {
+            noted.was_killed();
+        }
     }
 
     /// The last lines of stderr so far.
@@ -222,6 +249,9 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.ended.is_none() {
+            if let Ok(Some(exit)) = self.exited() {
+                self.notice(&exit);
+            }
             self.kill();
         }
     }

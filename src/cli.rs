@@ -1,13 +1,11 @@
 //! The command line. The doc comments are the help.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 
 use crate::repository::layout::SourceName;
-use crate::time::length;
+use crate::time::{length, moment as time};
 
 mod daemon;
 mod evidence;
@@ -54,6 +52,7 @@ pub enum Verb {
     Verify(Verify),
     Prune(Prune),
     Confirm(Confirm),
+    Retire(Retire),
     Status(Status),
     Kit(Kit),
     Agent(Agent),
@@ -85,6 +84,7 @@ impl Verb {
             Verb::Verify(_) => "verify",
             Verb::Prune(_) => "prune",
             Verb::Confirm(_) => "confirm",
+            Verb::Retire(_) => "retire",
             Verb::Status(_) => "status",
             Verb::Kit(_) => "kit",
             Verb::Agent(_) => "agent",
@@ -318,6 +318,23 @@ pub struct Prune {
     pub uncover: bool,
 }
 
+/// Give a source up on purpose: its snapshots stay, nothing is due for it any more, and its silence raises no alarm
+///
+/// It takes the key of a host or keeper. A later `backup SOURCE`, asked for by name, takes the source up again; `prune SOURCE` expires its snapshots.
+///
+/// Example: blackstart retire old-shop --confirm old-shop --why 'moved to shop'
+#[derive(Debug, Args)]
+pub struct Retire {
+    #[arg(value_parser = source)]
+    pub source: SourceName,
+    /// The source's name once more
+    #[arg(long, value_name = "SOURCE", value_parser = source)]
+    pub confirm: Option<SourceName>,
+    /// For whoever wonders later; it is stored in clear text
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+}
+
 /// Are we protected? One sentence, then a row for each source
 ///
 /// Exit codes: 0 all is well, 4 a source has no proven snapshot, 5 an RPO or RTO is missed.
@@ -343,15 +360,6 @@ pub struct Kit {
 
 fn source(text: &str) -> Result<SourceName, String> {
     SourceName::new(text).map_err(|e| e.to_string())
-}
-
-/// RFC 3339, or a local date and time.
-fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let local: DateTime = text.parse().map_err(|_| "write 2026-01-31T03:00:00Z or \"2026-01-31 03:00\"".to_owned())?;
-    Ok(local.to_zoned(TimeZone::system()).map_err(|e| e.to_string())?.timestamp())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
 mod canary;
+mod drill;
 mod group;
 mod named;
 mod places;
@@ -28,6 +29,7 @@ use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
 pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+pub use drill::DrillConfig;
 pub use group::GroupConfig;
 pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
@@ -65,6 +67,8 @@ pub struct Config {
     /// Objects younger than this are never pruned.
     #[serde(default, deserialize_with = "duration")]
     pub grace: Option<SignedDuration>,
+    #[serde(default)]
+    pub drill: DrillConfig,
     #[serde(default)]
     pub agent: agent::Options,
     /// Who is told what is wrong.
@@ -151,6 +155,7 @@ impl Config {
             }
         }
         self.group.iter().enumerate().try_for_each(|(i, group)| group.validate(&self.group[..i]))?;
+        self.drill.validate()?;
         self.agent.validate()?;
         notify::validate(&self.notify)?;
         if self.level.is_some_and(|level| !(1..=22).contains(&level)) {

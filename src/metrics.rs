@@ -23,6 +23,8 @@ pub struct SourceFigures {
     pub rto_seconds: Option<f64>,
     pub expected_interval_seconds: Option<f64>,
     pub drill: Option<DrillFigures>,
+    /// By level what the schedule promises.
+    pub levels: BTreeMap<&'static str, LevelFigures>,
     /// Of a plan: whether its newest drill passed, with the text that it has now.
     pub plan_verified: Option<bool>,
     /// By task: the end of the last run that was done, and the start of the next.
@@ -30,6 +32,15 @@ pub struct SourceFigures {
     pub next: BTreeMap<&'static str, Timestamp>,
     /// Of a source whose log is received.
     pub log: Option<LogFigures>,
+}
+
+/// The drills of one level.
+#[derive(Debug, Clone, Default)]
+pub struct LevelFigures {
+    /// Of the last that told as much: its end, and whether it passed.
+    pub last: Option<(Timestamp, bool)>,
+    /// The longest planned time between two.
+    pub interval_seconds: f64,
 }
 
 /// How the receiver of a log stands.
@@ -270,6 +281,7 @@ fn of_sources(page: &mut Page, figures: &Figures) {
         phases.map(move |(phase, t)| (vec![("source", name.clone()), ("phase", phase.clone())], *t))
     });
     page.gauges("drill_phase_seconds", "What the last drill took, by phase", phases);
+    of_levels(page, figures);
     let by_task = |of: &dyn Fn(&SourceFigures) -> Vec<(&'static str, Timestamp)>| -> Vec<(Labels, f64)> {
         let sources = figures.sources.iter();
         let all = sources.flat_map(|(name, s)| of(s).into_iter().map(move |(task, t)| (name, task, t)));
@@ -292,6 +304,29 @@ fn of_canaries(page: &mut Page, figures: &Figures) {
         "drill_canary_age_seconds",
         "By how much the canary in the copy of the last drill was older than the copy's data was said to be",
         ages,
+    );
+}
+
+fn of_levels(page: &mut Page, figures: &Figures) {
+    let each = |value: &dyn Fn(&LevelFigures) -> Option<f64>| -> Vec<(Labels, f64)> {
+        let all = figures.sources.iter().flat_map(|(name, s)| s.levels.iter().map(move |(level, f)| (name, level, f)));
+        let labels = |name: &String, level: &str| vec![("source", name.clone()), ("level", level.to_owned())];
+        all.filter_map(|(name, level, f)| Some((labels(name, level), value(f)?))).collect()
+    };
+    page.gauges(
+        "drill_level_interval_seconds",
+        "The longest planned time between two drills of this level",
+        each(&|f| Some(f.interval_seconds)),
+    );
+    page.gauges(
+        "drill_level_timestamp_seconds",
+        "End of the last drill of this level, or of a dearer one",
+        each(&|f| f.last.map(|(at, _)| seconds(at))),
+    );
+    page.gauges(
+        "drill_level_passed",
+        "1 if the last drill of this level, or of a dearer one, passed",
+        each(&|f| f.last.map(|(_, passed)| f64::from(u8::from(passed)))),
     );
 }
 

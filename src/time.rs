@@ -1,5 +1,6 @@
 //! Lengths of time as people write them in a configuration, `90s`, `1h`, `30d`; and times as they are told.
 
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::{Deserialize, Deserializer};
@@ -15,6 +16,15 @@ pub fn length(text: &str) -> Result<SignedDuration, String> {
     let span: Span = text.parse().map_err(|_| wrong())?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     if length.is_positive() { Ok(length) } else { Err(wrong()) }
+}
+
+/// A time as people write it: RFC 3339, or a local date and time. The error says what to write.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let local: DateTime = text.parse().map_err(|_| "write 2026-01-31T03:00:00Z or \"2026-01-31 03:00\"".to_owned())?;
+    Ok(local.to_zoned(TimeZone::system()).map_err(|e| e.to_string())?.timestamp())
 }
 
 /// For `#[serde(default, deserialize_with = …)]`.

@@ -185,10 +185,11 @@ impl Agent {
         watch::systemd(&[NotifyState::Watchdog]);
         self.look_for_changes();
         if self.stop.is_none() {
-            self.receivers.tend(&self.config, &self.clock);
             let read =
                 self.running.keys().filter(|(_, task)| task.is_backup()).map(|(source, _)| source.clone()).collect();
             self.canaries.tend(&self.config, &self.clock, &read);
+            let given_up = self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source);
+            self.receivers.tend(&self.config, &given_up.collect(), &self.clock);
         }
         let beats = self.canaries.beats();
         let standings = self.receivers.standings();
@@ -209,6 +210,7 @@ impl Agent {
                 drill_key: self.drill_key_missing.as_deref(),
                 channels: &self.config.notify,
                 wrong_plans: &self.config.wrong_plans,
+                groups: &self.config.group,
                 mute: &self.teller.mute,
                 sent: &self.teller.sent,
             };
@@ -240,7 +242,8 @@ impl Agent {
         if *missed > 0 {
             *self.figures.skipped.entry((source.to_string(), task.name())).or_default() += u64::from(*missed);
         }
-        self.teller.ping(source, *task, "/start", &order.run);
+        let members = self.jobs.iter().find(|job| job.source == *source).map(|job| job.members.clone());
+        self.teller.ping((source, &members.unwrap_or_default()), *task, "/start", &order.run);
         self.memory.begin(source, *task, now);
         self.running.insert((source.clone(), *task), order.clone());
         let (config, clock, sender) = (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone());
@@ -297,6 +300,26 @@ impl Agent {
             tracing::error!(run = run_id, source = %run.source, task = %run.task, result, seconds, "run ended: {}", run.line);
         }
         self.running.remove(&(run.source.clone(), run.task));
+        self.write_down(run);
+        let covered = self.jobs.iter().filter(|job| job.source == run.source).flat_map(|job| job.members.clone());
+        let covered: Vec<SourceName> = covered.collect();
+        match run.result.as_str() {
+            "done" => self.teller.ping((&run.source, &covered), run.task, "", &run.run),
+            "busy" => {}
+            _ => self.teller.ping((&run.source, &covered), run.task, "/fail", &run.run),
+        }
+        self.keep(&ran);
+        // What a group's run was for its members is theirs: none of them is due again at once.
+        ran.members.iter().for_each(|member| self.keep(member));
+        self.to_observe.extend(covered);
+        // A plan has drilled sources, too.
+        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
+        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
+    }
+
+    /// Remembers a run, and looks at what it left in the repository.
+    fn keep(&mut self, ran: &Ran) {
+        let run = &ran.run;
         self.memory.end(run);
         if let Err(error) = self.catalog.record(run) {
             tracing::warn!(
@@ -304,18 +327,9 @@ impl Agent {
                 "the catalog cannot be written; it is a cache, and backups go on"
             );
         }
-        self.write_down(run);
-        match run.result.as_str() {
-            "done" => self.teller.ping(&run.source, run.task, "", &run.run),
-            "busy" => {}
-            _ => self.teller.ping(&run.source, run.task, "/fail", &run.run),
-        }
-        self.count(&ran);
+        self.count(ran);
         self.endings.take(run);
         self.to_observe.insert(run.source.clone());
-        // A plan has drilled sources, too.
-        let planned = self.jobs.iter().filter(|job| job.source == run.source).filter_map(|job| job.plan.as_ref());
-        self.to_observe.extend(planned.flat_map(|plan| plan.sources.clone()));
     }
 
     /// Notes a run in the audit log.

@@ -81,6 +81,7 @@ impl Memory {
                     .filter(|_| needs_snapshot)
                     .map(|(_, since)| since),
                 usual: SignedDuration::try_from(seen.usual).unwrap_or_default(),
+                retired: seen.retired.is_some(),
                 ..SourcePast::default()
             };
             // All tasks, also those that the job does not name: a full counts for an incremental.
@@ -120,7 +121,7 @@ fn stored(seen: &Seen, task: Task) -> Option<Last> {
     let span = match task {
         Task::Full => seen.full,
         Task::Incremental => seen.incremental,
-        Task::Drill => seen.drill.as_ref().map(|d| d.span),
+        Task::Drill(level) => seen.drills.get(&level).map(|d| d.span),
         Task::Prune => seen.prune.map(|at| Span { started: at, finished: at }),
         Task::Verify => None,
     }?;

@@ -1,8 +1,10 @@
 //! What the repository shows: who wrote last, from when the data is, what has been proven. The catalog may be lost; this may not.
 
+mod group;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::operations::Open;
@@ -17,8 +19,9 @@ use crate::storage::Key;
 
 /// Commits that are read at most to find the newest of each sort.
 const COMMITS_READ_MAX: usize = 200;
-/// Drill reports that are read at most.
-const DRILLS_READ_MAX: usize = 10;
+/// Drill reports that are read in any case, and at most while one of a level is looked for that a job promises.
+const DRILLS_READ: usize = 10;
+const DRILLS_READ_MAX: usize = 200;
 /// What a backup usually takes is the longest of so many.
 const USUAL_OF: usize = 5;
 
@@ -48,6 +51,8 @@ impl Newest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drilled {
     pub span: Span,
+    /// The snapshot; 0 of a plan, which has several.
+    pub seq: u64,
     pub passed: bool,
     pub seconds: f64,
     /// Seconds by phase.
@@ -56,13 +61,18 @@ pub struct Drilled {
     pub canary_age: Option<f64>,
 }
 
-/// What the series of one source shows.
+/// What the series of one source shows, or the common points of a group.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// Number and hash of the newest commit, of any sort.
     pub head: Option<(u64, String)>,
-    /// The newest complete snapshot.
+    /// The newest complete snapshot; of a group the newest common point that is whole and good.
     pub newest: Option<Newest>,
+    /// Since when it is given up on purpose.
+    pub retired: Option<Timestamp>,
+    /// Of a group: what is wrong with its points.
+    pub faults: Vec<String>,
+    listed: Option<group::Listed>,
     /// Where the stored log ends that goes on from it.
     pub log: Option<LogEnd>,
     /// The stretch of the log into which it leads.
@@ -70,8 +80,8 @@ pub struct Seen {
     pub full: Option<Span>,
     pub incremental: Option<Span>,
     pub prune: Option<Timestamp>,
-    /// The last drill, and the newest data that one has proven.
-    pub drill: Option<Drilled>,
+    /// By level the last drill that tells as much, and the newest data that one has proven. A plan has them at [`Level::Engine`].
+    pub drills: BTreeMap<Level, Drilled>,
     pub verified: Option<Timestamp>,
     /// Of a plan: the text that was drilled last.
     pub plan: Option<Hash>,
@@ -80,6 +90,8 @@ pub struct Seen {
     /// The longest of the last backups.
     pub usual: Duration,
     last_report: Option<String>,
+    /// The levels that reports were searched for.
+    levels: BTreeSet<Level>,
 }
 
 impl Seen {
@@ -97,28 +109,32 @@ impl Seen {
     }
 }
 
-/// Looks at `sources`; what has not changed since `before` is not read again.
+/// Looks at `sources`, each with the levels of drill that are promised of it; what has not changed since `before` is not read again.
 pub fn observe(
     open: &Open,
-    sources: &[SourceName],
+    sources: &BTreeMap<SourceName, BTreeSet<Level>>,
     before: &BTreeMap<SourceName, Seen>,
 ) -> Result<BTreeMap<SourceName, Seen>> {
     let mut seen = BTreeMap::new();
-    for source in sources {
+    for (source, levels) in sources {
         let known = before.get(source).cloned().unwrap_or_default();
-        let one = look(open, source, known).with_context(|| format!("look at {source} in the repository"))?;
+        let one = look(open, source, levels, known).with_context(|| format!("look at {source} in the repository"))?;
         seen.insert(source.clone(), one);
     }
     Ok(seen)
 }
 
-fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
+fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, known: Seen) -> Result<Seen> {
     let begun = open.now();
-    let series = Series::list(&open.store, &open.trust, source)?;
     let mut seen = known;
     if source.plan().is_some() {
         return plan(open, source, seen);
     }
+    if let Some(name) = source.group() {
+        group::look(open, &name, &mut seen)?;
+        return Ok(Seen { looked: Some(begun), ..seen });
+    }
+    let series = Series::list(&open.store, &open.trust, source)?;
     if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
         commits(&series, &mut seen);
     }
@@ -128,26 +144,46 @@ fn look(open: &Open, source: &SourceName, known: Seen) -> Result<Seen> {
         None => WayOn::default(),
     };
     (seen.log, seen.into) = (way.log, way.into);
-    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
-    reports.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
-    let last = reports.last().map(|r| r.key.as_str().to_owned());
-    if last != seen.last_report {
-        (seen.drill, seen.verified) = (None, None);
-        for object in reports.iter().rev().take(DRILLS_READ_MAX) {
-            let Some(report) = read(open, source, &object.key) else { continue };
-            if report.proves() {
-                seen.verified = seen.verified.max(Some(report.data_time)).max(report.log_until);
-            }
-            // A cheap level that passed takes back no failure of a restore, and is not what a job promises.
-            if report.level >= Level::Engine {
-                seen.drill.get_or_insert_with(|| drilled(&report));
-            }
-        }
-        seen.last_report = last;
-    }
+    drills(open, source, levels, &mut seen)?;
     // What happened meanwhile may have been missed.
     seen.looked = Some(begun);
     Ok(seen)
+}
+
+/// The newest drill of each level. Where there is a new report, and nothing is missing of what is known, only that is read.
+fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut Seen) -> Result<()> {
+    let mut reports = open.store.list(&layout::drills(source.as_str())).context("list drill reports")?;
+    reports.sort_by(|a, b| b.key.as_str().cmp(a.key.as_str()));
+    let last = reports.first().map(|r| r.key.as_str().to_owned());
+    let known = levels.iter().all(|level| seen.drills.contains_key(level)).then(|| seen.last_report.clone()).flatten();
+    if last == seen.last_report && (known.is_some() || seen.levels == *levels) {
+        return Ok(());
+    }
+    let (mut drills, mut verified) = (BTreeMap::<Level, Drilled>::new(), None);
+    let mut left_off = false;
+    for (n, object) in reports.iter().take(DRILLS_READ_MAX).enumerate() {
+        left_off = known.as_deref() == Some(object.key.as_str());
+        let enough = n >= DRILLS_READ && levels.iter().all(|level| drills.contains_key(level));
+        if left_off || enough {
+            break;
+        }
+        let Some(report) = read(open, source, &object.key) else { continue };
+        if report.proves() {
+            verified = verified.max(Some(report.data_time)).max(report.log_until);
+        }
+        // A cheap level that passed takes back no failure of a dearer one, and is not what a job promises of that.
+        for level in Level::ALL.into_iter().filter(|level| report.level.covers(*level)) {
+            drills.entry(level).or_insert_with(|| drilled(&report));
+        }
+    }
+    if left_off {
+        verified = verified.max(seen.verified);
+        for (level, old) in std::mem::take(&mut seen.drills) {
+            drills.entry(level).or_insert(old);
+        }
+    }
+    (seen.drills, seen.verified, seen.last_report, seen.levels) = (drills, verified, last, levels.clone());
+    Ok(())
 }
 
 /// The newest drill of a plan.
@@ -164,15 +200,17 @@ fn plan(open: &Open, subject: &SourceName, mut seen: Seen) -> Result<Seen> {
         let report: PlanReport = (stored.head.r#type == "plan").then(|| stored.decode().ok())??;
         (report.mode == "drill" && report.subject == subject.as_str()).then_some(report)
     };
-    let newest = reports.iter().take(DRILLS_READ_MAX).find_map(|object| read(&object.key));
+    let newest = reports.iter().take(DRILLS_READ).find_map(|object| read(&object.key));
     seen.plan = newest.as_ref().map(|report| report.hash);
-    seen.drill = newest.map(|report| Drilled {
+    let drilled = newest.map(|report| Drilled {
         span: Span { started: report.started, finished: report.finished },
+        seq: 0,
         passed: report.passed,
         seconds: report.achieved_rto_seconds,
         phases: report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect(),
         canary_age: None,
     });
+    seen.drills = drilled.into_iter().map(|drilled| (Level::Engine, drilled)).collect();
     seen.last_report = last;
     Ok(seen)
 }
@@ -189,14 +227,15 @@ fn drilled(report: &DrillReport) -> Drilled {
     let phases = report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect();
     let span = Span { started: report.started, finished: report.finished };
     let canary_age = report.canary.map(|canary| canary.age_seconds);
-    Drilled { span, passed: report.passed, seconds: report.achieved_rto_seconds, phases, canary_age }
+    Drilled { span, seq: report.seq, passed: report.passed, seconds: report.achieved_rto_seconds, phases, canary_age }
 }
 
 fn commits(series: &Series, seen: &mut Seen) {
     *seen = Seen {
-        drill: seen.drill.take(),
+        drills: std::mem::take(&mut seen.drills),
         verified: seen.verified,
         last_report: seen.last_report.take(),
+        levels: std::mem::take(&mut seen.levels),
         ..Seen::default()
     };
     let mut durations = Vec::new();
@@ -208,6 +247,9 @@ fn commits(series: &Series, seen: &mut Seen) {
             Line::Prune(prune) => {
                 seen.prune.get_or_insert(prune.started);
             }
+            // Unless a snapshot came after it.
+            Line::Retire(record) if durations.is_empty() => seen.retired = seen.retired.or(Some(record.started)),
+            Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };
                 match s.mode {

@@ -6,17 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::canaries::Beat;
 use super::observe::Seen;
 use super::receivers::Standing;
+use crate::config::GroupConfig;
 use crate::job::{Job, Task};
 use crate::notify::{Channel, Problem, REPOSITORY, Severity};
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
 mod canary;
+mod drills;
 mod endings;
+mod group;
 mod log;
 mod unknown;
 
-pub use endings::Endings;
+pub use endings::{Ending, Endings};
 pub use log::needs_snapshot;
 use unknown::{is_seen, unknown};
 
@@ -45,6 +49,7 @@ pub struct View<'a> {
     pub channels: &'a [Channel],
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
+    pub groups: &'a [GroupConfig],
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -62,10 +67,11 @@ pub struct Findings {
 pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
     let mut unknown = unknown(view, now);
-    for job in view.jobs.iter().filter(|job| job.enabled) {
+    let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
+    for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
         if is_seen(view, job) {
             of_the_data(view, job, now, &mut found);
-            of_drills(view, job, now, &mut found);
+            drills::problems(view, job, now, &mut found);
         }
         of_runs(view, job, &mut found, &mut unknown);
         if let Some(standing) = view.standings.get(&job.source) {
@@ -80,6 +86,7 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
     found.extend(beats.iter().filter_map(|(source, beat)| canary::problem(source, beat, started, now)));
     let silent = beats.iter().filter(|(_, beat)| !canary::is_known(beat, started));
     unknown.extend(silent.map(|(source, _)| format!("{source}/canary")));
+    found.extend(view.groups.iter().filter_map(|group| group::of_points(view, group)));
     Findings { wrong: found, unknown }
 }
 
@@ -90,7 +97,7 @@ fn problem(
     title: String,
     detail: impl Into<String>,
 ) -> Problem {
-    let source = source.filter(|name| name.plan().is_none()).cloned();
+    let source = source.filter(|name| name.is_source()).cloned();
     Problem { key: key.into(), severity, source, title, detail: detail.into() }
 }
 
@@ -149,13 +156,8 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
         (None, Some(expected)) => {
             let patience = expected.saturating_mul(2).clamp(NEVER_MIN, NEVER_MAX);
             if backup_since.is_some_and(|since| now.duration_since(since) > patience) {
-                let title = format!("{source} has never been backed up");
-                add(
-                    "never",
-                    Severity::Critical,
-                    title,
-                    "Everything in it would be lost. Run `blackstart backup` by hand and see what it says".into(),
-                );
+                let (title, detail) = group::never(source);
+                add("never", Severity::Critical, title, detail);
             }
         }
         (Some(newest), _) => {
@@ -186,44 +188,6 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
     }
 }
 
-/// What drills have proven, and how long ago.
-fn of_drills(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
-    let source = &job.source;
-    let past = view.history.get(source);
-    let newest = past.and_then(|p| p.newest);
-    let mut add = |what: &str, severity, title, detail: String| {
-        found.push(problem(format!("{source}/{what}"), severity, Some(source), title, detail));
-    };
-    if let Some(rhythm) = job.tasks.get(&Task::Drill)
-        && newest.is_some()
-    {
-        let since = past.and_then(|p| p.tasks.get(&Task::Drill)).and_then(|p| p.since);
-        let last = view.seen.get(source).and_then(|s| s.drill.as_ref()).map(|d| d.span.finished);
-        let overdue = last.or(since).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
-        if overdue {
-            let title = format!("{source}: a drill is overdue");
-            let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
-            let of = source.plan().map_or_else(|| source.to_string(), |plan| format!("--plan {plan}"));
-            add(
-                "drill-overdue",
-                Severity::Warning,
-                title,
-                format!("{known}; whether the backups come back is not known. Run `blackstart drill {of}`"),
-            );
-        }
-    }
-    if let (Some(plan), Some(drilled)) = (&job.plan, view.seen.get(source).and_then(|s| s.plan))
-        && plan.hash != drilled
-    {
-        let title = format!("{source} was edited: it is NOT VERIFIED");
-        let of = source.plan().unwrap_or_default();
-        let detail = format!(
-            "No drill has run it as it is now; the next one on the schedule will. Or run `blackstart drill --plan {of}`"
-        );
-        add("edited", Severity::Warning, title, detail);
-    }
-}
-
 /// How the last run of each task ended.
 fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTreeSet<String>) {
     for task in job.tasks.keys() {
@@ -232,9 +196,10 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTree
             unknown.insert(key);
             continue;
         };
-        let drill = view.seen.get(&job.source).and_then(|seen| seen.drill.as_ref());
-        if *task == Task::Drill && drill.is_some_and(|drill| drill.passed && drill.span.started > ending.finished) {
-            // Somebody has drilled by hand since.
+        if let Task::Drill(level) = task
+            && let Some(drill) = view.seen.get(&job.source).and_then(|seen| seen.drills.get(level))
+            && drills::answers(drill, ending)
+        {
             continue;
         }
         let failures = view.history.get(&job.source).and_then(|p| p.tasks.get(task)).map_or(0, |p| p.failures);
@@ -258,7 +223,13 @@ fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTree
         let (source, result) = (&job.source, ending.result.as_str());
         let title = match result {
             "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
-            "check-failed" if *task == Task::Drill => {
+            "check-failed" if *task == Task::Drill(Level::GameDay) => {
+                format!("{source}: a game day FAILED: a fault was not noticed as it should be")
+            }
+            "check-failed" if matches!(task, Task::Drill(level) if !level.proves()) => {
+                format!("{source}: a {task} FAILED: the newest snapshot is damaged")
+            }
+            "check-failed" if task.is_drill() => {
                 format!("{source}: a drill FAILED: the newest backup does not come back")
             }
             "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
@@ -316,6 +287,7 @@ mod tests {
             drill_key: None,
             channels: &[],
             wrong_plans: &[],
+            groups: &[],
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };
@@ -388,7 +360,21 @@ mod tests {
         assert_eq!(unknown(Some(("busy", 1)), None), ["a/incremental"]);
         assert_eq!(unknown(None, None), ["a/incremental"]);
         // The repository has been away since the start: how old the data is cannot be said.
-        let data = ["a/drill-overdue", "a/edited", "a/incremental", "a/never", "a/overdue", "a/rpo", "a/schedule"];
+        let data = [
+            "a/drill-cold-start-overdue",
+            "a/drill-decode-overdue",
+            "a/drill-existence-overdue",
+            "a/drill-game-day-overdue",
+            "a/drill-hashes-overdue",
+            "a/drill-overdue",
+            "a/drill-point-overdue",
+            "a/edited",
+            "a/incremental",
+            "a/never",
+            "a/overdue",
+            "a/rpo",
+            "a/schedule",
+        ];
         assert_eq!(unknown(Some(("failed", 9)), Some("gone")), data);
         assert_eq!(keys(job, None, 999, Some(("check-failed", 0)), Some("gone")), ["repository", "a/incremental"]);
     }

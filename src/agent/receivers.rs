@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -61,8 +61,10 @@ pub struct Receivers(BTreeMap<SourceName, Receiver>);
 
 impl Receivers {
     /// Starts those that are to run and do not, and stops those that are to run no more, or otherwise.
-    pub fn tend(&mut self, config: &Arc<Config>, clock: &Arc<dyn Clock>) {
-        let wanted: BTreeMap<&SourceName, String> = wanted(config).map(|s| (&s.name, made_of(config, s))).collect();
+    /// None runs for what is `given_up`.
+    pub fn tend(&mut self, config: &Arc<Config>, given_up: &BTreeSet<&SourceName>, clock: &Arc<dyn Clock>) {
+        let wanted = wanted(config).filter(|source| !given_up.contains(&source.name));
+        let wanted: BTreeMap<&SourceName, String> = wanted.map(|s| (&s.name, made_of(config, s))).collect();
         for (source, receiver) in &mut self.0 {
             receiver.look(source, clock.now());
             if wanted.get(source) != Some(&receiver.made_of) {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::canaries::Beat;
-use super::observe::Seen;
+use super::observe::{Drilled, Seen};
 use super::receivers::Standing;
 use super::work::Ran;
 use crate::catalog::Run;
 use crate::durable;
-use crate::job::{Job, Task};
-use crate::metrics::{self, CanaryFigures, DrillFigures, LogFigures, SourceFigures};
+use crate::job::{Job, Rhythm};
+use crate::metrics::{self, CanaryFigures, DrillFigures, LevelFigures, LogFigures, SourceFigures};
+use crate::operations::evidence::Level;
 use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, Decision, State};
@@ -29,7 +30,7 @@ impl Agent {
         let (source, task) = (run.source.to_string(), run.task.name());
         *self.figures.runs.entry((source.clone(), task, run.result.clone())).or_default() += 1;
         self.figures.durations.insert((source.clone(), task), run.seconds);
-        let read = if run.task == Task::Drill { "fetched" } else { "read" };
+        let read = if run.task.is_drill() { "fetched" } else { "read" };
         *self.figures.bytes.entry((source.clone(), read)).or_default() += ran.bytes_read;
         *self.figures.bytes.entry((source, "stored")).or_default() += ran.bytes_stored;
     }
@@ -96,7 +97,12 @@ fn figures_of(
     let past = history.get(&job.source).cloned().unwrap_or_default();
     let seen = seen.get(&job.source).cloned().unwrap_or_default();
     let done = past.tasks.iter().filter_map(|(task, p)| Some((task.name(), p.last.filter(|l| l.done)?.finished)));
+    let engine = seen.drills.get(&Level::Engine).cloned();
     let own = decisions.iter().filter(|d| d.source == job.source && d.state != State::Running);
+    if seen.retired.is_some() {
+        // What is given up has no targets, and nothing that could be late.
+        return SourceFigures { newest: past.newest, head: seen.head.map(|(seq, _)| seq), ..SourceFigures::default() };
+    }
     SourceFigures {
         // A plan has no recovery points of its own.
         newest: past.newest.filter(|_| job.plan.is_none()),
@@ -105,21 +111,32 @@ fn figures_of(
         plan_verified: job
             .plan
             .as_ref()
-            .map(|plan| seen.plan == Some(plan.hash) && seen.drill.as_ref().is_some_and(|drill| drill.passed)),
+            .map(|plan| seen.plan == Some(plan.hash) && engine.as_ref().is_some_and(|drill| drill.passed)),
         head: seen.head.map(|(seq, _)| seq),
         rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
         rto_seconds: job.rto.map(|d| d.as_secs_f64()),
         expected_interval_seconds: scheduler::expected_interval(job, past.usual).map(|d| d.as_secs_f64()),
-        drill: seen.drill.map(|d| DrillFigures {
+        drill: engine.map(|d| DrillFigures {
             passed: d.passed,
             finished: d.span.finished,
             seconds: d.seconds,
             phases: d.phases,
             canary_age: d.canary_age,
         }),
+        levels: job
+            .drills()
+            .map(|(level, rhythm)| (level.name(), level_figures(seen.drills.get(&level), rhythm)))
+            .collect(),
         last_success: done.collect(),
         log: None,
         next: own.map(|d| (d.task.name(), d.at)).collect(),
+    }
+}
+
+fn level_figures(last: Option<&Drilled>, rhythm: &Rhythm) -> LevelFigures {
+    LevelFigures {
+        last: last.map(|drill| (drill.span.finished, drill.passed)),
+        interval_seconds: rhythm.gaps().1.as_secs_f64(),
     }
 }
 

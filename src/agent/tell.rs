@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
-use crate::notify::{Alarms, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
+use crate::notify::{Alarms, Channel, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
 use crate::repository::layout::SourceName;
 use std::sync::mpsc::Sender;
 
@@ -158,16 +158,20 @@ impl Teller {
         }
     }
 
-    /// Pings of a run: `suffix` is `/start`, nothing for success, or `/fail`.
-    pub fn ping(&mut self, source: &SourceName, task: Task, suffix: &'static str, run: &str) {
+    /// Pings of a run, of a group for its members too: `suffix` is `/start`, nothing for success, or `/fail`.
+    pub fn ping(&mut self, of: (&SourceName, &[SourceName]), task: Task, suffix: &'static str, run: &str) {
+        let (source, members) = of;
         let of = match task {
-            Task::Drill => Pulse::Drill,
+            // A cheap drill must not keep the switch from falling that tells that nothing is restored any more.
+            Task::Drill(level) if level.proves() => Pulse::Drill,
             task if task.is_backup() => Pulse::Backup,
             _ => return,
         };
         let deliveries = self.channels();
-        let wanted =
-            deliveries.channels().filter(|c| c.ping.is_some() && (c.sources.is_empty() || c.sources.contains(source)));
+        let about = |c: &&Channel| {
+            c.sources.is_empty() || c.sources.contains(source) || members.iter().any(|m| c.sources.contains(m))
+        };
+        let wanted = deliveries.channels().filter(|c| c.ping.is_some()).filter(about);
         let names: Vec<String> = wanted.map(|c| c.name.clone()).collect();
         for name in names {
             self.put(&deliveries, &name, Message::Ping { of, suffix, run: run.into() });

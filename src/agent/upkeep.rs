@@ -13,7 +13,8 @@ use super::serve::serve;
 use super::watch;
 use super::work::open;
 use crate::config::Config;
-use crate::job::{Job, Task};
+use crate::job::Job;
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 
 /// Changed files are looked for this often.
@@ -41,10 +42,10 @@ impl Agent {
     pub(super) fn take_up(&mut self, now: Timestamp) {
         let key = self.config.drill_key();
         self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
-        let drills = self.jobs.iter().any(|job| job.tasks.contains_key(&Task::Drill));
+        let drills = self.jobs.iter().any(|job| job.drills().next().is_some());
         self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
         if self.drill_key_missing.is_some() {
-            self.jobs.iter_mut().for_each(|job| drop(job.tasks.remove(&Task::Drill)));
+            self.jobs.iter_mut().for_each(|job| job.tasks.retain(|task, _| !task.is_drill()));
         }
         for job in &self.config.jobs {
             let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
@@ -118,7 +119,13 @@ impl Agent {
     }
 
     fn start_observing(&mut self) {
-        let sources: Vec<SourceName> = std::mem::take(&mut self.to_observe).into_iter().collect();
+        let levels = |source: &SourceName| -> BTreeSet<Level> {
+            let jobs = self.jobs.iter().filter(|job| job.source == *source);
+            jobs.flat_map(|job| job.drills().map(|(level, _)| level).collect::<Vec<_>>()).collect()
+        };
+        let sources: BTreeMap<SourceName, BTreeSet<Level>> =
+            self.to_observe.iter().map(|source| (source.clone(), levels(source))).collect();
+        self.to_observe.clear();
         let (config, clock, sender, before) =
             (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone(), self.seen.clone());
         let look = move || {
@@ -132,10 +139,11 @@ impl Agent {
         }
     }
 
-    /// What jobs are for, and what their plans restore.
+    /// What jobs are for, what their plans restore, and the groups, with a job or without.
     fn observed_sources(&self) -> BTreeSet<SourceName> {
         let jobs = self.config.jobs.iter().filter(|job| job.enabled);
         let planned = |job: &Job| job.plan.iter().flat_map(|plan| plan.sources.clone()).collect::<Vec<_>>();
-        jobs.flat_map(|job| [vec![job.source.clone()], planned(job)].concat()).collect()
+        let of_jobs = jobs.flat_map(|job| [vec![job.source.clone()], planned(job)].concat());
+        of_jobs.chain(self.config.group.iter().map(|group| SourceName::of_group(&group.name))).collect()
     }
 }

@@ -1,5 +1,7 @@
 //! One run: the same operations as the verbs call, and what came of them as data.
 
+mod group;
+
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -15,7 +17,8 @@ use crate::config::{Config, SourceConfig};
 use crate::durable;
 use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::job::Task;
-use crate::operations::backup;
+use crate::operations::backup::{self, BackupReport};
+use crate::operations::evidence::Level;
 use crate::operations::{Host, Open, drill, locks, prune, verify};
 use crate::plan::{self, Plan};
 use crate::report::Outcome;
@@ -41,6 +44,8 @@ pub struct Order {
 #[derive(Debug, Clone)]
 pub struct Ran {
     pub run: Run,
+    /// Of a group: the same run for each member that got its snapshot.
+    pub members: Vec<Ran>,
     pub data_time: Option<Timestamp>,
     pub bytes_read: u64,
     pub bytes_stored: u64,
@@ -71,12 +76,18 @@ pub fn run_id() -> String {
 }
 
 /// What an operation hands over.
+#[derive(Default)]
 struct Done {
     result: &'static str,
     line: String,
     report: Value,
     data_time: Option<Timestamp>,
+    /// Read and stored.
     bytes: (u64, u64),
+    /// What to do next.
+    help: Option<String>,
+    /// Of a group: what it was for its members.
+    members: Vec<(SourceName, Done)>,
 }
 
 /// Carries out `order`. Whatever happens, a panic included, comes back as a result.
@@ -84,9 +95,7 @@ pub fn carry_out(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Ran 
     let (started, watch) = (clock.now(), Instant::now());
     let result = catch_unwind(AssertUnwindSafe(|| work(config, clock, order)))
         .unwrap_or_else(|_| Err(anyhow::anyhow!("the run panicked; this is a bug in blackstart, please report it")));
-    let finished = clock.now();
-    let seconds = watch.elapsed().as_secs_f64();
-    let help = result.as_ref().err().and_then(|e| help_of(e).map(str::to_owned));
+    let (finished, seconds) = (clock.now(), watch.elapsed().as_secs_f64());
     let done = result.unwrap_or_else(|error| {
         let result = match kind_of(&error) {
             Kind::Busy => "busy",
@@ -94,27 +103,46 @@ pub fn carry_out(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Ran 
             _ => "failed",
         };
         let line = format!("{} of {}: {error:#}", order.task, order.source);
-        Done { result, report: json!({"error": format!("{error:#}")}), line, data_time: None, bytes: (0, 0) }
+        let help = help_of(&error).map(str::to_owned);
+        Done { result, report: json!({"error": format!("{error:#}")}), line, help, ..Done::default() }
     });
-    let run = Run {
-        run: order.run.clone(),
-        source: order.source.clone(),
-        task: order.task,
-        started,
-        finished,
-        seconds,
-        result: done.result.into(),
-        why: order.why.clone(),
-        report: done.report.to_string(),
-        line: done.line,
-        help,
+    ran(order, order, done, (started, finished, seconds))
+}
+
+/// The record of `order`, which for a member of a group stands for a part of the run `whole`.
+fn ran(whole: &Order, order: &Order, done: Done, times: (Timestamp, Timestamp, f64)) -> Ran {
+    let of_member = |(source, done)| {
+        let why = format!("with {}", whole.source);
+        ran(whole, &Order { source, why, ..whole.clone() }, done, times)
     };
-    Ran { run, data_time: done.data_time, bytes_read: done.bytes.0, bytes_stored: done.bytes.1 }
+    let (started, finished, seconds) = times;
+    Ran {
+        members: done.members.into_iter().map(of_member).collect(),
+        run: Run {
+            run: order.run.clone(),
+            source: order.source.clone(),
+            task: order.task,
+            started,
+            finished,
+            seconds,
+            result: done.result.into(),
+            why: order.why.clone(),
+            report: done.report.to_string(),
+            line: done.line,
+            help: done.help,
+        },
+        data_time: done.data_time,
+        bytes_read: done.bytes.0,
+        bytes_stored: done.bytes.1,
+    }
 }
 
 fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> {
     if let Some(name) = order.source.plan() {
         return rehearse(config, clock, name);
+    }
+    if let Some(name) = order.source.group() {
+        return group::back_up(config, clock, &name, order.task == Task::Full);
     }
     let source = config
         .source
@@ -123,7 +151,7 @@ fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> 
         .with_context(|| format!("{} is no source any more", order.source))?;
     match order.task {
         Task::Full | Task::Incremental => back_up(config, clock, source, order.task == Task::Full),
-        Task::Drill => try_out(config, clock, source),
+        Task::Drill(level) => try_out(config, clock, source, level),
         Task::Prune => expire(config, clock, source),
         Task::Verify => look_over(config, clock, source),
     }
@@ -131,15 +159,21 @@ fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> 
 
 fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full: bool) -> Result<Done> {
     let host = host(config, clock)?;
+    let open_source = || config.open_source(source, clock);
+    let options = backup::Options { canary: config.canary_stated(source), ..options(config, full)? };
+    let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
+        .with_context(|| format!("back up {}", config.place_of(source)))?;
+    backed_up(&report)
+}
+
+fn options(config: &Config, full: bool) -> Result<backup::Options> {
     let defaults = backup::Options::default();
     let baseline_every = config.baseline.unwrap_or(defaults.baseline_every);
     let grace = config.grace.unwrap_or(defaults.grace);
-    let options =
-        backup::Options { full, level: config.level, baseline_every, grace, spool: config.spool()?, ..defaults };
-    let options = backup::Options { canary: config.canary_stated(source), ..options };
-    let open_source = || config.open_source(source, clock);
-    let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
-        .with_context(|| format!("back up {}", config.place_of(source)))?;
+    Ok(backup::Options { full, level: config.level, baseline_every, grace, spool: config.spool()?, ..defaults })
+}
+
+fn backed_up(report: &BackupReport) -> Result<Done> {
     let partial = report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty();
     let mut line = format!("snapshot {} of {} has the data of {}", report.seq, report.source, report.data_time);
     if partial {
@@ -157,32 +191,42 @@ fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full:
         line,
         data_time: Some(report.data_time),
         bytes: (report.stats.bytes_read, report.stats.bytes_stored),
-        report: serde_json::to_value(&report)?,
+        report: serde_json::to_value(report)?,
+        ..Done::default()
     })
 }
 
-fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Result<Done> {
+fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level: Level) -> Result<Done> {
     let open = open(config, clock)?;
     let keys = KeyFile::read(&config.drill_key())?;
     let signer = drill::signer(&open, &keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let (commit, snapshot, point) = drill::choose(&open, &source.name, drill::Point::Latest)?;
+    let chosen = drill::choose(&open, &keys.identities, &source.name, (drill::Point::Latest, level))?;
     let options = drill::Options {
-        rpo: source.rpo,
+        level: chosen.level,
+        moment: chosen.moment,
+        // An older point says nothing of how much would be lost now.
+        rpo: source.rpo.filter(|_| level != Level::Point),
         rto: source.rto,
-        point,
+        point: chosen.why,
         trigger: "on schedule, by the agent".into(),
         configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
         settings: config.settings(source),
+        bounds: config.drill_bounds(),
         ..drill::Options::new(base)
     };
-    let report = drill::drill(&open, &keys.identities, signer, &commit, &snapshot, &options)?;
+    let report = drill::drill(&open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
     let failed: Vec<String> = report.checks.iter().filter(|c| !c.passed).map(|c| c.name.clone()).collect();
     let (result, verdict) = match (report.passed, report.rpo_met, report.rto_met) {
+        (false, ..) if level == Level::GameDay => {
+            ("check-failed", format!("FAILED its game day: {}", failed.join(", ")))
+        }
+        (false, ..) if !level.proves() => ("check-failed", format!("is DAMAGED: {}", failed.join(", "))),
         (false, ..) => ("check-failed", format!("did NOT come back as it was: {}", failed.join(", "))),
         (_, _, Some(false)) => ("missed", "came back, and took longer than the RTO allows".into()),
         (_, Some(false), _) => ("missed", "came back, and is older than the RPO allows".into()),
+        _ if !report.proves() => ("done", format!("is sound as far as level {level} looks")),
         _ => ("done", "came back".into()),
     };
     Ok(Done {
@@ -194,6 +238,7 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Re
         data_time: Some(report.data_time),
         bytes: (report.bytes_fetched, 0),
         report: serde_json::to_value(&report)?,
+        ..Done::default()
     })
 }
 
@@ -231,8 +276,8 @@ fn rehearse(config: &Config, clock: &Arc<dyn Clock>, name: &str) -> Result<Done>
         result,
         line: format!("the drill of plan {name} {verdict}, in {:.1} s", report.achieved_rto_seconds),
         data_time: report.points.iter().map(|p| p.data_time).min(),
-        bytes: (0, 0),
         report: serde_json::to_value(&report)?,
+        ..Done::default()
     })
 }
 
@@ -250,9 +295,8 @@ fn expire(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> Res
     Ok(Done {
         result: if refused == 0 { "done" } else { "partial" },
         line: format!("removed {} snapshots of {}; the store refused {refused}", report.removed.len(), report.source),
-        data_time: None,
-        bytes: (0, 0),
         report: serde_json::to_value(&report)?,
+        ..Done::default()
     })
 }
 
@@ -263,7 +307,7 @@ fn look_over(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> 
     let first = report.sources.iter().flat_map(|s| &s.faults).next().map(|f| format!("{}: {}", f.object, f.what));
     let result = if report.sound() { "done" } else { "check-failed" };
     let line = first.map_or(format!("{} is whole", source.name), |f| format!("{} is DAMAGED: {f}", source.name));
-    Ok(Done { result, line, data_time: None, bytes: (0, 0), report: serde_json::to_value(&report)? })
+    Ok(Done { result, line, report: serde_json::to_value(&report)?, ..Done::default() })
 }
 
 /// The record of a run for which there was not even a thread.

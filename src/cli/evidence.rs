@@ -11,7 +11,8 @@ use crate::repository::layout::SourceName;
 /// Restore into scratch, check, measure, and sign the report
 ///
 /// Levels, from the cheap to the dear: existence, hashes, decode (no restore), engine (restore, compare, start the engine: the default; proves the
-/// snapshot), cold-start (as engine, but restored by recover.py with stock tools alone).
+/// snapshot), point (as engine, of a random point: where a log is stored, of any moment that it leads to), cold-start (as engine, but restored by
+/// recover.py with stock tools alone), game-day (faults are done to a copy of the repository, and each must be noticed).
 ///
 /// Example: blackstart drill orders --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
@@ -19,10 +20,11 @@ pub struct Drill {
     /// Sources of the configuration; without any, all
     #[arg(value_parser = source)]
     pub sources: Vec<SourceName>,
-    /// How deep: existence, hashes, decode, engine, cold-start
+    /// How deep: existence, hashes, decode, engine, point, cold-start, game-day
     #[arg(long, value_name = "LEVEL", value_parser = level, default_value = "engine")]
     pub level: Level,
-    /// Which recovery point: latest, random, random:30d (of the last 30 days), or a snapshot's number
+    /// Which recovery point: latest, random, random:30d (of the last 30 days), a snapshot's number, a time, or a position of the stored log (0/1A2B3C of
+    /// PostgreSQL, offset:1234 of Redis)
     #[arg(long, value_name = "POINT", default_value = "latest")]
     pub point: Point,
     /// Leave the restored copy for inspection if the drill fails

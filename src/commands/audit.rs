@@ -64,7 +64,7 @@ impl Record {
 fn matters(verb: &Verb) -> bool {
     match verb {
         Verb::Protect(_) | Verb::Init(_) | Verb::Backup(_) | Verb::Drill(_) | Verb::Bisect(_) | Verb::Kit(_) => true,
-        Verb::Agent(_) | Verb::WalReceive(_) | Verb::Timeline(_) => true,
+        Verb::Agent(_) | Verb::WalReceive(_) | Verb::Timeline(_) | Verb::Retire(_) => true,
         Verb::Restore(args) => !args.dry_run,
         Verb::Prune(args) => !args.dry_run,
         Verb::Confirm(args) => !args.snapshot.is_empty(),

@@ -10,9 +10,10 @@ use super::output::{self, Ending, Exit, Shell, numbers, size, span, time};
 use crate::cli::Backup;
 use crate::config::{Config, SourceConfig};
 use crate::error::{Kind, kind_of};
-use crate::operations::Host;
 use crate::operations::backup::{self, BackupReport, Options};
+use crate::operations::{Host, Open};
 use crate::report::Outcome;
+use crate::repository::series::Series;
 use crate::source::canary::Stated;
 
 pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
@@ -20,13 +21,17 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
     if args.group {
         return group::backup(shell, &config, args);
     }
-    let sources = config.chosen(&args.sources)?;
+    let mut sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
         shell.say("There is nothing to back up: the configuration has no source. `blackstart protect PATH` adds one.");
         return Ending::new(Exit::NothingToDo, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
-    let wanted = wanted(&config, args)?;
+    let by_name = !args.sources.is_empty();
+    if !by_name {
+        sources.retain(|source| !is_retired(shell, &host.open, source));
+    }
+    let wanted = Options { revive: by_name, ..wanted(&config, args)? };
     let mut stored = None;
     let mut ending = each(shell, sources, |source| {
         let report = one(shell, &config, &host, source, wanted.clone())?;
@@ -39,6 +44,20 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
         ending.exit = exit.max(Exit::Partial);
     }
     Ok(ending)
+}
+
+/// Whether a source was given up: then it is left out of what is done to all, and told.
+pub fn is_retired(shell: &Shell, open: &Open, source: &SourceConfig) -> bool {
+    let series = Series::list(&open.store, &open.trust, &source.name);
+    // What cannot be read is for the run to tell of.
+    let Ok(Some(record)) = series.and_then(|series| series.retired()) else { return false };
+    shell.say(format!(
+        "{}: retired {} by {}: left out, unless it is named",
+        source.name,
+        time(record.started),
+        record.host
+    ));
+    true
 }
 
 /// Does `work` for every source, goes on after errors, and ends as the worst of them.

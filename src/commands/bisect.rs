@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, time};
+use crate::child::watch::Watch;
 use crate::cli::Bisect;
+use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::operations::ask::Restored;
 use crate::operations::bisect::search;
-use crate::operations::drill::Scratch;
+use crate::operations::drill::{Bounds, Scratch, bounds};
 use crate::operations::restore::{self, Request};
 use crate::operations::{Open, backup};
 use crate::plan::Variables;
@@ -56,7 +58,8 @@ pub fn run(shell: &Shell, args: &Bisect) -> Result<Ending> {
         Some(config.settings(source))
     });
     let settings = settings.unwrap_or_default();
-    let bisection = Bisection { open, identities: &keys.identities, base: &base, settings: &settings };
+    let bounds = reader.config.as_ref().map_or_else(|| bounds(None, None), Config::drill_bounds);
+    let bisection = Bisection { open, identities: &keys.identities, base: &base, settings: &settings, bounds };
     let mut asked: Vec<Asked> = Vec::new();
     let found = search(points.len(), |n| {
         let (commit, snapshot) = points[n];
@@ -110,12 +113,25 @@ struct Bisection<'a> {
     identities: &'a [Identity],
     base: &'a Path,
     settings: &'a Settings,
+    bounds: Bounds,
 }
 
 /// Restores one snapshot into scratch and makes the check on the copy, by its engine where it has one. An `Err`: it could not be asked here.
 fn ask(bisection: &Bisection, (commit, snapshot): (&Commit, &Snapshot), args: &Bisect) -> Result<Check> {
-    let Bisection { open, identities, base, settings } = bisection;
+    let Bisection { base, bounds, .. } = bisection;
     let scratch = Scratch::make(base)?;
+    let watch = Watch::begin(scratch.notes(), *bounds)?;
+    let asked = ask_in(bisection, (commit, snapshot), args, &scratch);
+    watch.check().and(asked)
+}
+
+fn ask_in(
+    bisection: &Bisection,
+    (commit, snapshot): (&Commit, &Snapshot),
+    args: &Bisect,
+    scratch: &Scratch,
+) -> Result<Check> {
+    let Bisection { open, identities, settings, .. } = bisection;
     let path = scratch.path().join("restored");
     let request = Request::new(path.clone(), backup::Options::default().workers);
     restore::restore(open, identities, commit, snapshot, &request)?;

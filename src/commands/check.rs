@@ -14,18 +14,18 @@ use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::error::help_of;
-use crate::job::Task;
 use crate::operations::Open;
 use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::SourceName;
+use crate::repository::layout::GroupName;
+use crate::repository::series::Series;
 use crate::repository::trust::Role;
 use crate::scheduler;
 use crate::source::canary::Act;
 use crate::source::postgres;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -198,7 +198,7 @@ fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
 /// What the agent would do when, and whether that keeps the RPO.
 fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
     let now = shell.clock.now();
-    let sources: Vec<SourceName> = config.jobs.iter().filter(|j| j.enabled).map(|j| j.source.clone()).collect();
+    let sources = config.jobs.iter().filter(|j| j.enabled).map(|j| (j.source.clone(), BTreeSet::new())).collect();
     let seen = match agent::observe(open, &sources, &BTreeMap::new()) {
         Ok(seen) => seen,
         Err(error) => return found.add("schedule", State::Failed, format!("{error:#}")),
@@ -219,8 +219,12 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
         let worst = worst.map_or(String::new(), |d| format!("; at worst {} of data are lost", span(d.as_secs_f64())));
         let worst = if job.continuous { "; the log is received all the time".to_owned() } else { worst };
         found.add(what, State::Ok, format!("{}: {}{worst}", job.source, tasks.join(", ")));
+        if let Some(group) = job.source.group() {
+            let newest = seen.get(&job.source).and_then(|seen| seen.newest.as_ref()).map(|newest| newest.data_time);
+            of_group(&group, newest.map(|at| now.duration_since(at)), job.rpo, found);
+        }
     }
-    let drills = config.jobs.iter().any(|j| j.enabled && j.tasks.contains_key(&Task::Drill));
+    let drills = config.jobs.iter().any(|j| j.enabled && j.drills().next().is_some());
     if drills && !config.drill_key().exists() {
         let detail =
             format!("there is no key file at {}: drills on the schedule cannot run", config.drill_key().display());
@@ -245,8 +249,26 @@ fn canary(config: &Config, source: &SourceConfig, found: &mut Findings) {
     }
 }
 
+/// How old the newest common point is.
+fn of_group(group: &GroupName, age: Option<SignedDuration>, rpo: Option<SignedDuration>, found: &mut Findings) {
+    let what = format!("newest common point of group {group}");
+    let Some(age) = age else {
+        let detail = format!("there is none that is whole: run `blackstart backup --group {group}`");
+        return found.add(what, State::Failed, detail);
+    };
+    let late = rpo.is_some_and(|rpo| age > rpo);
+    let target = rpo.map_or(String::new(), |rpo| format!(", RPO {}", span(rpo.as_secs_f64())));
+    let detail = format!("its data is of {} ago{target}", span(age.as_secs_f64()));
+    found.add(what, if late { State::Missed } else { State::Ok }, detail);
+}
+
 fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
     let what = format!("newest snapshot of {}", source.name);
+    let series = Series::list(&open.store, &open.trust, &source.name);
+    if let Ok(Some(record)) = series.and_then(|series| series.retired()) {
+        let detail = format!("the source is retired since {}: nothing is due", time(record.started));
+        return found.add(what, State::Ok, detail);
+    }
     let Ok((_, snapshot)) = restore::find(open, &source.name, &Pick::Latest) else {
         return found.add(what, State::Failed, "there is none: run `blackstart backup`");
     };

@@ -101,19 +101,34 @@ pub fn one(
     let signer = drill::signer(open, keys, std::slice::from_ref(&source.name))?;
     let base = config.scratch();
     durable::create_directories(&base).with_context(|| format!("make {}", base.display()))?;
-    let (commit, snapshot, why) = drill::choose(open, &source.name, wanted.point)?;
+    let chosen = drill::choose(open, &keys.identities, &source.name, (wanted.point, wanted.level))?;
+    if chosen.level == Level::GameDay {
+        let cost = drill::gameday::cost(open, &keys.identities, &chosen.snapshot)?;
+        shell.say(format!(
+            "{}: a game day copies {} in {} to {}, harms the copy, and restores {} there {} times. Nothing else is touched, and nothing is asked of the source.",
+            source.name,
+            size(cost.bytes),
+            count(cost.objects, "object"),
+            base.display(),
+            size(cost.restored),
+            drill::gameday::RESTORES
+        ));
+    }
     let options = Options {
-        level: wanted.level,
-        rpo: source.rpo,
+        level: chosen.level,
+        moment: chosen.moment,
+        // An older point says nothing of how much would be lost now.
+        rpo: source.rpo.filter(|_| wanted.point == Point::Latest && wanted.level != Level::Point),
         rto: source.rto,
         keep_failed: wanted.keep_failed,
-        point: why,
+        point: chosen.why,
         trigger: by_hand(wanted.by),
         configuration: configuration(config),
         settings: config.settings(source),
+        bounds: config.drill_bounds(),
         ..Options::new(base)
     };
-    let report = drill::drill(open, &keys.identities, signer, &commit, &snapshot, &options)?;
+    let report = drill::drill(open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
     KeyCanary::remember(open)?;
     drop(busy);
     say(shell, &report);
@@ -127,7 +142,9 @@ pub fn by_hand(verb: &str) -> String {
 
 fn say(shell: &Shell, report: &DrillReport) {
     let came = match (report.passed, report.level) {
-        (true, Level::Engine | Level::ColdStart) => "came back",
+        (true, level) if level.proves() => "came back",
+        (true, Level::GameDay) => "stood its game day: every fault was noticed, and nothing false came back",
+        (false, Level::GameDay) => "did NOT stand its game day",
         (true, _) => "is sound as far as this level looks",
         (false, _) => "did NOT come back as it was",
     };
@@ -146,6 +163,9 @@ fn say(shell: &Shell, report: &DrillReport) {
         size(report.bytes.max(report.bytes_fetched)),
         span(report.achieved_rto_seconds)
     ));
+    if report.level == Level::Point {
+        shell.say(format!("  point   {}", report.point));
+    }
     for check in &report.checks {
         if !check.was_run() {
             shell.say(format!("  not run {}: {}", check.name, check.actual));

@@ -12,6 +12,7 @@ use super::restore as one_restore;
 use crate::cli::{Backup, Drill, Restore};
 use crate::config::Config;
 use crate::error::{Failure, Kind, kind_of};
+use crate::interrupt;
 use crate::operations::drill::Point;
 use crate::operations::evidence::restored::Circumstances;
 use crate::operations::group::{self, Found, GroupReport, MemberRun, Pick, Standing};
@@ -24,16 +25,35 @@ use crate::repository::sealed::SealedPart;
 /// Points of each group that `snapshots` shows.
 const SHOWN: u64 = 20;
 
-/// Each group named, one after the other.
+/// Each group named, one after the other. What is asked for is a common point: where some got theirs and some did not, the ending is partial, and
+/// where none did it is a failure, whatever snapshots of members were stored on the way.
 pub fn backup(shell: &Shell, config: &Config, args: &Backup) -> Result<Ending> {
     let names: Vec<GroupName> = args.sources.iter().cloned().map(GroupName::from).collect();
     names.iter().try_for_each(|name| config.named_group(name).map(drop))?;
     let host = shell.host(config)?;
-    let (mut worst, mut reports) = (Exit::Done, Vec::new());
+    let (mut worst, mut stored, mut reports) = (Exit::Done, None, Vec::new());
     for name in &names {
-        let (exit, report) = back_up(shell, config, &host, name, args)?;
+        interrupt::check("Nothing more was begun; what is stored stays.")?;
+        let (exit, report) = match back_up(shell, config, &host, name, args) {
+            Err(error) if names.len() == 1 || kind_of(&error) == Kind::Interrupted => return Err(error),
+            Err(error) => {
+                let error = error.context(format!("group {name} failed"));
+                shell.complain(&error);
+                (
+                    Exit::Failed(kind_of(&error).exit_code()),
+                    json!({"group": name, "error": output::error_value(&error)}),
+                )
+            }
+            Ok(done) => done,
+        };
+        if !matches!(exit, Exit::Failed(_)) {
+            stored = stored.max(Some(exit));
+        }
         worst = worst.max(exit);
         reports.push(report);
+    }
+    if let (Exit::Failed(_), Some(exit)) = (worst, stored) {
+        worst = exit.max(Exit::Partial);
     }
     Ending::new(worst, json!({"groups": reports}))
 }
@@ -196,9 +216,13 @@ pub fn drill(shell: &Shell, args: &Drill) -> Result<Ending> {
     let pick = match args.point {
         Point::Latest => Pick::Latest,
         Point::Seq(n) => Pick::Number(n),
-        Point::Random(_) => {
+        Point::Random(_) | Point::Named(_) => {
             let help = "Nothing was done. --point latest, or the number of a point.";
-            return Err(Failure::new(Kind::Usage, "a common point is not drawn at random", help));
+            return Err(Failure::new(
+                Kind::Usage,
+                "a group has common points only: none between them, and none is drawn",
+                help,
+            ));
         }
     };
     let config = shell.config()?;
@@ -247,8 +271,14 @@ pub fn list(shell: &Shell, open: &Open, source: Option<&SourceName>, faults: &mu
                 continue;
             }
             let wholeness = standing.look(group)?;
-            rows.push(cells(group, &wholeness));
-            shown.push(json!({"point": group, "hash": point.hash, "whole": wholeness.missing.is_empty(), "standing": wholeness}));
+            let verified = standing.verified(group)?;
+            rows.push(cells(group, &wholeness, verified));
+            shown.push(json!({
+                "point": group,
+                "hash": point.hash,
+                "whole": wholeness.missing.is_empty(),
+                "standing": {"missing": wholeness.missing, "suspect": wholeness.suspect, "verified": verified},
+            }));
         }
     }
     if !rows.is_empty() {
@@ -258,7 +288,7 @@ pub fn list(shell: &Shell, open: &Open, source: Option<&SourceName>, faults: &mu
     Ok(shown)
 }
 
-fn cells(group: &Group, wholeness: &group::Wholeness) -> [String; 6] {
+fn cells(group: &Group, wholeness: &group::Wholeness, verified: bool) -> [String; 6] {
     let members: Vec<String> = group.members.iter().map(|m| format!("{} {}", m.source, m.seq)).collect();
     let state = if !wholeness.missing.is_empty() {
         format!("NOT WHOLE: {}", wholeness.losses())
@@ -266,7 +296,7 @@ fn cells(group: &Group, wholeness: &group::Wholeness) -> [String; 6] {
         "SUSPECT".into()
     } else if group.outcome == Outcome::Partial {
         "PARTIAL".into()
-    } else if wholeness.verified {
+    } else if verified {
         "verified".into()
     } else {
         "whole".into()

@@ -38,6 +38,7 @@ mod prune;
 mod receive;
 mod report;
 mod restore;
+mod retire;
 mod sample;
 mod setup;
 mod signals;
@@ -103,6 +104,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Canary(args) => canary::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
         Verb::Confirm(args) => confirm::run(shell, args),
+        Verb::Retire(args) => retire::run(shell, args),
         Verb::Audit(args) => audit::run(shell, args),
         Verb::Completions(args) => manual::completions(shell, args),
         Verb::Man(args) => manual::pages(shell, args),

@@ -128,7 +128,7 @@ fn show(shell: &Shell, plan: &Plan, forecast: &[Forecast], state: &State, unfini
         })
         .collect();
     shell.say(table(["", "STAGE", "DOES", "BUDGET", "PREDICTED"], &rows));
-    let known: f64 = forecast.iter().filter_map(|f| f.seconds).sum();
+    let known: f64 = forecast.iter().filter_map(|f| f.seconds).fold(0.0, |all, one| all + one);
     let unknown = forecast.iter().filter(|f| f.seconds.is_none()).count();
     let more = if unknown > 0 { format!(", and {unknown} stages that were never measured") } else { String::new() };
     let target = plan.rto.map_or(String::new(), |t| format!("; the RTO is {}", span(t.as_secs_f64())));
@@ -142,6 +142,11 @@ fn what(action: &Action) -> String {
             format!("restores {} to {}, keeping what is there beside it", r.source, r.to)
         }
         Action::Restore(r) => format!("restores {} to {}", r.source, r.to),
+        Action::RestoreGroup(r) => {
+            let all: Vec<String> = r.to.iter().map(|(source, to)| format!("{source} to {to}")).collect();
+            let kept = if r.replace { ", keeping what is there beside it" } else { "" };
+            format!("restores group {} to one point: {}{kept}", r.group, all.join(", "))
+        }
         Action::Check(checks) => format!("{} checks", checks.len()),
         Action::WaitFor(_) => "waits".into(),
         Action::Notify(_) => "tells people".into(),
@@ -187,16 +192,19 @@ fn free(plan: &Plan, config: &Config, unfinished: Option<&Journal>) -> Result<()
     let mut variables = plan::Variables::new(&plan.variables);
     variables.set("scratch", Path::new("/"));
     for stage in &plan.stages {
-        let Action::Restore(restore) = &stage.action else { continue };
         let done = unfinished.is_some_and(|j| j.stages.iter().any(|s| s.name == stage.name));
-        let Ok(to) = variables.fill(&restore.to) else { continue };
-        let to = config.base().join(to);
-        if !done && !restore.replace && to.symlink_metadata().is_ok() {
-            return Err(Failure::new(
-                Kind::Usage,
-                format!("stage {:?} restores to {}, and something is there", stage.name, to.display()),
-                "Nothing was changed. Move it away, or say `replace = true` in the stage: then it is kept beside.",
-            ));
+        let part = unfinished.and_then(|j| j.part.as_ref()).filter(|part| part.name == stage.name);
+        for (source, to, replace) in stage.places() {
+            let there = done || part.is_some_and(|part| part.points().any(|point| point.source == *source));
+            let Ok(to) = variables.fill(to) else { continue };
+            let to = config.base().join(to);
+            if !there && !replace && to.symlink_metadata().is_ok() {
+                return Err(Failure::new(
+                    Kind::Usage,
+                    format!("stage {:?} restores to {}, and something is there", stage.name, to.display()),
+                    "Nothing was changed. Move it away, or say `replace = true` in the stage: then it is kept beside.",
+                ));
+            }
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::backup::each;
+use super::backup::{each, is_retired};
 use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Prune;
 use crate::config::{Config, SourceConfig};
@@ -24,6 +24,9 @@ pub fn run(shell: &Shell, args: &Prune) -> Result<Ending> {
         return Ending::new(Exit::Done, json!({"sources": []}));
     }
     let host = shell.host(&config)?;
+    if args.sources.is_empty() {
+        sources.retain(|source| !is_retired(shell, &host.open, source));
+    }
     each(shell, sources, |source| one(shell, args, &config, &host, source))
 }
 

@@ -48,7 +48,7 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     let identities = host_identity(reader.config.as_ref());
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for source in &sources {
-        faults.extend(list(&reader.open, reader.config.as_ref(), source, &identities, &mut rows)?);
+        faults.extend(list(shell, &reader.open, reader.config.as_ref(), source, &identities, &mut rows)?);
     }
     for fault in &faults {
         shell.warn(fault);
@@ -96,6 +96,7 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
 }
 
 fn list(
+    shell: &Shell,
     open: &Open,
     config: Option<&Config>,
     source: &SourceName,
@@ -103,6 +104,10 @@ fn list(
     rows: &mut Vec<Row>,
 ) -> Result<Vec<String>> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    if let Some(record) = whole.retired() {
+        let why = record.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        shell.say(format!("{source} was retired {} by {}{why}", time(record.started), record.host));
+    }
     let proofs = drill::verified(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();

@@ -7,6 +7,8 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 mod canary;
+mod drills;
+mod groups;
 mod plans;
 
 use super::open::host_identity;
@@ -44,10 +46,14 @@ struct Row {
     canary: Option<canary::Row>,
     /// Predicted RTO, trend, and how fresh each level of drill is.
     measures: Measures,
+    /// The levels of drill that the schedule promises.
+    drills: Vec<drills::Row>,
     /// Numbers of newer snapshots that are suspect.
     suspect: Vec<u64>,
     rto_seconds: Option<f64>,
     restore: String,
+    /// Since when it is given up on purpose.
+    retired: Option<Timestamp>,
     /// What is wrong, for people.
     attention: Vec<String>,
     #[serde(skip)]
@@ -71,7 +77,8 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
         .map(|name| row(&reader.open, reader.config.as_ref(), &args.place, name))
         .collect::<Result<_>>()?;
     let plans = plans::rows(&reader.open, reader.config.as_ref())?;
-    let sentence = sentence(&rows, &plans);
+    let groups = groups::rows(&reader.open, reader.config.as_ref())?;
+    let sentence = sentence(&rows, &groups, &plans);
     shell.say(&sentence);
     if !rows.is_empty() {
         shell.say("");
@@ -81,19 +88,25 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
             &cells,
         ));
     }
+    groups.iter().for_each(|group| shell.say(group.say()));
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
         row.canary.iter().for_each(|canary| shell.say(format!("{}: {}", row.source, canary.told())));
+        drills::say(&row.drills, reader.open.now())
+            .iter()
+            .for_each(|what| shell.say(format!("{}: {what}", row.source)));
         row.attention.iter().for_each(|what| shell.say(format!("{}: {what}", row.source)));
     }
     let of_plans = plans.iter().filter(|plan| plan.attention.is_some()).map(|_| Severity::Unproven);
-    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).max() {
+    let of_groups = groups.iter().filter(|group| group.attention.is_some());
+    let of_groups = of_groups.map(|group| if group.only_late { Severity::Missed } else { Severity::Unproven });
+    let exit = match rows.iter().map(|r| r.exit).chain(of_plans).chain(of_groups).max() {
         None => Exit::NothingToDo,
         Some(Severity::Well) => Exit::Done,
         Some(Severity::Missed) => Exit::Missed,
         Some(Severity::Unproven) => Exit::CheckFailed,
     };
-    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "plans": plans}))
+    Ending::new(exit, json!({"sentence": sentence, "sources": rows, "groups": groups, "plans": plans}))
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
@@ -102,8 +115,10 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
     let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
     let suspect: Vec<u64> = doubted.into_iter().filter(|seq| newest.is_none_or(|(_, s)| *seq >= s.seq)).collect();
-    let drills = drill::reports(open, &source)?;
-    let proofs = drill::proofs(open, &source, &drills)?;
+    let reports = drill::reports(open, &source)?;
+    let job = config.and_then(|c| c.jobs.iter().find(|job| job.enabled && job.source == source));
+    let drills = drills::rows(job, &reports, open.now());
+    let proofs = drill::proofs(open, &source, &reports)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
     let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
     let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
@@ -112,11 +127,14 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let (rpo, rto) = targets(config, &source);
     let bytes =
         newest.and_then(|(_, s)| SealedPart::open(s, &host_identity(config)).ok()).map(|sealed| sealed.stats.bytes);
-    let measures = measures::measure(&drills, bytes, rto);
+    let measures = measures::measure(&reports, bytes, rto);
     let measured = measures.achieved_rto_seconds;
     let late = |value: Option<f64>, target: Option<f64>| matches!((value, target), (Some(v), Some(t)) if v > t);
     let mut attention = Vec::new();
     let mut exit = Severity::Well;
+    let retired = whole.retired().map(|record| record.started);
+    // What is given up has nothing to prove and nothing to keep up with; what there is of it must be whole all the same.
+    let due = retired.is_none();
     let mut note = |holds: bool, how: Severity, what: &str| {
         if holds {
             attention.push(what.to_owned());
@@ -129,28 +147,22 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         Severity::Unproven,
         "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
     );
-    note(newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
-    let suspected = format!(
-        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
-        numbers(&suspect)
-    );
-    note(!suspect.is_empty(), Severity::Unproven, &suspected);
-    let unproven = newest.and_then(|_| unproven(&drills, proven.is_some(), &source));
-    note(unproven.is_some(), Severity::Unproven, unproven.as_deref().unwrap_or_default());
-    let older = if log.is_some() {
-        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
-    } else {
-        "the newest snapshot is older than the RPO allows"
-    };
-    note(late(exposure, rpo), Severity::Missed, older);
-    note(late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
-    if let Some(days) = measures.trend.and_then(|t| t.exceeds_in_days).filter(|days| *days < 90.0) {
+    note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
+    note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
+    let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
+    let overdue = drills.iter().filter_map(|row| row.attention(source.as_str()));
+    unproven.into_iter().chain(overdue).for_each(|what| note(due, Severity::Unproven, &what));
+    note(due && late(exposure, rpo), Severity::Missed, older(log.is_some()));
+    note(due && late(measured, rto), Severity::Missed, "the last restore took longer than the RTO allows");
+    let trend = measures.trend.filter(|_| due).and_then(|t| t.exceeds_in_days);
+    if let Some(days) = trend.filter(|days| *days < 90.0) {
         attention
             .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
     }
     Ok(Row {
-        canary: canary::row(config, &source, &drills, open.now()),
+        canary: canary::row(config, &source, &reports, open.now()),
         measures,
+        drills,
         suspect,
         restore: restore_command(config, &source, place, open),
         source,
@@ -165,9 +177,26 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         rpo_seconds: rpo,
         measured_rto_seconds: measured,
         rto_seconds: rto,
+        retired,
         attention,
         exit,
     })
+}
+
+fn suspected(source: &SourceName, suspect: &[u64]) -> String {
+    format!(
+        "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
+        numbers(suspect)
+    )
+}
+
+/// That the newest data is too old.
+fn older(has_log: bool) -> &'static str {
+    if has_log {
+        "the stored log ends earlier than the RPO allows: no receiver runs (`blackstart agent`, `wal-receive`), or the server has written nothing since"
+    } else {
+        "the newest snapshot is older than the RPO allows"
+    }
 }
 
 /// RPO and RTO that are promised, in seconds.
@@ -180,10 +209,11 @@ fn targets(config: Option<&Config>, source: &SourceName) -> (Option<f64>, Option
 
 /// What stands wrong with the proof of a source that has a snapshot.
 fn unproven(drills: &[DrillReport], proven: bool, source: &SourceName) -> Option<String> {
-    match drills.iter().rfind(|report| report.r#type == "drill") {
-        Some(last) if !last.passed => Some(format!(
-            "the last drill FAILED, of snapshot {}: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
-            last.seq
+    let failed = |r: &&DrillReport| r.r#type == "drill" && !r.passed && !drills.iter().any(|later| later.answers(r));
+    match drills.iter().rfind(failed) {
+        Some(failed) => Some(format!(
+            "a drill FAILED, of snapshot {} (level {}), and none has passed since that tells as much: run `blackstart drill {source}` and `blackstart verify {source} --hashes`",
+            failed.seq, failed.level
         )),
         _ if !proven => Some("no drill has proven a snapshot: run `blackstart drill`".into()),
         _ => None,
@@ -204,7 +234,7 @@ pub fn restore_command(config: Option<&Config>, source: &SourceName, place: &Pla
     }
 }
 
-fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
+fn sentence(rows: &[Row], groups: &[groups::Row], plans: &[plans::Row]) -> String {
     let bad: Vec<&Row> = rows.iter().filter(|r| r.exit > Severity::Well).collect();
     if rows.is_empty() {
         return "ATTENTION: nothing is protected yet: run `blackstart protect PATH`.".into();
@@ -215,11 +245,19 @@ fn sentence(rows: &[Row], plans: &[plans::Row]) -> String {
         let all: Vec<String> = bad.iter().map(what).collect();
         return format!("ATTENTION: {} of {}: {}.", bad.len(), count(rows.len() as u64, "source"), all.join("; "));
     }
+    if let Some((group, what)) = groups.iter().find_map(|group| Some((group.group(), group.attention.as_ref()?))) {
+        return format!("ATTENTION: group {group}: {what}.");
+    }
     if let Some((plan, what)) = plans.iter().find_map(|plan| Some((&plan.plan, plan.attention.as_ref()?))) {
         return format!("ATTENTION: the restore plan {plan} {what}.");
     }
-    let oldest = rows.iter().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
-    let what = match rows.len() {
+    let live = || rows.iter().filter(|row| row.retired.is_none());
+    let oldest = live().filter_map(|r| r.rpo_exposure_seconds).fold(0.0, f64::max);
+    let what = match live().count() {
+        0 => {
+            return "Every source is retired: nothing is protected any more, and what is stored can be restored."
+                .into();
+        }
         1 => "The one source is protected".to_owned(),
         n => format!("All {n} sources are protected"),
     };
@@ -249,7 +287,8 @@ fn cells(row: &Row, now: Timestamp) -> [String; 7] {
         row.host.clone().unwrap_or_else(|| "?".into()),
         point(row.recovery_point),
         point(row.verified),
-        against(row.rpo_exposure_seconds, row.rpo_seconds),
+        row.retired
+            .map_or_else(|| against(row.rpo_exposure_seconds, row.rpo_seconds), |at| format!("retired {}", time(at))),
         rto(row),
         row.restore.clone(),
     ]

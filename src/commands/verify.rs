@@ -41,6 +41,9 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
             count(source.objects, "object"),
             size(source.bytes_read)
         ));
+        if let Some(at) = source.retired {
+            shell.say(format!("{}: retired {}; what is stored of it can be restored", source.source, time(at)));
+        }
         if let Some(coverage) = &source.coverage {
             shell.say(format!("{}: {}", source.source, said(coverage)));
         }

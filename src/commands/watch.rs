@@ -289,7 +289,12 @@ fn say(shell: &Shell, looked: &Looked) {
             });
             let host = sight.host.clone().unwrap_or_else(|| "?".into());
             let wrong = alarms.iter().any(|alarm| alarm.source == sight.source);
-            [sight.source.to_string(), host, newest, if wrong { "ALARM".into() } else { "well".into() }]
+            let state = match (wrong, sight.retired) {
+                (true, _) => "ALARM".into(),
+                (false, Some(at)) => format!("retired {}", time(at)),
+                (false, None) => "well".into(),
+            };
+            [sight.source.to_string(), host, newest, state]
         })
         .collect();
     shell.say(table(["SOURCE", "HOST", "NEWEST POINT", "STATE"], &rows));

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use super::drills::Drills;
 use super::rhythm::Interval;
 use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task, Window, free_at};
 use crate::config::{SourceConfig, duration, explain};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
-use crate::repository::layout::SourceName;
+use crate::repository::layout::{GroupName, SourceName};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,11 +25,13 @@ struct Written {
     source: Option<SourceOf>,
     /// A restore plan that is drilled.
     plan: Option<String>,
+    /// A `[[group]]` that is backed up as one.
+    group: Option<String>,
     /// Incremental backups, every so often.
     every: Option<Interval>,
     full: Option<Rhythm>,
     incremental: Option<Rhythm>,
-    drill: Option<Rhythm>,
+    drill: Option<Drills>,
     prune: Option<Rhythm>,
     verify: Option<Rhythm>,
     #[serde(default, deserialize_with = "duration")]
@@ -104,6 +107,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Declared> {
     })
 }
 
+const IDLE: &str = "this job never does anything";
+const IDLE_CURE: &str = "Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`.";
+
 /// The key that is to blame, what is wrong, and the cure.
 type Wrong = (&'static str, String, &'static str);
 
@@ -111,6 +117,7 @@ type Wrong = (&'static str, String, &'static str);
 fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong> {
     let others = [
         ("source", written.source.is_some()),
+        ("group", written.group.is_some()),
         ("every", written.every.is_some()),
         ("full", written.full.is_some()),
         ("incremental", written.incremental.is_some()),
@@ -127,12 +134,14 @@ fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong>
     }
     let source = SourceName::of_plan(name)
         .map_err(|e| ("plan", format!("{e:#}"), "Give the name of the plan's file without `.toml`."))?;
+    let drill = written.drill.map(|drills| drills.of_plan().map_err(|what| ("drill", what, "Leave `level` out.")));
     let job = Job {
         file: path.to_owned(),
         enabled: written.enabled,
         source,
         plan: None,
-        tasks: written.drill.map(|rhythm| (Task::Drill, rhythm)).into_iter().collect(),
+        members: Vec::new(),
+        tasks: drill.transpose()?.map(|rhythm| (Task::DRILL, rhythm)).into_iter().collect(),
         rpo: None,
         rto: None,
         continuous: false,
@@ -144,27 +153,71 @@ fn of_plan(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong>
     Ok(Declared { job, inline: None, retention: None, tier: None })
 }
 
-fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
-    if let Some(name) = written.plan.clone() {
-        return of_plan(written, &name, path);
+/// A job that backs up a group.
+fn of_group(written: Written, name: &str, path: &Path) -> Result<Declared, Wrong> {
+    let others = [
+        ("source", written.source.is_some(), "A job is for one source or for one group."),
+        (
+            "drill",
+            written.drill.is_some(),
+            "Drill a plan whose stage restores the group, or each member by a job of its own.",
+        ),
+        ("prune", written.prune.is_some(), "Retention works by source: give each member a job with `prune`."),
+        ("verify", written.verify.is_some(), "Give the members jobs with `verify`."),
+        ("rto", written.rto.is_some(), "Targets of restores stand with the members, or in a plan."),
+        ("retention", written.retention.is_some(), "Retention stands with the members: give all of them the same."),
+        ("tier", written.tier.is_some(), "Tiers stand with the members."),
+    ];
+    if let Some((key, _, cure)) = others.iter().find(|(_, given, _)| *given) {
+        return Err((key, format!("`{key}` does not belong to a job that backs up a group"), cure));
     }
-    let Some(named) = written.source else {
-        let what = "the job is for nothing".to_owned();
-        return Err(("source", what, "Name a `source`, or a `plan` to drill."));
+    let name = GroupName::new(name)
+        .map_err(|e| ("group", format!("{e:#}"), "Give the name of a [[group]] of blackstart.toml."))?;
+    let mut job = Job {
+        file: path.to_owned(),
+        enabled: written.enabled,
+        source: SourceName::of_group(&name),
+        plan: None,
+        members: Vec::new(),
+        tasks: backups(&written)?,
+        rpo: written.rpo,
+        rto: None,
+        continuous: false,
+        jitter: written.jitter.map(|jitter| jitter.0),
+        catch_up: written.catch_up,
+        overlap: written.overlap,
+        blackout: written.blackout,
     };
-    let mut tasks = BTreeMap::new();
+    job.derive();
+    Ok(Declared { job, inline: None, retention: None, tier: None })
+}
+
+/// When backups run.
+fn backups(written: &Written) -> Result<BTreeMap<Task, Rhythm>, Wrong> {
     if written.every.is_some() && written.incremental.is_some() {
         let what = "`every` and `incremental` both say when incremental backups run".to_owned();
         return Err(("every", what, "Keep one of them."));
     }
-    let rhythms = [
-        (Task::Full, written.full),
-        (Task::Incremental, written.incremental.or(written.every.map(|every| Rhythm::Every(every.0)))),
-        (Task::Drill, written.drill),
-        (Task::Prune, written.prune),
-        (Task::Verify, written.verify),
-    ];
+    let every = written.every.map(|every| Rhythm::Every(every.0));
+    let rhythms = [(Task::Full, written.full.clone()), (Task::Incremental, written.incremental.clone().or(every))];
+    Ok(rhythms.into_iter().filter_map(|(task, rhythm)| Some((task, rhythm?))).collect())
+}
+
+fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
+    if let Some(name) = written.plan.clone() {
+        return of_plan(written, &name, path);
+    }
+    if let Some(name) = written.group.clone() {
+        return of_group(written, &name, path);
+    }
+    let mut tasks = backups(&written)?;
+    let Some(named) = written.source else {
+        let what = "the job is for nothing".to_owned();
+        return Err(("source", what, "Name a `source`, a `group`, or a `plan` to drill."));
+    };
+    let rhythms = [(Task::Prune, written.prune), (Task::Verify, written.verify)];
     tasks.extend(rhythms.into_iter().filter_map(|(task, rhythm)| Some((task, rhythm?))));
+    tasks.extend(written.drill.into_iter().flat_map(Drills::tasks));
     let (source, mut inline) = match named {
         SourceOf::Named(name) => (name, None),
         SourceOf::Inline(source) => (source.name.clone(), Some(*source)),
@@ -181,6 +234,7 @@ fn declare(written: Written, path: &Path) -> Result<Declared, Wrong> {
         enabled: written.enabled,
         source,
         plan: None,
+        members: Vec::new(),
         tasks,
         rpo,
         rto,
@@ -211,8 +265,7 @@ fn beginning() -> Timestamp {
 
 fn check(job: &Job, whole: bool) -> Result<(), Wrong> {
     if whole && job.tasks.is_empty() {
-        let what = "this job never does anything".to_owned();
-        return Err(("source", what, "Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`."));
+        return Err(("source", IDLE.to_owned(), IDLE_CURE));
     }
     if free_at(&job.blackout, beginning()).is_none() {
         let what = "the blackout windows leave no time to run in".to_owned();

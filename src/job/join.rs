@@ -3,17 +3,18 @@
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
 
-use super::{Job, Task, load, plans};
+use super::{Job, Rhythm, Task, load, plans};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
+use crate::repository::layout::GroupName;
 
 impl Config {
     /// Adds what the job files beside this configuration declare: jobs, sources, targets, retention.
     pub fn with_jobs(mut self) -> Result<Config> {
         let directory = self.schedules();
-        let mut of_plans = Vec::new();
+        let (mut of_plans, mut of_groups) = (Vec::new(), Vec::new());
         for declared in load(&directory)? {
             let mut job = declared.job;
             if job.source.plan().is_some() {
@@ -22,6 +23,10 @@ impl Config {
             }
             if !job.enabled {
                 self.jobs.push(job);
+                continue;
+            }
+            if let Some(name) = job.source.group() {
+                of_groups.push((name, job));
                 continue;
             }
             self.source.extend(declared.inline);
@@ -50,9 +55,40 @@ impl Config {
             self.jobs.push(job);
         }
         self.validate().with_context(|| format!("read {}", directory.display()))?;
+        self.add_groups(of_groups)?;
         plans::add(&mut self, of_plans)?;
         self.members_are_known()?;
         Ok(self)
+    }
+
+    /// Adds the jobs of groups, each with the sources that the group has.
+    fn add_groups(&mut self, jobs: Vec<(GroupName, Job)>) -> Result<()> {
+        for (name, mut job) in jobs {
+            let Some(group) = self.group.iter().find(|group| group.name == name) else {
+                let known: Vec<String> = self.group.iter().map(|group| group.name.to_string()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let what = format!("{} is for the group {name}, which does not exist", job.file.display());
+                let help = format!("Nothing was done. The groups of {}: {known}.", self.file.display());
+                return Err(Failure::new(Kind::Config, what, help));
+            };
+            job.members.clone_from(&group.sources);
+            // Where nothing else is said, the common points are as fresh as the strictest member must be. What a log keeps, they need not.
+            let members = self.source.iter().filter(|source| job.covers(&source.name) && !source.continuous);
+            job.rpo = job.rpo.or(members.filter_map(|source| source.rpo).min());
+            job.derive();
+            if job.tasks.is_empty() {
+                let help =
+                    "Nothing was done. Add `every = \"30m\"`, `rpo = \"1h\"`, or `full = { cron = \"0 2 * * *\" }`.";
+                let what = format!("{}: this job never does anything", job.file.display());
+                return Err(Failure::new(Kind::Config, what, help));
+            }
+            // The runs of the group are theirs: their targets alone are no ground for more.
+            for member in self.jobs.iter_mut().filter(|member| job.covers(&member.source) && !member.continuous) {
+                member.tasks.retain(|_, rhythm| !matches!(rhythm, Rhythm::Rpo(_)));
+            }
+            self.jobs.push(job);
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
-//! Jobs: one file in `schedules/` for each source, which says when what is to happen to it. Strict TOML, as `blackstart.toml` is.
+//! Jobs: one file in `schedules/` for each source or group of sources, which says when what is to happen to it. Strict TOML, as `blackstart.toml` is.
 //!
 //! A job that would never run, or contradicts itself, is an error when it is read, with the file, the line and a cure.
 
+mod drills;
 mod file;
 mod join;
 mod plans;
@@ -10,7 +11,7 @@ mod window;
 
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::config::SourceConfig;
 use crate::error::{Failure, Kind};
 use crate::limits::{JOB_FILE_MAX, JOBS_MAX};
+use crate::operations::evidence::Level;
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
 use crate::repository::layout::{Hash, SourceName};
@@ -26,25 +28,45 @@ pub use rhythm::{Cron, Rhythm};
 pub use window::{Window, free_at};
 
 /// What is done to a source, in the order in which it goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     Full,
     Incremental,
-    Drill,
+    /// Each level has a rhythm and a past of its own.
+    Drill(Level),
     Prune,
     Verify,
 }
 
 impl Task {
-    pub const ALL: [Task; 5] = [Task::Full, Task::Incremental, Task::Drill, Task::Prune, Task::Verify];
+    /// What `drill` means where no level is named, and all that a plan has.
+    pub const DRILL: Task = Task::Drill(Level::Engine);
+    pub const ALL: [Task; 11] = [
+        Task::Full,
+        Task::Incremental,
+        Task::Drill(Level::Existence),
+        Task::Drill(Level::Hashes),
+        Task::Drill(Level::Decode),
+        Task::DRILL,
+        Task::Drill(Level::Point),
+        Task::Drill(Level::ColdStart),
+        Task::Drill(Level::GameDay),
+        Task::Prune,
+        Task::Verify,
+    ];
 
-    /// As it is written in job files.
+    /// As the catalog, metrics and notices call it.
     pub fn name(self) -> &'static str {
         match self {
             Task::Full => "full",
             Task::Incremental => "incremental",
-            Task::Drill => "drill",
+            Task::Drill(Level::Existence) => "drill-existence",
+            Task::Drill(Level::Hashes) => "drill-hashes",
+            Task::Drill(Level::Decode) => "drill-decode",
+            Task::Drill(Level::Engine) => "drill",
+            Task::Drill(Level::Point) => "drill-point",
+            Task::Drill(Level::ColdStart) => "drill-cold-start",
+            Task::Drill(Level::GameDay) => "drill-game-day",
             Task::Prune => "prune",
             Task::Verify => "verify",
         }
@@ -53,6 +75,16 @@ impl Task {
     /// Whether it makes a recovery point.
     pub fn is_backup(self) -> bool {
         matches!(self, Task::Full | Task::Incremental)
+    }
+
+    pub fn is_drill(self) -> bool {
+        matches!(self, Task::Drill(_))
+    }
+}
+
+impl Serialize for Task {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
     }
 }
 
@@ -87,16 +119,18 @@ pub enum Overlap {
 /// Where a log keeps the RPO and nothing else is said, snapshots come so often: a restore replays the log from the newest.
 const UNDER_A_LOG: SignedDuration = SignedDuration::from_hours(24);
 
-/// One job: a source, and when what happens to it.
+/// One job: a source, a group or a plan, and when what happens to it.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub file: PathBuf,
     /// A job that is switched off is checked, and nothing more.
     pub enabled: bool,
-    /// Of a plan: [`SourceName::of_plan`].
+    /// Of a plan: [`SourceName::of_plan`]; of a group: [`SourceName::of_group`].
     pub source: SourceName,
     /// The plan that is drilled, instead of a source.
     pub plan: Option<Planned>,
+    /// Of a group: the sources that are backed up together, instead of one.
+    pub members: Vec<SourceName>,
     pub tasks: BTreeMap<Task, Rhythm>,
     pub rpo: Option<SignedDuration>,
     pub rto: Option<SignedDuration>,
@@ -119,6 +153,19 @@ pub struct Planned {
 }
 
 impl Job {
+    /// Whether what it does is done to `source`, too.
+    pub fn covers(&self, source: &SourceName) -> bool {
+        self.source == *source || self.members.contains(source)
+    }
+
+    /// The drills on its schedule, from the cheap to the dear.
+    pub fn drills(&self) -> impl Iterator<Item = (Level, &Rhythm)> {
+        self.tasks.iter().filter_map(|(task, rhythm)| match task {
+            Task::Drill(level) => Some((*level, rhythm)),
+            _ => None,
+        })
+    }
+
     /// An RPO that no backup here is made for brings one of its own: as often as it needs.
     fn derive(&mut self) {
         if self.continuous {
@@ -156,7 +203,7 @@ pub fn load(directory: &Path) -> Result<Vec<Declared>> {
             return Err(Failure::new(
                 Kind::Config,
                 format!("{} and {} are both for {}", other.job.file.display(), path.display(), declared.job.source),
-                "Nothing was done. Put all that happens to a source into one file.",
+                "Nothing was done. Put all that happens to one of them into one file.",
             ));
         }
         jobs.push(declared);

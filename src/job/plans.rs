@@ -35,6 +35,7 @@ fn job(plan: &Plan, own: Option<Job>) -> Result<Option<Job>> {
         enabled: true,
         source: SourceName::of_plan(&plan.name)?,
         plan: None,
+        members: Vec::new(),
         tasks: Default::default(),
         rpo: None,
         rto: None,
@@ -46,8 +47,8 @@ fn job(plan: &Plan, own: Option<Job>) -> Result<Option<Job>> {
     };
     let from_file = own.is_some();
     let mut job = own.unwrap_or(usual);
-    if !job.tasks.contains_key(&Task::Drill) {
-        job.tasks.extend(plan.drill.clone().map(|rhythm| (Task::Drill, rhythm)));
+    if !job.tasks.contains_key(&Task::DRILL) {
+        job.tasks.extend(plan.drill.clone().map(|rhythm| (Task::DRILL, rhythm)));
     }
     if job.tasks.is_empty() {
         let help = "Nothing was done. Add `drill = { every = \"7d\" }` to the job or to the plan.";

@@ -104,6 +104,22 @@ impl Rhythm {
             Rhythm::Cron(cron) => cron.gaps,
         }
     }
+
+    /// From the keys of a table; the error says what to write.
+    pub(super) fn written(
+        every: Option<Interval>,
+        cron: Option<String>,
+        timezone: Option<Zone>,
+    ) -> Result<Rhythm, String> {
+        match (every, cron, timezone) {
+            (Some(every), None, None) => Ok(Rhythm::Every(every.0)),
+            (None, Some(cron), timezone) => {
+                let timezone = timezone.map_or(TimeZone::UTC, |zone| zone.0);
+                Cron::new(&cron, timezone).map(|cron| Rhythm::Cron(Box::new(cron)))
+            }
+            _ => Err("a rhythm is { every = \"30m\" } or { cron = \"0 2 * * *\", timezone = \"Asia/Tokyo\" }".into()),
+        }
+    }
 }
 
 impl fmt::Display for Rhythm {
@@ -128,17 +144,8 @@ impl<'de> Deserialize<'de> for Rhythm {
             cron: Option<String>,
             timezone: Option<Zone>,
         }
-        let written = Written::deserialize(d)?;
-        match written {
-            Written { every: Some(every), cron: None, timezone: None } => Ok(Rhythm::Every(every.0)),
-            Written { every: None, cron: Some(cron), timezone } => {
-                let timezone = timezone.map_or(TimeZone::UTC, |zone| zone.0);
-                Cron::new(&cron, timezone).map(|cron| Rhythm::Cron(Box::new(cron))).map_err(D::Error::custom)
-            }
-            _ => Err(D::Error::custom(
-                "a rhythm is { every = \"30m\" } or { cron = \"0 2 * * *\", timezone = \"Asia/Tokyo\" }",
-            )),
-        }
+        let Written { every, cron, timezone } = Written::deserialize(d)?;
+        Rhythm::written(every, cron, timezone).map_err(D::Error::custom)
     }
 }
 

@@ -10,12 +10,15 @@ use std::path::Path;
 use super::basis::index_store;
 use super::{Open, shared};
 use crate::entry::{Entry, EntryKind, Name};
+use crate::interrupt;
 use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::index::{LayerReader, Merge, Segment, id_bytes};
 use crate::repository::sealed::Secrets;
 use crate::repository::snapshot::Snapshot;
 
+/// What it means that a comparison does not go on.
+const NOTHING_SAID: &str = "Nothing was changed, and nothing is said of the backup.";
 /// Differences named in a check.
 const NAMED: usize = 5;
 
@@ -35,6 +38,7 @@ pub fn compare(
     let (mut entries, mut bytes, mut rooted) = (0u64, 0u64, false);
     while let Some(merged) = merge.next_entry()? {
         let Some(entry) = merged.entry else { continue };
+        interrupt::check(NOTHING_SAID)?;
         entries += 1;
         rooted |= entry.path.is_empty();
         let path = dir.join(std::ffi::OsStr::from_bytes(entry.path.as_bytes()));
@@ -47,6 +51,7 @@ pub fn compare(
         bytes += entry.size;
         let file = File::open(&path).ok();
         while let Some(segment) = merge.next_segment()? {
+            interrupt::check(NOTHING_SAID)?;
             let same = file.as_ref().is_some_and(|f| segment_matches(f, &entry, &segment, secrets).unwrap_or(false));
             if !same {
                 found.contents.add(&entry.path, &format!("differs at {}", segment.at));

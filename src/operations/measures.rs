@@ -74,7 +74,7 @@ pub fn measure(reports: &[DrillReport], bytes_now: Option<u64>, rto_target: Opti
     let last = whole.last();
     let bytes = bytes_now.map(|b| b as f64).or(samples.last().map(|s| s.bytes)).unwrap_or(0.0);
     let fresh = |level: Level| {
-        let passed = reports.iter().filter(|r| r.r#type == "drill" && r.passed && r.level >= level);
+        let passed = reports.iter().filter(|r| r.r#type == "drill" && r.passed && r.level.covers(level));
         (level, passed.map(|r| r.finished).max())
     };
     Measures {

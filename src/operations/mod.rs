@@ -33,6 +33,7 @@ pub mod receiver;
 pub mod reread;
 pub mod restore;
 pub mod retention;
+pub mod retire;
 pub mod suspect;
 pub mod thaw;
 pub mod tiers;

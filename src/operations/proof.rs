@@ -1,25 +1,29 @@
 //! The proof of a restored copy: the checks of its kind, with the real engine where there is one.
 
+mod log;
+
 use anyhow::{Context, Result};
 use std::path::Path;
 
-use super::wal::recover::{self, Route, Target};
-use super::wal::replay::{self, Aim};
+use super::drill::Moment;
+use super::wal::recover;
 use super::{Open, contents};
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
 use crate::source::canary::{CHROMA_FILE, Found, Stated};
+use crate::source::postgres::engine::Engine;
 use crate::source::redis::connection::Connection;
 use crate::source::{Settings, chroma, command, files, postgres, redis, sqlite};
-use crate::storage;
 
 /// A restored copy to be proven.
 pub struct Case<'a> {
     pub open: &'a Open,
     pub identities: &'a [Identity],
     pub snapshot: &'a Snapshot,
+    /// Up to where the log after it is replayed; without it, as far as it goes.
+    pub moment: Option<Moment>,
     /// What was restored. Checked against the snapshot before any engine may touch it.
     pub copy: &'a Path,
     /// A directory for sockets, logs and further copies; it is removed with the copy.
@@ -103,10 +107,6 @@ fn by_engine(
     proven: &mut Proven,
     found: &mut Option<Found>,
 ) -> Result<()> {
-    let mut in_postgres = |engine: &postgres::engine::Engine| {
-        let look = |(c, name): (&Stated, &str)| postgres::canary::look(engine, c.database.as_deref(), &c.at, name);
-        *found = sought.map(look);
-    };
     let of_postgres = || case.settings.postgres.clone().unwrap_or_default();
     match case.snapshot.kind.as_str() {
         "chroma" => {
@@ -125,23 +125,16 @@ fn by_engine(
                 *found = sought.map(look);
             };
             proven.checks.extend(redis::proof::prove(case.copy, facts, &options, &mut also)?);
-            proven.checks.extend(replay_stream(case, facts, &options)?);
+            proven.checks.extend(log::as_append_only_file(case, facts, &options)?);
         }
         postgres::PHYSICAL => {
-            let mut options = of_postgres();
-            let mut copy = postgres::proof::Copy { data: case.copy, scratch: case.scratch, replayed: false };
-            if let Some(route) = recover::route_on(case.open, case.identities, case.snapshot)? {
-                proven.checks.extend(postgres::proof::at_end(&copy, facts, &options, case.times)?);
-                proven.checks.push(replay_log(case, &route, &mut options));
-                copy.replayed = true;
-            }
-            let proof = postgres::proof::prove(&copy, facts, &options, case.times, &mut in_postgres)?;
-            proven.checks.extend(proof.checks);
-            proven.remarks = proof.remarks;
+            let options = of_postgres();
+            data_directory(case, facts, options, proven, &mut |engine| *found = in_postgres(engine, sought))?;
         }
         postgres::LOGICAL => {
             let options = of_postgres();
-            let checks = postgres::logical::proof::prove(case.copy, case.scratch, facts, &options, &mut in_postgres)?;
+            let mut also = |engine: &Engine| *found = in_postgres(engine, sought);
+            let checks = postgres::logical::proof::prove(case.copy, case.scratch, facts, &options, &mut also)?;
             proven.checks.extend(checks);
         }
         _ => {}
@@ -149,32 +142,32 @@ fn by_engine(
     Ok(())
 }
 
-/// Puts the stored replication stream that follows the snapshot behind a second copy, and has a server load both.
-fn replay_stream(case: &Case, facts: &serde_json::Value, options: &redis::Options) -> Result<Vec<Check>> {
-    let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else { return Ok(Vec::new()) };
-    let copy = case.scratch.join("replayed");
-    std::fs::create_dir(&copy).context("make a directory for the replay")?;
-    let (from, to) = (case.copy.join(redis::DUMP), copy.join(redis::DUMP));
-    std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).context("copy the data set")?;
-    let aim = Aim { target: replay::Target::Latest, before: false };
-    match replay::write(case.open, case.identities, &route, &aim, &copy) {
-        Ok(replayed) => redis::proof::replayed(&copy, facts, options, &replayed.written),
-        Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => Err(e),
-        Err(e) => Ok(vec![Check::compare("log after the snapshot", "whole", format!("{e:#}"))]),
-    }
+fn in_postgres(engine: &Engine, sought: Option<(&Stated, &str)>) -> Option<Found> {
+    sought.map(|(canary, name)| postgres::canary::look(engine, canary.database.as_deref(), &canary.at, name))
 }
 
-/// Puts the stored log that follows the snapshot into the copy, so that the server replays it, and adds the question whether it did.
-fn replay_log(case: &Case, route: &Route, options: &mut postgres::Options) -> Check {
-    let filled = recover::fill(case.open, case.identities, route, &Target::Latest, case.copy);
-    let whole = |actual: String, name: String| Check::compare(name, "whole", actual);
-    match filled {
-        Ok((prepared, _)) => {
-            if let Some(last) = &prepared.last {
-                options.check.push(format!("select pg_current_wal_insert_lsn() > '{}'", last.position));
-            }
-            whole("whole".to_owned(), format!("log replayed, {} files after the snapshot", prepared.segments))
-        }
-        Err(e) => whole(format!("{e:#}"), "log after the snapshot".to_owned()),
+/// A copy of PostgreSQL's files, with the log that goes on behind it.
+fn data_directory(
+    case: &Case,
+    facts: &serde_json::Value,
+    mut options: postgres::Options,
+    proven: &mut Proven,
+    also: &mut dyn FnMut(&Engine),
+) -> Result<()> {
+    let (data, scratch) = (case.copy, case.scratch);
+    let goes_on = case.moment.is_none() && recover::route_on(case.open, case.identities, case.snapshot)?.is_some();
+    if goes_on {
+        proven.checks.extend(postgres::proof::at_end((data, scratch), facts, &options, case.times)?);
     }
+    let (replayed, stop) = log::into_data_directory(case, &mut options)?;
+    let whole = replayed.as_ref().is_none_or(|check| check.passed);
+    proven.checks.extend(replayed);
+    // Without the log up to the point a server would show another one.
+    if whole || case.moment.is_none() {
+        let copy = postgres::proof::Copy { data, scratch, goes_on, stop: stop.as_ref() };
+        let proof = postgres::proof::prove(&copy, facts, &options, case.times, also)?;
+        proven.checks.extend(proof.checks);
+        proven.remarks = proof.remarks;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Integrity of the repository: chain, signatures and existence without any key; hashes by reading; data by decrypting and decompressing.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use zstd::bulk::Decompressor;
@@ -45,6 +46,8 @@ pub struct VerifyReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceVerified {
     pub source: SourceName,
+    /// Since when it is given up on purpose.
+    pub retired: Option<Timestamp>,
     pub snapshots: u64,
     /// Objects that snapshots name.
     pub objects: u64,
@@ -163,6 +166,7 @@ fn verify_source(
     archived += coverage.as_ref().map_or(0, |c| c.archived);
     Ok(SourceVerified {
         source: source.clone(),
+        retired: whole.retired().map(|record| record.started),
         snapshots: whole.snapshots().count() as u64,
         objects: needed.len() as u64 + log.objects,
         bytes_read,

@@ -45,6 +45,8 @@ pub struct Sight {
     /// Commits that somebody has deleted or written over in a store that keeps versions.
     pub covered: usize,
     pub rolled_back: bool,
+    /// Since when it is given up on purpose: then it may be silent.
+    pub retired: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -104,6 +106,7 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
         verified: None,
         faults: Vec::new(),
         covered: series.covers().len(),
+        retired: None,
         rolled_back: match seen.0.get(&source) {
             Some((seq, hash)) => !series.has(*seq, *hash).unwrap_or(false),
             None => false,
@@ -115,6 +118,12 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
             Err(e) => sight.faults.push(format!("{e:#}")),
             Ok(commit) => {
                 sight.head.get_or_insert((commit.seq(), commit.hash));
+                // Unless a snapshot came after it.
+                if let Line::Retire(record) = &commit.line
+                    && sight.host.is_none()
+                {
+                    sight.retired.get_or_insert(record.started);
+                }
                 if let Some(snapshot) = sight.take(&commit, &series) {
                     let log = reach::log_after(open, snapshot)?;
                     sight.newest = sight.newest.max(log.map(|log| log.until));
@@ -169,6 +178,9 @@ pub fn judge(sights: &[Sight], bounds: &Bounds, now: Timestamp) -> Vec<Alarm> {
         }
         if let Some(first) = sight.faults.first() {
             raise(Cause::Damaged, format!("{} commits do not verify: {first}", sight.faults.len()));
+        }
+        if sight.retired.is_some() {
+            continue;
         }
         let most = bounds.of_source.get(source).copied().unwrap_or(bounds.newest);
         match sight.newest.map(|at| now.duration_since(at)) {
@@ -247,6 +259,7 @@ mod tests {
             faults: Vec::new(),
             covered: 0,
             rolled_back: false,
+            retired: None,
         }
     }
 
@@ -265,6 +278,12 @@ mod tests {
             [Cause::RolledBack, Cause::Covered]
         );
         assert_eq!(causes(Sight { faults: vec!["x".into()], ..sight(0) }, &bounds), [Cause::Damaged]);
+        // What is given up may be silent, and nothing else.
+        let retired = Sight { retired: Some(Timestamp::UNIX_EPOCH), ..sight(9999) };
+        assert_eq!(causes(retired.clone(), &bounds), []);
+        assert_eq!(causes(Sight { newest: None, seq: None, ..retired.clone() }, &bounds), []);
+        let gone = Sight { rolled_back: true, faults: vec!["x".into()], ..retired };
+        assert_eq!(causes(gone, &bounds), [Cause::RolledBack, Cause::Damaged]);
         bounds.verified = Some(SignedDuration::from_hours(24));
         assert_eq!(causes(sight(0), &bounds), [Cause::Unproven]);
         assert_eq!(causes(Sight { verified: Some(Timestamp::UNIX_EPOCH), ..sight(0) }, &bounds), []);

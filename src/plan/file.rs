@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::check::CheckOf;
-use super::{Action, InDrill, Notify, OnFailure, Plan, PointOf, Restore, Stage, Variables, WaitFor};
+use super::{Action, InDrill, Notify, OnFailure, Plan, PointOf, Restore, RestoreGroup, Stage, Variables, WaitFor};
 use crate::config::{Config, duration, explain};
 use crate::error::{Failure, Kind};
 use crate::job::Rhythm;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{GroupName, Hash, SourceName};
 use crate::secret::{Secret, Text};
 
 /// Longest run of a stage that says nothing of it.
@@ -64,8 +64,9 @@ struct WrittenStage {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenRestore {
-    source: SourceName,
-    to: String,
+    source: Option<SourceName>,
+    group: Option<GroupName>,
+    to: WrittenPlaces,
     point: Option<WrittenPoint>,
     #[serde(default)]
     replace: bool,
@@ -88,6 +89,32 @@ struct WrittenNotify {
     webhook: Option<Text>,
     #[serde(default)]
     run: Vec<String>,
+}
+
+/// A path, or of a group one for each member. By hand, for the line of an error.
+#[derive(Debug)]
+enum WrittenPlaces {
+    One(String),
+    Each(BTreeMap<SourceName, String>),
+}
+
+impl<'de> Deserialize<'de> for WrittenPlaces {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<WrittenPlaces, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenPlaces;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or of a group { MEMBER = path, … }")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenPlaces, E> {
+                Ok(WrittenPlaces::One(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenPlaces, A::Error> {
+                BTreeMap::deserialize(de::value::MapAccessDeserializer::new(map)).map(WrittenPlaces::Each)
+            }
+        }
+        d.deserialize_any(Either)
+    }
 }
 
 /// `"latest"`, `"verified"` or a number. By hand, because an untagged enum would lose the line of an error.
@@ -185,15 +212,49 @@ pub fn parse(text: &str, path: &Path, config: &Config) -> Result<Plan> {
     };
     for stage in written.stage {
         let name = stage.name.clone();
-        let stage = complete(stage, &plan.stages).map_err(|what| wrong(Some(&name), what))?;
+        let stage = complete(stage, &plan.stages, config).map_err(|what| wrong(Some(&name), what))?;
         plan.stages.push(stage);
         fits(&plan, config).map_err(|what| wrong(Some(&name), what))?;
     }
     Ok(plan)
 }
 
+/// What is restored, and where it goes.
+fn restoring(written: WrittenRestore, config: &Config) -> Result<Action, String> {
+    let WrittenRestore { source, group, to, point, replace, version, identity } = written;
+    let point = point.map_or(PointOf::Latest, |p| p.0);
+    match (source, group, to) {
+        (Some(source), None, WrittenPlaces::One(to)) => {
+            Ok(Action::Restore(Restore { source, to, point, replace, version, identity }))
+        }
+        (Some(_), None, WrittenPlaces::Each(_)) => Err("`to` of a source is one path".into()),
+        (None, Some(_), _) if version.is_some() || identity.is_some() => {
+            Err("`version` and `identity` are of one source: ask for them in a check".into())
+        }
+        (None, Some(group), to) => {
+            let Some(known) = config.group.iter().find(|known| known.name == group) else {
+                let all: Vec<String> = config.group.iter().map(|known| known.name.to_string()).collect();
+                let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+                return Err(format!("{group} is no group of {}: there are {all}", config.file.display()));
+            };
+            let to = match to {
+                WrittenPlaces::One(to) => known.sources.iter().map(|m| (m.clone(), format!("{to}/{m}"))).collect(),
+                WrittenPlaces::Each(to) => to,
+            };
+            let lacking = known.sources.iter().find(|member| !to.contains_key(*member));
+            let strange = to.keys().find(|name| !known.sources.contains(name));
+            match (lacking, strange) {
+                (Some(member), _) => Err(format!("`to` does not say where {member} goes, which is in group {group}")),
+                (_, Some(name)) => Err(format!("`to` names {name}, which is not in group {group}")),
+                _ => Ok(Action::RestoreGroup(RestoreGroup { group, to, point, replace })),
+            }
+        }
+        _ => Err("`restore` takes a source or a group".into()),
+    }
+}
+
 /// The stage with its one action; `before` are those in front of it.
-fn complete(written: WrittenStage, before: &[Stage]) -> Result<Stage, String> {
+fn complete(written: WrittenStage, before: &[Stage], config: &Config) -> Result<Stage, String> {
     if before.iter().any(|s| s.name == written.name) {
         return Err("another stage has this name".into());
     }
@@ -204,16 +265,7 @@ fn complete(written: WrittenStage, before: &[Stage]) -> Result<Stage, String> {
     if let Some(unknown) = after.iter().find(|name| !before.iter().any(|s| s.name == **name)) {
         return Err(format!("`after` names {unknown:?}, which is no stage above this one"));
     }
-    let restore = written.restore.map(|r| {
-        Action::Restore(Restore {
-            source: r.source,
-            to: r.to,
-            point: r.point.map_or(PointOf::Latest, |p| p.0),
-            replace: r.replace,
-            version: r.version,
-            identity: r.identity,
-        })
-    });
+    let restore = written.restore.map(|restore| restoring(restore, config)).transpose()?;
     let wait = written.wait_for.map(|w| match (w.http, w.tcp, w.file) {
         (Some(url), None, None) => Ok(Action::WaitFor(WaitFor::Http(url))),
         (None, Some(address), None) => Ok(Action::WaitFor(WaitFor::Tcp(address))),
@@ -257,19 +309,21 @@ fn fits(plan: &Plan, config: &Config) -> Result<(), String> {
     match &stage.action {
         Action::Run(argv) if argv.is_empty() => return Err("there is no program to run".into()),
         Action::Run(argv) => texts.extend(argv),
-        Action::Restore(restore) => {
-            if !config.source.iter().any(|s| s.name == restore.source) {
-                let known: Vec<&str> = config.source.iter().map(|s| s.name.as_str()).collect();
-                let known = known.join(", ");
-                return Err(format!("{} is no source of {}: there are {known}", restore.source, config.file.display()));
-            }
-            if restored.iter().filter(|s| **s == restore.source).count() > 1 {
-                return Err(format!("{} is restored by a stage above already", restore.source));
+        Action::Restore(_) | Action::RestoreGroup(_) => {
+            for (source, to, _) in stage.places() {
+                if !config.source.iter().any(|s| s.name == *source) {
+                    let known: Vec<&str> = config.source.iter().map(|s| s.name.as_str()).collect();
+                    let known = known.join(", ");
+                    return Err(format!("{source} is no source of {}: there are {known}", config.file.display()));
+                }
+                if restored.iter().filter(|s| *s == source).count() > 1 {
+                    return Err(format!("{source} is restored by a stage above already"));
+                }
+                variables.fill(to).map_err(|e| e.to_string())?;
             }
             if stage.in_drill == InDrill::Run {
                 return Err("a drill restores to scratch, never to `to`: leave drill = \"run\" out".into());
             }
-            texts.push(&restore.to);
         }
         Action::Check(checks) => {
             if checks.is_empty() {

@@ -15,6 +15,9 @@ pub struct Journal {
     pub hash: Hash,
     pub started: Timestamp,
     pub stages: Vec<StageReport>,
+    /// A stage of which only some members of its group are there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<StageReport>,
     #[serde(skip)]
     path: PathBuf,
 }
@@ -38,7 +41,8 @@ impl Journal {
     }
 
     pub fn begin(state: &Path, repository: &str, plan: &str, hash: Hash, started: Timestamp) -> Result<Journal> {
-        let journal = Journal { hash, started, stages: Vec::new(), path: Journal::place(state, repository, plan) };
+        let journal =
+            Journal { hash, started, stages: Vec::new(), part: None, path: Journal::place(state, repository, plan) };
         journal.save()?;
         Ok(journal)
     }
@@ -47,6 +51,13 @@ impl Journal {
     pub fn note(&mut self, stage: &StageReport) -> Result<()> {
         self.stages.retain(|s| s.name != stage.name);
         self.stages.push(stage.clone());
+        self.part = None;
+        self.save()
+    }
+
+    /// As [`Journal::note`], of a stage that is not done.
+    pub fn note_part(&mut self, stage: &StageReport) -> Result<()> {
+        self.part = Some(stage.clone());
         self.save()
     }
 

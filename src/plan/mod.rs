@@ -22,12 +22,12 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::error::{Failure, Kind};
 use crate::job::Rhythm;
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{GroupName, Hash, SourceName};
 use crate::secret::{Secret, Text};
 use check::CheckOf;
 
 pub use journal::Journal;
-pub use report::{Ended, Forecast, PlanReport, StageReport, State, forecast, reports, state, subject};
+pub use report::{CommonPoint, Ended, Forecast, PlanReport, StageReport, State, forecast, reports, state, subject};
 pub use run::{Mode, Run, Wanted};
 pub use variables::Variables;
 
@@ -69,6 +69,7 @@ pub struct Stage {
 pub enum Action {
     Run(Vec<String>),
     Restore(Restore),
+    RestoreGroup(RestoreGroup),
     Check(Vec<CheckOf>),
     WaitFor(WaitFor),
     Notify(Notify),
@@ -78,7 +79,7 @@ impl Action {
     pub fn name(&self) -> &'static str {
         match self {
             Action::Run(_) => "run",
-            Action::Restore(_) => "restore",
+            Action::Restore(_) | Action::RestoreGroup(_) => "restore",
             Action::Check(_) => "check",
             Action::WaitFor(_) => "wait for",
             Action::Notify(_) => "notify",
@@ -100,12 +101,24 @@ pub struct Restore {
     pub identity: Option<String>,
 }
 
+/// All members of a group, to one common point.
+#[derive(Debug, Clone)]
+pub struct RestoreGroup {
+    pub group: GroupName,
+    /// Where each member goes in a real restore.
+    pub to: BTreeMap<SourceName, String>,
+    pub point: PointOf,
+    /// As of [`Restore`], for each member.
+    pub replace: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointOf {
     /// The newest complete one that is not suspect.
     Latest,
     /// The newest that a drill has proven.
     Verified,
+    /// Of a group: the number of a common point.
     Seq(u64),
 }
 
@@ -149,14 +162,23 @@ pub enum OnFailure {
     Rollback,
 }
 
+impl Stage {
+    /// The sources that it restores, where each goes, and whether something may lie there.
+    pub fn places(&self) -> Vec<(&SourceName, &str, bool)> {
+        match &self.action {
+            Action::Restore(restore) => vec![(&restore.source, &restore.to, restore.replace)],
+            Action::RestoreGroup(restore) => {
+                restore.to.iter().map(|(source, to)| (source, to.as_str(), restore.replace)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl Plan {
     /// The sources that it restores.
     pub fn sources(&self) -> Vec<SourceName> {
-        let restores = self.stages.iter().filter_map(|s| match &s.action {
-            Action::Restore(restore) => Some(restore.source.clone()),
-            _ => None,
-        });
-        restores.collect()
+        self.stages.iter().flat_map(|stage| stage.places().into_iter().map(|(source, ..)| source.clone())).collect()
     }
 
     /// Reads one plan's text. The sources that it restores must be in `config`.

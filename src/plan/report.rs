@@ -9,7 +9,7 @@ use crate::operations::evidence::{Chain, Environment, Keys};
 use crate::operations::measures::{self, Prediction};
 use crate::operations::{Open, drill};
 use crate::report::{Check, Phase};
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{GroupName, Hash, SourceName};
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +42,35 @@ pub struct StageReport {
     /// Of a restore: which point of which source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub point: Option<PointReport>,
+    /// Of the restore of a group: the common point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<CommonPoint>,
 }
 
 impl StageReport {
     pub fn over_budget(&self) -> bool {
         self.budget_seconds.is_some_and(|budget| self.seconds > budget)
     }
+
+    /// What it restored.
+    pub fn points(&self) -> impl Iterator<Item = &PointReport> {
+        self.point.iter().chain(self.group.iter().flat_map(|group| &group.members))
+    }
+}
+
+/// A common point that a plan restored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommonPoint {
+    pub group: GroupName,
+    pub n: u64,
+    /// Hash of the common point.
+    pub point: Hash,
+    /// How far apart the points of its members may lie, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skew_ms: Option<u64>,
+    pub spread_ms: u64,
+    /// Those that have come back.
+    pub members: Vec<PointReport>,
 }
 
 /// A recovery point that a plan restored.
@@ -60,6 +83,9 @@ pub struct PointReport {
     pub why: String,
     /// Where the copy lies, or lay.
     pub to: String,
+    /// Of a member of a group that replaced something: where that is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
 }
 
 /// FORMAT.md §2.7.
@@ -163,16 +189,34 @@ pub fn forecast(open: &Open, plan: &Plan, runs: &[PlanReport]) -> Result<Vec<For
             if let Some(median) = measured.get(measured.len() / 2) {
                 return Ok(Forecast { seconds: Some(*median), from: format!("{} earlier runs", measured.len()) });
             }
-            if let Action::Restore(restore) = &stage.action {
-                let known = measures::measure(&drill::reports(open, &restore.source)?, None, None);
-                if let Prediction::Between { seconds, measured, .. } = known.predicted_rto {
-                    return Ok(Forecast { seconds: Some(seconds), from: format!("{measured} drills") });
+            match &stage.action {
+                Action::Restore(restore) => of_drills(open, &restore.source),
+                Action::RestoreGroup(restore) => {
+                    let all: Vec<Forecast> =
+                        restore.to.keys().map(|member| of_drills(open, member)).collect::<Result<_>>()?;
+                    let seconds: Option<f64> = all.iter().map(|forecast| forecast.seconds).sum();
+                    let from = if seconds.is_some() { "drills of its members" } else { "not all measured yet" };
+                    Ok(Forecast { seconds, from: from.into() })
                 }
-                if let Some(seconds) = known.achieved_rto_seconds {
-                    return Ok(Forecast { seconds: Some(seconds), from: "the last drill".into() });
-                }
+                _ => Ok(Forecast::unknown()),
             }
-            Ok(Forecast { seconds: None, from: "not measured yet".into() })
         })
         .collect()
+}
+
+impl Forecast {
+    fn unknown() -> Forecast {
+        Forecast { seconds: None, from: "not measured yet".into() }
+    }
+}
+
+fn of_drills(open: &Open, source: &SourceName) -> Result<Forecast> {
+    let known = measures::measure(&drill::reports(open, source)?, None, None);
+    Ok(match (known.predicted_rto, known.achieved_rto_seconds) {
+        (Prediction::Between { seconds, measured, .. }, _) => {
+            Forecast { seconds: Some(seconds), from: format!("{measured} drills") }
+        }
+        (_, Some(seconds)) => Forecast { seconds: Some(seconds), from: "the last drill".into() },
+        _ => Forecast::unknown(),
+    })
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::check::{Case, Copy, Engines, Secrets};
 use super::report::{Ended, PlanReport, StageReport};
 use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, subject};
+use crate::child::watch::Watch;
 use crate::config::Config;
 use crate::error::{Kind, kind_of};
 use crate::operations::Open;
@@ -25,6 +26,7 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::snapshot::{Commit, Snapshot};
 
 mod expected;
+mod group;
 mod restore;
 mod undo;
 
@@ -88,6 +90,7 @@ impl Run<'_> {
         let started = self.open.now();
         let mut progress = self.begin(started)?;
         let clock = Instant::now();
+        let mut watch = self.watch(&progress)?;
         let mut stopped = None;
         for (n, stage) in self.plan.stages.iter().enumerate() {
             if progress.stages.iter().any(|s| s.name == stage.name) {
@@ -97,9 +100,14 @@ impl Run<'_> {
                 Some(why) => stage_report(stage, Ended::NotReached, format!("the plan stopped at {why:?}")),
                 None => {
                     (self.tell)(n, None);
-                    match self.one(stage, &mut progress) {
+                    let ended = self.one(stage, &mut progress);
+                    // What was ended from outside tells nothing of the backup.
+                    let ended = watch.as_ref().map_or(Ok(()), Watch::check).and(ended);
+                    match ended {
                         Ok(report) => report,
                         Err(e) => {
+                            // What is undone now has time of its own.
+                            drop(watch.take());
                             self.leave(&mut progress);
                             return Err(e);
                         }
@@ -123,7 +131,14 @@ impl Run<'_> {
                 }
             }
         }
+        drop(watch);
         self.end(progress, started, clock.elapsed().as_secs_f64())
+    }
+
+    /// Over what a drill starts.
+    fn watch(&self, progress: &Progress) -> Result<Option<Watch>> {
+        let scratch = progress.scratch.as_ref().filter(|_| self.wanted.mode == Mode::Drill);
+        scratch.map(|scratch| Watch::begin(scratch.notes(), self.config.drill_bounds())).transpose()
     }
 
     /// A drill that stops early leaves nothing running of what it has started.
@@ -200,7 +215,7 @@ impl Run<'_> {
             return false;
         }
         match &stage.action {
-            Action::Restore(_) => false,
+            Action::Restore(_) | Action::RestoreGroup(_) => false,
             Action::Check(checks) => checks.iter().all(|c| c.is_live()),
             Action::Run(_) | Action::WaitFor(_) | Action::Notify(_) => true,
         }
@@ -217,6 +232,7 @@ impl Run<'_> {
                 Mode::Drill => self.restore_into_scratch(restore, progress, report),
                 Mode::Real => self.restore_for_real(restore, progress, report),
             },
+            Action::RestoreGroup(restore) => self.restore_group(restore, progress, report),
             Action::Check(checks) => {
                 let usual = self.wanted.mode == Mode::Drill && stage.in_drill == InDrill::Usual;
                 let engines = Engines::default();
@@ -295,7 +311,7 @@ impl Run<'_> {
         let finished = self.open.now();
         let before: f64 = progress.stages.iter().filter(|s| s.outcome == Ended::DoneBefore).map(|s| s.seconds).sum();
         let achieved = seconds + before;
-        let points: Vec<_> = progress.stages.iter().filter_map(|s| s.point.clone()).collect();
+        let points: Vec<_> = progress.stages.iter().flat_map(|s| s.points().cloned()).collect();
         let oldest = points.iter().map(|p| p.data_time).min();
         let exposure = oldest.map_or(0.0, |at| started.duration_since(at).as_secs_f64());
         let (rpo, rto) = (self.plan.rpo.map(|t| t.as_secs_f64()), self.plan.rto.map(|t| t.as_secs_f64()));
@@ -369,5 +385,6 @@ fn stage_report(stage: &Stage, outcome: Ended, detail: String) -> StageReport {
         detail,
         kept: None,
         point: None,
+        group: None,
     }
 }

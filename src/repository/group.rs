@@ -163,9 +163,18 @@ impl<'a> Points<'a> {
         Ok(Points { store, trust, name, listed })
     }
 
+    pub fn name(&self) -> &GroupName {
+        self.name
+    }
+
     /// The highest number taken; 0 where there is none.
     pub fn last(&self) -> u64 {
         self.listed.last_key_value().map_or(0, |(n, _)| *n)
+    }
+
+    /// How many there are; fewer than the highest number where some are missing.
+    pub fn count(&self) -> usize {
+        self.listed.len()
     }
 
     /// The store's own time of point `n`.

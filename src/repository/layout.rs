@@ -8,8 +8,9 @@ use std::fmt;
 
 pub const REPOSITORY: &str = "repository.json";
 
-/// What the names of plans begin with where those of sources stand.
+/// What the names of plans and of groups begin with where those of sources stand.
 const PLAN: &str = "plan.";
+const GROUP: &str = "group.";
 
 /// The name of a source: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +38,21 @@ impl SourceName {
     /// The plan that it stands for.
     pub fn plan(&self) -> Option<&str> {
         self.0.strip_prefix(PLAN)
+    }
+
+    /// The name under which the backup of a group is scheduled. No source can have it.
+    pub fn of_group(group: &GroupName) -> SourceName {
+        SourceName(format!("{GROUP}{group}"))
+    }
+
+    /// The group that it stands for.
+    pub fn group(&self) -> Option<GroupName> {
+        GroupName::new(self.0.strip_prefix(GROUP)?).ok()
+    }
+
+    /// Whether it names a source, and nothing that is scheduled beside sources.
+    pub fn is_source(&self) -> bool {
+        !self.0.starts_with(PLAN) && !self.0.starts_with(GROUP)
     }
 
     pub fn as_str(&self) -> &str {

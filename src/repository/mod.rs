@@ -34,3 +34,16 @@ pub fn check_format(found: u32, what: &str) -> Result<()> {
         "Nothing was changed. Use that version or a newer one.",
     ))
 }
+
+/// Refuses a line of a type that this program does not know, as [`check_format`] does what it cannot understand: who passed it over would not know what
+/// it undoes.
+pub fn check_type(found: &str, known: &[&str], what: &str) -> Result<()> {
+    if known.contains(&found) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Failed,
+        format!("{what} is of the type {found:?}, which this program does not know: it was written by a newer version"),
+        "Nothing was changed. Use that version or a newer one.",
+    ))
+}

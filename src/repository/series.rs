@@ -1,18 +1,23 @@
 //! The commits of one source: listing, reading, verifying the chain.
 
+mod tail;
+
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::history::{self, Cover, Written};
 use super::layout::{self, Hash, SourceName};
-use super::snapshot::{Commit, Line, Named, PackChange, Snapshot, read_pack_list};
+use super::snapshot::{Commit, Line, Named, PackChange, Retirement, Snapshot, read_pack_list};
 use super::trust::Trust;
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
 use crate::storage;
+
+pub use tail::Tail;
 
 /// Commits fetched at once.
 const READERS: usize = 8;
@@ -130,9 +135,21 @@ impl<'a> Series<'a> {
         })
     }
 
-    /// Every commit, oldest first; several are fetched at once, since each costs a round trip.
-    fn read_all(&self) -> BTreeMap<u64, Result<Commit>> {
-        let seqs: Vec<u64> = self.listed.keys().copied().collect();
+    /// The record by which the source was given up, unless a snapshot came after it.
+    pub fn retired(&self) -> Result<Option<Retirement>> {
+        for commit in self.newest_first() {
+            match commit?.line {
+                Line::Prune(_) => {}
+                Line::Retire(record) => return Ok(Some(*record)),
+                Line::Snapshot(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The commits of `range`, oldest first; several are fetched at once, since each costs a round trip.
+    fn read_range(&self, range: impl RangeBounds<u64>) -> BTreeMap<u64, Result<Commit>> {
+        let seqs: Vec<u64> = self.listed.range(range).map(|(seq, _)| *seq).collect();
         let (next, all) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
         let work = || {
             while let Some(seq) = seqs.get(next.fetch_add(1, Ordering::SeqCst)) {
@@ -150,7 +167,7 @@ impl<'a> Series<'a> {
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
         whole.covers = self.covers();
         whole.stored_at.extend(self.listed.iter().map(|(seq, written)| (*seq, written.since())));
-        for (seq, read) in self.read_all() {
+        for (seq, read) in self.read_range(..) {
             match read {
                 Ok(commit) => {
                     hashes.insert(seq, commit.hash);
@@ -219,6 +236,12 @@ impl Whole {
     /// FORMAT.md §4-11.
     pub fn looks_wrong(&self, snapshot: &Snapshot) -> bool {
         snapshot.suspect && !self.snapshots().any(|(_, later)| later.accepted && later.seq >= snapshot.seq)
+    }
+
+    /// The record by which the source was given up, unless a snapshot came after it.
+    pub fn retired(&self) -> Option<&Retirement> {
+        let newest = self.commits.iter().rev().find(|commit| !matches!(commit.line, Line::Prune(_)))?;
+        if let Line::Retire(record) = &newest.line { Some(record) } else { None }
     }
 
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&Commit, &Snapshot)> {

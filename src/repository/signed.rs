@@ -154,6 +154,15 @@ impl<'a> SignedLine<'a> {
         Ok(self.decode::<Version>()?.format)
     }
 
+    /// What the line is.
+    pub fn r#type(&self) -> Result<String> {
+        #[derive(serde::Deserialize)]
+        struct Kind {
+            r#type: String,
+        }
+        Ok(self.decode::<Kind>()?.r#type)
+    }
+
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(self.line).context("read a signed line")
     }

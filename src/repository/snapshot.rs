@@ -1,14 +1,14 @@
-//! Commits: the one object that makes a snapshot exist (FORMAT.md §2.5, §2.6).
+//! Commits: the one object that makes a snapshot exist, and those that say what became of others (FORMAT.md §2.5, §2.6).
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::check_format;
 use super::layout::{Hash, SourceName};
 use super::log::{Gone, Position};
 use super::signed::{PublicKey, SignedLine};
 use super::trust::{Role, Trust};
+use super::{check_format, check_type};
 use crate::limits::LAYERS_MAX;
 use crate::report::Outcome;
 use crate::storage::Lock;
@@ -110,12 +110,33 @@ pub struct Removed {
     pub hash: Hash,
 }
 
+/// The source is given up on purpose. The next snapshot takes it up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirement {
+    pub format: u32,
+    pub repository: String,
+    pub source: SourceName,
+    pub seq: u64,
+    pub previous: Option<Hash>,
+    pub host: String,
+    pub key: String,
+    pub agent: String,
+    pub started: Timestamp,
+    /// In the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Line {
     Snapshot(Box<Snapshot>),
     Prune(Box<Prune>),
+    Retire(Box<Retirement>),
 }
+
+/// The types of commits that there are.
+const TYPES: [&str; 3] = ["snapshot", "prune", "retire"];
 
 /// A commit that verified: read, understood, signed by a key that may.
 #[derive(Debug, Clone)]
@@ -130,18 +151,19 @@ impl Commit {
     pub fn verify(trust: &Trust, source: &SourceName, seq: u64, object: &[u8]) -> Result<Commit> {
         let signed = SignedLine::parse(object)?;
         check_format(signed.format()?, "the commit")?;
+        check_type(&signed.r#type()?, &TYPES, "the commit")?;
         let line: Line = signed.decode()?;
         let commit = Commit { hash: Hash::of(object), signer: signed.key, line };
         let (repository, named, number, key, started) = match &commit.line {
             Line::Snapshot(s) => (&s.repository, &s.source, s.seq, &s.key, s.started),
             Line::Prune(p) => (&p.repository, &p.source, p.seq, &p.key, p.started),
+            Line::Retire(r) => (&r.repository, &r.source, r.seq, &r.key, r.started),
         };
         ensure!(*repository == trust.id && named == source && number == seq, "the commit belongs elsewhere");
         let layers = commit.snapshot().map_or(0, |s| s.layers.len());
         ensure!(layers <= LAYERS_MAX, "the commit names {layers} index layers; at most {LAYERS_MAX} are allowed");
         ensure!(*key == commit.signer.id(), "the commit names another key than the one that signed it");
-        let keeper =
-            matches!(commit.line, Line::Prune(_)) && trust.may_sign(&commit.signer, Role::Keeper, source, started);
+        let keeper = commit.snapshot().is_none() && trust.may_sign(&commit.signer, Role::Keeper, source, started);
         if !keeper && !trust.may_sign(&commit.signer, Role::Host, source, started) {
             bail!("signed by {}, which the root key has not certified for this source", commit.signer.id());
         }
@@ -152,6 +174,7 @@ impl Commit {
         match &self.line {
             Line::Snapshot(s) => s.seq,
             Line::Prune(p) => p.seq,
+            Line::Retire(r) => r.seq,
         }
     }
 
@@ -159,13 +182,14 @@ impl Commit {
         match &self.line {
             Line::Snapshot(s) => s.previous,
             Line::Prune(p) => p.previous,
+            Line::Retire(r) => r.previous,
         }
     }
 
     pub fn snapshot(&self) -> Option<&Snapshot> {
         match &self.line {
             Line::Snapshot(s) => Some(s),
-            Line::Prune(_) => None,
+            Line::Prune(_) | Line::Retire(_) => None,
         }
     }
 }

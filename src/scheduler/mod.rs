@@ -7,9 +7,11 @@ mod slots;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::job::{CatchUp, Job, Overlap, Rhythm, Task, free_at};
+use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 
 pub use slots::{derived_interval, expected_interval, worst_case};
@@ -58,6 +60,8 @@ pub struct SourcePast {
     pub needed: Option<Timestamp>,
     /// What a backup took lately, upload included.
     pub usual: SignedDuration,
+    /// It was given up on purpose: nothing is due.
+    pub retired: bool,
 }
 
 pub type History = BTreeMap<SourceName, SourcePast>;
@@ -105,16 +109,17 @@ pub struct Decision {
 pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) -> Vec<Decision> {
     let none = SourcePast::default();
     let mut all: Vec<Decision> = Vec::new();
-    for job in jobs.iter().filter(|job| job.enabled) {
+    let enabled = || jobs.iter().filter(|job| job.enabled);
+    for job in enabled() {
         let past = history.get(&job.source).unwrap_or(&none);
-        let mut own: Vec<Decision> = job.tasks.keys().map(|task| decide(job, *task, past, limits, now)).collect();
-        in_turn(&mut own);
-        all.extend(own);
+        all.extend(job.tasks.keys().map(|task| decide(job, *task, past, limits, now)));
     }
+    let members = enabled().filter(|job| !job.members.is_empty()).map(|job| (&job.source, job.members.as_slice()));
+    in_turn(&mut all, &members.collect());
     all.sort_by_key(|d| (d.state != State::Running, d.state != State::Start, !d.task.is_backup(), d.at));
     let (mut running, mut reading, mut drills) = (0, 0, 0);
     for decision in &mut all {
-        let drill = usize::from(decision.task == Task::Drill);
+        let drill = usize::from(decision.task.is_drill());
         let reads = usize::from(only_reads(decision.task));
         // What only reads may take hours: one run is left for backups, where there is more than one.
         let full = running >= limits.runs || reading + reads > limits.runs.saturating_sub(1).max(1);
@@ -132,23 +137,59 @@ pub fn plan(jobs: &[Job], history: &History, limits: &Limits, now: Timestamp) ->
     all
 }
 
-/// Of the tasks of one source those wait that exclude one under way, or a more urgent one.
-fn in_turn(own: &mut [Decision]) {
-    own.sort_by_key(|d| (d.state != State::Running, d.task));
-    let mut under_way: Vec<Task> = Vec::new();
-    for decision in own.iter_mut().filter(|d| matches!(d.state, State::Running | State::Start)) {
-        let before = under_way.iter().find(|task| waits_for(decision.task, **task));
-        match before {
-            Some(before) if decision.state == State::Start => {
-                decision.state = State::Held;
-                decision.why = format!("waits for the {before} of this source");
+/// The members of groups, by the names under which these are scheduled.
+type Members<'a> = BTreeMap<&'a SourceName, &'a [SourceName]>;
+
+/// Of the tasks of one source those wait that exclude one under way, or a more urgent one. What a group does, it does to all its members. Groups go
+/// first, those that are due longest at the head: a group that waits for one member keeps the others from starting anything that it would have to
+/// wait for next, or it would wait for ever.
+fn in_turn(all: &mut [Decision], members: &Members) {
+    let mut due: BTreeMap<SourceName, Timestamp> = BTreeMap::new();
+    for decision in all.iter().filter(|d| d.state == State::Start && members.contains_key(&d.source)) {
+        let first = due.entry(decision.source.clone()).or_insert(decision.at);
+        *first = decision.at.min(*first);
+    }
+    all.sort_by_cached_key(|d| {
+        let group = due.get(&d.source).map(|at| (*at, d.source.clone()));
+        (d.state != State::Running, group.is_none(), group, turn(d.task))
+    });
+    // By source: what is done to it, or is to be, and whose run that is.
+    let mut before: BTreeMap<SourceName, Vec<(Task, SourceName)>> = BTreeMap::new();
+    for decision in all.iter_mut().filter(|d| matches!(d.state, State::Running | State::Start)) {
+        let of_group = members.get(&decision.source).copied().unwrap_or_default();
+        let touched: Vec<&SourceName> = of_group.iter().chain([&decision.source]).collect();
+        let mut others = touched.iter().filter_map(|source| before.get(*source)).flatten();
+        let in_the_way = others.find(|(task, _)| waits_for(decision.task, *task)).cloned();
+        let waits = decision.state == State::Start && in_the_way.is_some();
+        if let Some((task, whose)) = in_the_way.filter(|_| waits) {
+            decision.state = State::Held;
+            decision.why = match (whose == decision.source, whose.group()) {
+                (true, _) => format!("waits for the {task} of this source"),
+                (false, Some(group)) => format!("waits for the {task} of group {group}, which is due or under way"),
+                (false, None) => format!("waits for the {task} of {whose}"),
+            };
+        }
+        if !waits || !of_group.is_empty() {
+            for source in touched {
+                before.entry(source.clone()).or_default().push((decision.task, decision.source.clone()));
             }
-            _ => under_way.push(decision.task),
         }
     }
 }
 
-/// Whether two tasks of one source must not run at the same time: all but a backup and what reads what is stored. A drill of hours must hold up
+/// The order of what is due at the same time: of two drills the dearer one, which may spare the other.
+fn turn(task: Task) -> (u8, Reverse<Option<Level>>) {
+    let (turn, level) = match task {
+        Task::Full => (0, None),
+        Task::Incremental => (1, None),
+        Task::Drill(level) => (2, Some(level)),
+        Task::Prune => (3, None),
+        Task::Verify => (4, None),
+    };
+    (turn, Reverse(level))
+}
+
+/// Whether two tasks of one source, or of a group and its member, must not run at the same time: all but a backup and what reads what is stored. A drill of hours must hold up
 /// no backup; a prune waits for it, as it may remove what the drill reads.
 pub fn exclude_each_other(one: Task, other: Task) -> bool {
     let beside = |backup: Task, reader: Task| backup.is_backup() && only_reads(reader);
@@ -163,7 +204,7 @@ fn waits_for(task: Task, before: Task) -> bool {
 
 /// Whether it changes nothing of what is stored.
 fn only_reads(task: Task) -> bool {
-    matches!(task, Task::Drill | Task::Verify)
+    task.is_drill() || task == Task::Verify
 }
 
 fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestamp) -> Decision {
@@ -179,7 +220,11 @@ fn decide(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timest
     if let Some(started) = own.running {
         return decision(State::Running, started, "under way", 0);
     }
-    if task == Task::Drill && past.newest.is_none() {
+    // That its snapshots are whole is looked at all the same.
+    if past.retired && task != Task::Verify {
+        return decision(State::Held, now, "the source is retired", 0);
+    }
+    if task.is_drill() && past.newest.is_none() {
         return decision(State::Held, now, "there is no snapshot yet", 0);
     }
     let Some(Slot { at, missed, why }) = next(job, task, past, limits, now) else {
@@ -208,7 +253,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     let jitter = slots::jitter(job, task, rhythm, &limits.host);
     let Some(last) = newest_run(task, past) else {
         let first_of_source = task.is_backup() && past.newest.is_none() && takes_the_first(job, task);
-        if first_of_source || task == Task::Drill {
+        if first_of_source || task.is_drill() {
             return Some(Slot { at: since, missed: 0, why: "never done" });
         }
         return Some(Slot { at: after(since)?.checked_add(jitter).ok()?, missed: 0, why: "on schedule" });
@@ -238,7 +283,7 @@ fn next(job: &Job, task: Task, past: &SourcePast, limits: &Limits, now: Timestam
     Some(Slot { at, missed, why })
 }
 
-/// An incremental need not follow upon a full at once: the later of both counts.
+/// An incremental need not follow upon a full at once, nor a drill upon a dearer one that tells the same: the later counts.
 fn newest_run(task: Task, past: &SourcePast) -> Option<Last> {
     let of = |task| past.tasks.get(&task).and_then(|p| p.last);
     match task {
@@ -247,6 +292,12 @@ fn newest_run(task: Task, past: &SourcePast) -> Option<Last> {
             (None, Some(full)) if full.done => Some(full),
             (incremental, _) => incremental,
         },
+        Task::Drill(level) => {
+            let dearer =
+                past.tasks.keys().filter(|other| matches!(other, Task::Drill(o) if *o != level && o.covers(level)));
+            let done = dearer.filter_map(|other| of(*other)).filter(|last| last.done);
+            of(task).into_iter().chain(done).max_by_key(|last| last.started)
+        }
         task => of(task),
     }
 }
@@ -259,8 +310,7 @@ fn takes_the_first(job: &Job, task: Task) -> bool {
 /// Doubles with each failure.
 fn retry(task: Task, failures: u32) -> SignedDuration {
     let doubled = 2_i32.saturating_pow(failures.saturating_sub(1).min(10));
-    let (first, most) =
-        if task == Task::Drill { (DRILL_RETRY_FIRST, DRILL_RETRY_MAX) } else { (RETRY_FIRST, RETRY_MAX) };
+    let (first, most) = if task.is_drill() { (DRILL_RETRY_FIRST, DRILL_RETRY_MAX) } else { (RETRY_FIRST, RETRY_MAX) };
     first.saturating_mul(doubled).min(most)
 }
 

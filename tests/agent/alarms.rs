@@ -49,6 +49,62 @@ fn damage(directory: &Path) {
     }
 }
 
+/// Drills by task, whatever came of them.
+fn drills(home: &Path) -> BTreeMap<String, u32> {
+    let catalog = rusqlite::Connection::open(home.join("blackstart/state/catalog.db")).unwrap();
+    let mut statement = catalog.prepare("select task, count(*) from runs where task like 'drill%' group by 1").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_cheap_drill_neither_spares_a_dear_one_nor_ends_its_alarm() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    configure(at, "\n[agent]\nlisten = \"off\"\nobserve = \"1s\"\n");
+    fs::create_dir(at.join("schedules")).unwrap();
+    let job =
+        "source = \"etc\"\nevery = \"1h\"\n[[drill]]\nevery = \"6h\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"24h\"\n";
+    fs::write(at.join("schedules/etc.toml"), job).unwrap();
+    let begin: Timestamp = "2031-06-01T00:00:00Z".parse().unwrap();
+    let clock = Arc::new(TestClock::at("2031-06-01T00:00:00Z"));
+    let start = || Agent::start(Config::load(Some(&at.join("blackstart.toml"))).unwrap(), clock.clone()).unwrap();
+    let mut agent = start();
+    let go = |agent: &mut Agent, hours: i64, expected: &[&str]| {
+        clock.set(begin + SignedDuration::from_hours(hours));
+        reach(agent, at, expected);
+    };
+    let runs =
+        |hashes: u32, engine: u32| BTreeMap::from([("drill".to_owned(), engine), ("drill-hashes".into(), hashes)]);
+    go(&mut agent, 0, &[]);
+    assert_eq!(drills(at), BTreeMap::from([("drill".to_owned(), 1)]), "the dear one, which spares the cheap one");
+    [6, 12, 18].into_iter().for_each(|hours| go(&mut agent, hours, &[]));
+    assert_eq!(drills(at), runs(3, 1));
+    go(&mut agent, 24, &[]);
+    assert_eq!(drills(at), runs(3, 2), "where both are due the dear one alone runs");
+    let packs = at.join("repo/packs");
+    damage(&packs);
+    go(&mut agent, 30, &["etc/drill-hashes"]);
+    go(&mut agent, 48, &["etc/drill", "etc/drill-hashes"]);
+    // What is whole again the cheap one sees first, and it may speak for itself only; a restart forgets nothing of that.
+    damage(&packs);
+    go(&mut agent, 54, &["etc/drill"]);
+    drop(agent);
+    agent = start();
+    go(&mut agent, 60, &["etc/drill"]);
+    go(&mut agent, 72, &[]);
+    // The dear one speaks for the cheap one.
+    damage(&packs);
+    go(&mut agent, 78, &["etc/drill-hashes"]);
+    damage(&packs);
+    let before = drills(at);
+    go(&mut agent, 96, &[]);
+    let after = drills(at);
+    assert_eq!(after["drill"], before["drill"] + 1);
+    assert_eq!(after["drill-hashes"], before["drill-hashes"], "it was spared, and its alarm is over all the same");
+}
+
 #[test]
 fn an_alarm_stands_over_restarts_and_outages_until_it_is_known_to_be_over() {
     let home = home();

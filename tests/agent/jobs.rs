@@ -3,6 +3,7 @@
 use blackstart::config::Config;
 use blackstart::error::{Kind, help_of, kind_of};
 use blackstart::job::{self, Rhythm, Task};
+use blackstart::operations::drill::Level;
 use blackstart::scheduler;
 use jiff::SignedDuration;
 use std::fs;
@@ -28,10 +29,24 @@ fn a_whole_job() {
     );
     let declared = job::parse(&text, Path::new("a.toml")).unwrap();
     let tasks: Vec<Task> = declared.job.tasks.keys().copied().collect();
-    assert_eq!(tasks, [Task::Full, Task::Incremental, Task::Drill, Task::Prune]);
+    assert_eq!(tasks, [Task::Full, Task::Incremental, Task::DRILL, Task::Prune]);
     assert_eq!(declared.job.tasks[&Task::Incremental], Rhythm::Every(SignedDuration::from_mins(30)));
     assert_eq!(declared.retention.unwrap().daily, 30);
     assert_eq!(declared.inline.unwrap().name.as_str(), "a");
+}
+
+#[test]
+fn each_level_of_drill_has_a_rhythm_of_its_own() {
+    let drills = |text: &str| {
+        let job = job::parse(&format!("source = \"a\"\nevery = \"1h\"\n{text}"), Path::new("a.toml")).unwrap().job;
+        job.drills().map(|(level, rhythm)| (level, rhythm.gaps().1.as_hours())).collect::<Vec<_>>()
+    };
+    assert_eq!(drills("drill = { every = \"7d\" }\n"), [(Level::Engine, 168)]);
+    assert_eq!(drills("drill = { every = \"7d\", level = \"cold-start\" }\n"), [(Level::ColdStart, 168)]);
+    let ladder = "[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n\
+                  [[drill]]\ncron = \"0 3 * * *\"\ntimezone = \"Asia/Tokyo\"\nlevel = \"existence\"\n";
+    assert_eq!(drills(ladder), [(Level::Existence, 24), (Level::Hashes, 24), (Level::Engine, 168)]);
+    assert_eq!(drills("drill = [{ every = \"2h\", level = \"decode\" }]\n"), [(Level::Decode, 2)]);
 }
 
 #[test]
@@ -82,6 +97,15 @@ fn nonsense_is_refused_with_its_line() {
         ("plan = \"p\"\nrpo = \"1h\"\n", 2, "does not belong to a job that drills a plan"),
         ("plan = \"p\"\nsource = \"a\"\n", 2, "does not belong to a job that drills a plan"),
         ("plan = \"P!\"\n", 1, "cannot name"),
+        ("plan = \"p\"\ngroup = \"g\"\n", 2, "does not belong to a job that drills a plan"),
+        (
+            "group = \"g\"\nevery = \"1h\"\ndrill = { every = \"7d\" }\n",
+            3,
+            "does not belong to a job that backs up a group",
+        ),
+        ("group = \"g\"\nevery = \"1h\"\n[retention]\nlast = 1\n", 3, "does not belong to a job that backs up a group"),
+        ("group = \"g\"\nsource = \"a\"\n", 2, "does not belong to a job that backs up a group"),
+        ("group = \"group.g\"\nevery = \"1h\"\n", 1, "cannot name"),
         ("source = \"a\"\nevery = \"soon\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"0s\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"10ms\"\n", 2, "at least"),
@@ -99,6 +123,14 @@ fn nonsense_is_refused_with_its_line() {
         ("[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\n", 1, "never does anything"),
         ("rpo = \"1h\"\n[source]\nname = \"a\"\nkind = \"files\"\npath = \"/srv\"\nrpo = \"2h\"\n", 1, "twice"),
         ("every = \"1h\"\n", 1, "source"),
+        ("source = \"a\"\n[[drill]]\nevery = \"1d\"\nlevel = \"deep\"\n", 4, "`hashes`"),
+        ("source = \"a\"\n[[drill]]\nevery = \"1d\"\nlvl = \"hashes\"\n", 4, "`level`"),
+        (
+            "source = \"a\"\n[[drill]]\nevery = \"1d\"\n[[drill]]\nevery = \"7d\"\nlevel = \"engine\"\n",
+            2,
+            "two drills are of level engine",
+        ),
+        ("plan = \"p\"\n[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n", 2, "without a `level`"),
     ] {
         let said = error(text);
         assert!(said.contains(&format!("a.toml, line {line}:")), "{text}\n{said}");
@@ -139,6 +171,45 @@ fn jobs_join_the_configuration() {
     fs::remove_file(dir.path().join("schedules/again.toml")).unwrap();
     write("etc.toml", "source = \"etc\"\nrpo = \"1h\"\n");
     refused("the rpo of etc");
+}
+
+#[test]
+fn a_group_has_a_job_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("blackstart.toml");
+    let source =
+        |name: &str, rpo: &str| format!("[[source]]\nname = \"{name}\"\nkind = \"files\"\npath = \"/srv\"\n{rpo}\n");
+    let (a, b) = (source("a", "rpo = \"1h\""), source("b", "rpo = \"2h\""));
+    let group = "[[group]]\nname = \"shop\"\nsources = [\"a\", \"b\"]\n";
+    fs::write(&main, format!("repository = \"repo\"\n{a}{b}{group}")).unwrap();
+    fs::create_dir(dir.path().join("schedules")).unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join("schedules").join(name), text).unwrap();
+    let job = |config: &Config, name: &str| config.jobs.iter().find(|j| j.source.as_str() == name).unwrap().clone();
+    write("a.toml", "source = \"a\"\ndrill = { every = \"7d\" }\n");
+    assert!(job(&Config::load(Some(&main)).unwrap(), "a").tasks.contains_key(&Task::Incremental));
+    write("shop.toml", "group = \"shop\"\nfull = { cron = \"0 2 * * *\" }\n");
+    let config = Config::load(Some(&main)).unwrap();
+    let shop = job(&config, "group.shop");
+    assert_eq!(shop.members.iter().map(|m| m.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    // The strictest member's target is the group's, and from that its runs follow; the member's own runs do not.
+    assert_eq!(shop.rpo, Some(SignedDuration::from_hours(1)));
+    assert_eq!(shop.tasks[&Task::Incremental], Rhythm::Rpo(SignedDuration::from_hours(1)));
+    assert_eq!(job(&config, "a").tasks.keys().collect::<Vec<_>>(), [&Task::DRILL]);
+    let refused = |says: &str| {
+        let error = Config::load(Some(&main)).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Config);
+        let said = format!("{error:#} {}", help_of(&error).unwrap_or_default());
+        assert!(said.contains(says), "{said}");
+    };
+    write("again.toml", "group = \"shop\"\nevery = \"1h\"\n");
+    refused("are both for group.shop");
+    write("again.toml", "group = \"shoo\"\nevery = \"1h\"\n");
+    refused("is for the group shoo, which does not exist");
+    refused("The groups of");
+    fs::remove_file(dir.path().join("schedules/again.toml")).unwrap();
+    fs::write(&main, format!("repository = \"repo\"\n{}{}{group}", source("a", ""), source("b", ""))).unwrap();
+    write("shop.toml", "group = \"shop\"\n");
+    refused("never does anything");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod alarms;
 mod canary;
 mod daemon;
 mod days;
+mod groups;
 mod jobs;
 mod listener;
 mod metrics;

@@ -1,6 +1,8 @@
 //! The page of metrics: names, escaping, nothing that lingers.
 
-use blackstart::metrics::{CanaryFigures, DrillFigures, Figures, LogFigures, SourceFigures, page, textfile};
+use blackstart::metrics::{
+    CanaryFigures, DrillFigures, Figures, LevelFigures, LogFigures, SourceFigures, page, textfile,
+};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,6 +27,10 @@ pub fn sample() -> Figures {
             phases: vec![("data".into(), 9.0)],
             canary_age: Some(61.5),
         }),
+        levels: BTreeMap::from([(
+            "hashes",
+            LevelFigures { last: Some((at(1_699_999_000), true)), interval_seconds: 86400.0 },
+        )]),
         plan_verified: Some(true),
         last_success: BTreeMap::from([("incremental", at(1_700_000_010))]),
         next: BTreeMap::from([("incremental", at(1_700_001_800))]),
@@ -69,6 +75,9 @@ fn the_page_says_what_is_known() {
         "blackstart_rpo_target_seconds{source=\"orders\"} 3600.0",
         "blackstart_expected_interval_seconds{source=\"orders\"} 1800.0",
         "blackstart_runs_total{source=\"orders\",task=\"incremental\",result=\"done\"} 3",
+        "blackstart_drill_level_timestamp_seconds{source=\"orders\",level=\"hashes\"} 1699999000.0",
+        "blackstart_drill_level_passed{source=\"orders\",level=\"hashes\"} 1.0",
+        "blackstart_drill_level_interval_seconds{source=\"orders\",level=\"hashes\"} 86400.0",
         "blackstart_drill_phase_seconds{source=\"orders\",phase=\"data\"} 9.0",
         "blackstart_notify_failures_total{channel=\"on \\\"call\\\"\\n\"} 2",
     ] {

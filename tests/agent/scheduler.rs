@@ -1,6 +1,8 @@
 //! The scheduler's core over simulated weeks: whatever the jobs, the downtimes and the clock do.
 
 use blackstart::job::{self, Job, Task};
+use blackstart::operations::drill::Level;
+use blackstart::repository::layout::SourceName;
 use blackstart::scheduler::{
     Decision, History, Last, Limits, Past, SourcePast, State, exclude_each_other, plan, warning,
 };
@@ -11,6 +13,12 @@ use std::path::Path;
 
 fn job(text: &str) -> Job {
     job::parse(text, Path::new("job.toml")).unwrap().job
+}
+
+/// A job that backs up sources as a group.
+fn group(text: &str, members: &[&str]) -> Job {
+    let members = members.iter().map(|name| SourceName::new(name).unwrap()).collect();
+    Job { members, ..job(text) }
 }
 
 fn at(text: &str) -> Timestamp {
@@ -54,7 +62,7 @@ fn a_source_without_a_snapshot_is_backed_up_at_once_and_drilled_then() {
     let starting: Vec<Task> = decisions.iter().filter(|d| d.state == State::Start).map(|d| d.task).collect();
     assert_eq!(starting, [Task::Incremental]);
     let history = past(&job, &[(Task::Full, "2026-06-01T12:00:00Z", 1, true)]);
-    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Drill).state, State::Start);
+    assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::DRILL).state, State::Start);
     assert_eq!(one(&job, &history, "2026-06-01T12:02:00Z", Task::Incremental).state, State::Waiting);
 }
 
@@ -107,12 +115,39 @@ fn a_failed_run_is_tried_again_soon_and_ever_less_often() {
 #[test]
 fn a_drill_that_could_not_be_carried_out_waits_for_hours() {
     let job = job("source = \"a\"\nevery = \"1h\"\ndrill = { every = \"7d\" }\n");
-    let mut history = past(&job, &[(Task::Drill, "2026-06-01T02:00:00Z", 60, false)]);
+    let mut history = past(&job, &[(Task::DRILL, "2026-06-01T02:00:00Z", 60, false)]);
     for (failures, hours) in [(1, 1), (2, 2), (3, 4), (10, 24), (4_000_000, 24)] {
-        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::Drill).unwrap().failures = failures;
-        let decision = one(&job, &history, "2026-06-01T03:01:00Z", Task::Drill);
+        history.get_mut(&job.source).unwrap().tasks.get_mut(&Task::DRILL).unwrap().failures = failures;
+        let decision = one(&job, &history, "2026-06-01T03:01:00Z", Task::DRILL);
         assert_eq!(decision.at, at("2026-06-01T03:00:00Z") + SignedDuration::from_hours(hours), "{failures}");
     }
+}
+
+#[test]
+fn a_dear_drill_spares_the_cheap_ones_and_never_the_other_way_round() {
+    let job = job(
+        "source = \"a\"\nevery = \"1h\"\n[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n\
+                   [[drill]]\nevery = \"90d\"\nlevel = \"cold-start\"\n",
+    );
+    let (hashes, cold) = (Task::Drill(Level::Hashes), Task::Drill(Level::ColdStart));
+    let backup = (Task::Incremental, "2026-06-20T11:30:00Z", 1, true);
+    let begun = |runs: &[(Task, &str, i64, bool)], now: &str| {
+        let decisions = plan(std::slice::from_ref(&job), &past(&job, &[&[backup], runs].concat()), &limits(4), at(now));
+        let starting = decisions.iter().filter(|d| d.state == State::Start).map(|d| d.task).collect::<Vec<_>>();
+        let held = decisions.into_iter().filter(|d| d.state == State::Held).map(|d| d.task).collect::<Vec<_>>();
+        (starting, held)
+    };
+    // Where all are due the dearest comes first, and the others wait to be spared.
+    assert_eq!(begun(&[], "2026-06-20T12:00:00Z"), (vec![cold], vec![Task::DRILL, hashes]));
+    let after = [(cold, "2026-06-19T12:00:01Z", 10, true)];
+    assert_eq!(begun(&after, "2026-06-20T12:00:00Z"), (vec![], vec![]), "the dearest has told all");
+    assert_eq!(begun(&after, "2026-06-20T12:00:01Z").0, [hashes], "a day later the cheap one is due again");
+    // Cheap ones, however many and however fresh, put off none that is dearer.
+    let cheap = [(hashes, "2026-06-20T11:00:00Z", 1, true), (cold, "2026-06-01T00:00:00Z", 10, true)];
+    assert_eq!(begun(&cheap, "2026-06-20T12:00:00Z").0, [Task::DRILL]);
+    // A dear one that could not be carried out has told nothing.
+    let failed = [(cold, "2026-06-20T11:40:00Z", 10, false), (Task::DRILL, "2026-06-12T00:00:00Z", 1, true)];
+    assert_eq!(begun(&failed, "2026-06-20T12:00:00Z"), (vec![Task::DRILL], vec![hashes]));
 }
 
 #[test]
@@ -123,7 +158,7 @@ fn a_drill_of_hours_holds_up_no_backup() {
     for job in &jobs {
         history.extend(past(job, &Task::ALL.map(|task| (task, "2026-06-01T00:00:00Z", 1, true))));
     }
-    history.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::Drill).unwrap().running =
+    history.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::DRILL).unwrap().running =
         Some(at("2026-06-09T00:00:00Z"));
     let now = at("2026-06-09T04:00:00Z");
     let starting = |runs| {
@@ -202,6 +237,108 @@ fn a_schedule_that_cannot_keep_its_rpo_is_called_so() {
     assert!(says(cron, minutes(1)).is_some());
 }
 
+/// What becomes of each task, by the name of its job.
+fn states(jobs: &[Job], history: &History, now: &str) -> BTreeMap<(String, Task), State> {
+    let decisions = plan(jobs, history, &limits(8), at(now)).into_iter();
+    decisions.map(|d| ((d.source.to_string(), d.task), d.state)).collect()
+}
+
+#[test]
+fn a_group_that_is_due_keeps_its_members_from_starting() {
+    let every = |name: &str| job(&format!("source = \"{name}\"\nevery = \"1h\"\nprune = {{ every = \"1d\" }}\n"));
+    let jobs = [group("group = \"shop\"\nevery = \"1h\"\n", &["a", "b"]), every("a"), every("b"), every("c")];
+    let mut history = History::new();
+    for job in &jobs {
+        let runs =
+            [(Task::Incremental, "2026-06-01T00:00:00Z", 1, true), (Task::Prune, "2026-06-01T00:00:00Z", 1, true)];
+        history.extend(past(job, &runs));
+    }
+    let shop = ("group.shop".to_owned(), Task::Incremental);
+    let of = |name: &str, task| (name.to_owned(), task);
+    let free = states(&jobs, &history, "2026-06-01T01:30:00Z");
+    assert_eq!((free[&shop], free[&of("a", Task::Incremental)]), (State::Start, State::Held), "{free:?}");
+    assert_eq!(free[&of("c", Task::Incremental)], State::Start, "who is in no group waits for none: {free:?}");
+    // A member's own run is under way: the group waits for it, and nothing of the other member gets in between.
+    let under_way = |history: &mut History, name: &str, task| {
+        let past = history.get_mut(&SourceName::new(name).unwrap()).unwrap();
+        past.tasks.get_mut(&task).unwrap().running = Some(at("2026-06-02T00:20:00Z"));
+    };
+    let mut busy = history.clone();
+    under_way(&mut busy, "a", Task::Incremental);
+    let waiting = states(&jobs, &busy, "2026-06-02T00:30:00Z");
+    assert_eq!(waiting[&shop], State::Held, "{waiting:?}");
+    for task in [Task::Incremental, Task::Prune] {
+        assert_eq!(waiting[&of("b", task)], State::Held, "the group would have to wait for this next: {waiting:?}");
+    }
+    // What only reads holds up no group, as it holds up no backup.
+    let mut read = history.clone();
+    under_way(&mut read, "a", Task::Verify);
+    assert_eq!(states(&jobs, &read, "2026-06-01T01:30:00Z")[&shop], State::Start);
+    // The other way about: while the group is under way its members wait; a drill of one does, too.
+    let mut grouped = history.clone();
+    let own = grouped.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::Incremental).unwrap();
+    own.running = Some(at("2026-06-02T00:20:00Z"));
+    let members = states(&jobs, &grouped, "2026-06-02T00:30:00Z");
+    for (name, task) in [("a", Task::Incremental), ("b", Task::Incremental), ("a", Task::Prune), ("b", Task::Prune)] {
+        assert_eq!(members[&of(name, task)], State::Held, "{name} {task}: {members:?}");
+    }
+    // A group whose time has not come, or that waits before it tries again, keeps nobody waiting.
+    let mut failed = history.clone();
+    let own = failed.get_mut(&jobs[0].source).unwrap().tasks.get_mut(&Task::Incremental).unwrap();
+    let started = at("2026-06-01T01:00:00Z");
+    own.last = Some(Last { started, finished: at("2026-06-01T01:29:45Z"), done: false });
+    own.failures = 1;
+    let later = states(&jobs, &failed, "2026-06-01T01:30:00Z");
+    assert_eq!((later[&shop], later[&of("a", Task::Incremental)]), (State::Waiting, State::Start), "{later:?}");
+}
+
+#[test]
+fn of_a_retired_source_nothing_is_due_but_whether_it_is_whole() {
+    let tasks = "every = \"1h\"\ndrill = { every = \"1h\" }\nprune = { every = \"1h\" }\nverify = { every = \"1h\" }\n";
+    let job = job(&format!("source = \"a\"\n{tasks}"));
+    let mut history = past(&job, &Task::ALL.map(|task| (task, "2026-06-01T00:00:00Z", 1, true)));
+    history.get_mut(&job.source).unwrap().retired = true;
+    let of = |task| one(&job, &history, "2026-06-09T00:00:00Z", task);
+    for task in [Task::Incremental, Task::DRILL, Task::Prune] {
+        assert_eq!((of(task).state, of(task).why.as_str()), (State::Held, "the source is retired"), "{task}");
+    }
+    assert_eq!(of(Task::Verify).state, State::Start);
+}
+
+#[test]
+fn groups_with_a_member_in_common_take_turns() {
+    let jobs = [
+        group("group = \"x\"\nfull = { every = \"10m\" }\noverlap = \"queue\"\n", &["a", "b"]),
+        group("group = \"y\"\nevery = \"10m\"\noverlap = \"queue\"\n", &["b", "c"]),
+    ];
+    let mut world = World::new(jobs.into(), at("2026-06-01T00:00:00Z"));
+    for minute in 0..300 {
+        let now = at("2026-06-01T00:00:00Z") + SignedDuration::from_mins(minute);
+        world.end(now, false);
+        // Each run takes twice as long as its interval.
+        world.step(now, 20, 4, at("2026-06-01T00:00:00Z"));
+    }
+    let runs: Vec<usize> = world.starts.values().map(Vec::len).collect();
+    assert!(runs.len() == 2 && runs.iter().all(|n| *n >= 6), "both groups run, in turn: {:?}", world.starts);
+}
+
+#[test]
+fn members_that_are_always_busy_do_not_starve_their_group() {
+    let own = |name: &str| job(&format!("source = \"{name}\"\nevery = \"5m\"\noverlap = \"queue\"\n"));
+    let jobs = [own("a"), own("b"), group("group = \"shop\"\nevery = \"1h\"\n", &["a", "b"])];
+    let mut world = World::new(jobs.into(), at("2026-06-01T00:00:00Z"));
+    for minute in 0..600 {
+        let now = at("2026-06-01T00:00:00Z") + SignedDuration::from_mins(minute);
+        world.end(now, false);
+        // The members are never free at the same time by themselves.
+        world.step(now, 7 + minute % 2 * 6, 4, at("2026-06-01T00:00:00Z"));
+    }
+    let shop = &world.starts[&("group.shop".to_owned(), Task::Incremental)];
+    assert!(shop.len() >= 7, "the group ran {} times in ten hours: {shop:?}", shop.len());
+    let a = &world.starts[&("a".to_owned(), Task::Incremental)];
+    assert!(a.len() >= 20, "its members run in between: {a:?}");
+}
+
 /// A job with rhythms in minutes.
 fn jobs() -> impl Strategy<Value = Vec<Job>> {
     let rhythm = prop_oneof![
@@ -219,9 +356,22 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
         text.push_str(if blackout { "blackout = [{ from = \"09:00\", to = \"10:30\" }]\n" } else { "" });
         text
     });
-    proptest::collection::vec(text, 1..4).prop_map(|texts| {
-        texts.iter().enumerate().map(|(n, text)| job(&format!("source = \"s{n}\"\n{text}"))).collect()
+    let of_group = prop_oneof![Just("every = \"45m\"\n"), Just("full = { cron = \"0 2 * * *\" }\nevery = \"2h\"\n")];
+    let groups = proptest::collection::vec((of_group, 0_usize..3), 0..3);
+    (proptest::collection::vec(text, 1..4), groups).prop_map(|(texts, groups)| {
+        let own = texts.iter().enumerate().map(|(n, text)| job(&format!("source = \"s{n}\"\n{text}")));
+        // A group of two; a member may have no job of its own.
+        let grouped = groups.iter().enumerate().map(|(n, (text, first))| {
+            let members = [format!("s{first}"), format!("s{}", first + 1)];
+            group(&format!("group = \"g{n}\"\n{text}"), &members.each_ref().map(String::as_str))
+        });
+        own.chain(grouped).collect()
     })
+}
+
+/// Whether what is done to one of them is done to the other.
+fn share(one: &Job, other: &Job) -> bool {
+    one.covers(&other.source) || other.covers(&one.source) || one.members.iter().any(|member| other.covers(member))
 }
 
 /// A world with a clock: runs take time, fail now and then, and the agent is down now and then.
@@ -247,13 +397,16 @@ impl World {
         let (ended, running) = self.running.drain(..).partition(|(.., end)| *end <= now);
         self.running = running;
         for (job, task, started, finished) in ended {
-            let past = self.history.get_mut(&job.source).unwrap();
-            let own = past.tasks.get_mut(&task).unwrap();
-            own.running = None;
-            own.last = Some(Last { started, finished, done: !fails });
-            own.failures = if fails { own.failures + 1 } else { 0 };
-            if task.is_backup() && !fails {
-                past.newest = Some(started);
+            // A group's run is one of each member.
+            for name in job.members.iter().filter(|_| !fails).chain([&job.source]) {
+                let Some(past) = self.history.get_mut(name) else { continue };
+                let own = past.tasks.get_mut(&task).unwrap();
+                own.running = None;
+                own.last = Some(Last { started, finished, done: !fails });
+                own.failures = if fails { own.failures + 1 } else { 0 };
+                if task.is_backup() && !fails {
+                    past.newest = Some(started);
+                }
             }
         }
     }
@@ -271,7 +424,7 @@ impl World {
             let job = self.jobs.iter().find(|j| j.source == decision.source).unwrap().clone();
             assert!(job.blackout.iter().all(|w| w.end(now).is_none()), "{decision:?} in a blackout, at {now}");
             let excludes =
-                |(j, task, ..): &(Job, Task, _, _)| j.source == job.source && exclude_each_other(*task, decision.task);
+                |(j, task, ..): &(Job, Task, _, _)| share(j, &job) && exclude_each_other(*task, decision.task);
             assert!(!self.running.iter().any(excludes), "{decision:?} beside another, at {now}");
             let own = self.history.get_mut(&job.source).unwrap().tasks.get_mut(&decision.task).unwrap();
             own.running = Some(now);
@@ -314,7 +467,7 @@ proptest! {
     }
 
     #[test]
-    fn no_past_makes_it_panic(jobs in jobs(), starts in proptest::collection::vec((-4_000_000_000_i64..20_000_000_000, 0_i64..1_000_000, any::<bool>(), any::<u32>()), 5), now in -1_000_000_000_i64..10_000_000_000) {
+    fn no_past_makes_it_panic(jobs in jobs(), starts in proptest::collection::vec((-4_000_000_000_i64..20_000_000_000, 0_i64..1_000_000, any::<bool>(), any::<u32>()), Task::ALL.len()), now in -1_000_000_000_i64..10_000_000_000) {
         let time = |seconds| Timestamp::from_second(seconds).unwrap();
         let mut history = History::new();
         for job in &jobs {

@@ -43,7 +43,7 @@ fn a_flipped_bit_in_a_pack() {
     expect(at, &["restore", "app", "--to", "some", "--path", "etc"], 0);
     let status = expect(at, &["status"], 4);
     // A proof of yesterday does not outweigh the failure of today.
-    assert!(status.out.contains("the last drill FAILED, of snapshot 2"), "{}", status.all());
+    assert!(status.out.contains("a drill FAILED, of snapshot 2 (level engine)"), "{}", status.all());
 }
 
 #[test]

@@ -73,3 +73,32 @@ fn a_member_that_expired_is_told_apart_from_one_that_was_taken() {
     expect(at, &["restore", "--group", "shop", "--to", "out"], 4);
     assert!(!at.join("out").exists());
 }
+
+/// What is asked for is a common point. Some got theirs and some did not: partial; none did: failed, whatever members were stored on the way.
+#[test]
+fn what_is_stored_decides_how_a_run_of_groups_ends() {
+    let home = grouped();
+    let at = home.path();
+    configure(
+        at,
+        "\n[[source]]\nname = \"gone\"\nkind = \"files\"\npath = \"app/nothing\"\n[[group]]\nname = \"bad\"\nsources = [\"gone\", \"etc\"]\n",
+    );
+    let failed = expect(at, &["backup", "--group", "bad"], 1);
+    assert!(failed.err.contains("NO common point of now: gone failed"), "{}", failed.all());
+    assert!(failed.out.contains("etc: snapshot 1"), "what could be stored was: {}", failed.all());
+    let both = expect(at, &["backup", "--group", "bad", "shop"], 3);
+    assert!(both.out.contains("Group shop: point 1 is"), "{}", both.all());
+    expect(at, &["backup", "--group", "shop"], 0);
+    // As with sources.
+    expect(at, &["backup", "gone", "etc"], 3);
+    expect(at, &["backup", "gone"], 1);
+    let status = expect(at, &["status", "--json"], 4).json();
+    let groups = status["report"]["groups"].as_array().unwrap();
+    let of = |name: &str| groups.iter().find(|g| g["group"] == name).unwrap();
+    assert_eq!(of("shop")["n"], 2);
+    assert!(of("shop")["attention"].is_null() && of("bad")["n"].is_null(), "{status}");
+    fs::remove_file(at.join("repo/snapshots/orders/0000000001")).unwrap();
+    let status = expect(at, &["status"], 4);
+    assert!(status.out.contains("group shop: point 2 has the data of"), "{}", status.all());
+    assert!(status.out.contains("point 1 has lost orders"), "{}", status.all());
+}

@@ -13,6 +13,7 @@ mod canary;
 mod confirm;
 mod groups;
 mod restore;
+mod retire;
 mod verbs;
 
 use std::fs;

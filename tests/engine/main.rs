@@ -14,6 +14,7 @@ mod lists;
 mod log;
 mod order;
 mod reread;
+mod retire;
 mod roundtrip;
 mod spool;
 mod streams;

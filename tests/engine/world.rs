@@ -80,7 +80,9 @@ impl World {
 
     pub fn drill(&self, source: &str) -> anyhow::Result<drill::DrillReport> {
         let open = &self.host.open;
-        let (commit, snapshot, _) = drill::choose(open, &name(source), drill::Point::Latest)?;
+        let point = (drill::Point::Latest, drill::Level::Engine);
+        let drill::Chosen { commit, snapshot, .. } =
+            drill::choose(open, std::slice::from_ref(&self.recovery.identity), &name(source), point)?;
         let options = drill::Options { workers: 2, ..drill::Options::new(self.path("scratch")) };
         drill::drill(
             open,

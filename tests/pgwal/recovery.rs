@@ -152,6 +152,70 @@ fn what_cannot_be_reached_is_refused(home: &Home, too_early: &str, end: &str) {
     }
 }
 
+/// The real server stops at the moment, by its own word, and the operator's query sees the data of then.
+#[test]
+fn a_drill_goes_to_a_moment_and_no_further() {
+    let mut setup = Setup::new(15);
+    setup.segment = 1;
+    let cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int)");
+    let too_early = mark(&cluster);
+    home.run(&["backup"], 0);
+    home.receive();
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.sql("insert into t select generate_series(1, 100)");
+    let hundred = mark(&cluster);
+    cluster.sql("insert into t select generate_series(1000, 1499)");
+    cluster.sql("create table later (n int)");
+    home.receive();
+    binary::configure(home.0.path(), "check = [\"select count(*) = 100 from t\"]\n");
+    let drill = |arguments: &[&str], code: i32| {
+        home.run(&[&["drill", "pg", "--json"], arguments].concat(), code).json()["report"]["sources"][0].clone()
+    };
+    let to_time = drill(&["--point", &hundred.0], 0);
+    assert_eq!((&to_time["level"], to_time["rpo_met"].is_null()), (&"point".into(), true), "{to_time}");
+    let checks = to_time["checks"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("{name}: {checks:#?}"));
+    let last = check("last transaction that the server replayed");
+    assert!(last["actual"].as_str().unwrap() < hundred.0.as_str() && last["passed"] == true, "{last}");
+    assert!(check("last position that the server replayed")["passed"] == true, "{checks:#?}");
+    assert_eq!(drill(&["--point", &hundred.1], 0)["level"], "point");
+    // As far as the log goes there are more rows: the query that held at the moment does not hold there.
+    assert_eq!(drill(&[], 4)["level"], "engine");
+    for arguments in [["--point", too_early.0.as_str()], ["--point", "2099-01-01T00:00:00Z"], ["--point", "offset:7"]] {
+        home.run(&[&["drill", "pg"], &arguments[..]].concat(), 64);
+    }
+    home.run(&["drill", "pg", "--level", "hashes", "--point", &hundred.0], 64);
+    what_is_drawn_is_named_and_can_be_had_again(&home, &drill);
+    // The log that leads there is damaged: the backup's fault, and called so.
+    let mut pieces = binary::files_below(&home.0.path().join("repository/wal/pg/0000000001"), |_| true);
+    pieces.sort();
+    // Without its last object the log would be seen to end.
+    pieces.pop();
+    assert!(!pieces.is_empty(), "the log has several pieces");
+    for piece in pieces {
+        let mut bytes = fs::read(&piece).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::remove_file(&piece).unwrap();
+        fs::write(&piece, bytes).unwrap();
+    }
+    let damaged = drill(&["--point", &hundred.0], 4);
+    assert!(damaged["checks"].to_string().contains("log after the snapshot"), "{damaged}");
+}
+
+fn what_is_drawn_is_named_and_can_be_had_again(home: &Home, drill: &dyn Fn(&[&str], i32) -> serde_json::Value) {
+    let file = home.0.path().join("blackstart.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("count(*) = 100 from t", "count(*) in (0, 100, 600) from t")).unwrap();
+    let drawn = drill(&["--level", "point"], 0);
+    let why = drawn["point"].as_str().unwrap();
+    assert!(drawn["level"] == "point" && why.contains("drawn at random from 1 complete snapshots"), "{drawn}");
+    let (_, again) = why.split_once("the same again: blackstart drill pg ").expect(why);
+    let again = drill(&again.split(' ').collect::<Vec<_>>(), 0);
+    assert_eq!((&again["seq"], &again["log_until"]), (&drawn["seq"], &drawn["log_until"]));
+}
+
 /// A restore to a time at which nothing has happened since: the newest state is that of the time.
 #[test]
 fn an_idle_database_is_restored_to_any_time_that_the_log_covers() {

@@ -5,7 +5,7 @@ use crate::support::binary::{expect, files_below, noise, root_of, run};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::Hash;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn flip(path: &Path) {
@@ -205,6 +205,93 @@ fn each_level_notices_what_it_can_and_only_deep_ones_prove() {
     fs::remove_file(big).unwrap();
     let gone = expect(at, &["drill", "app", "--level", "existence"], 4);
     assert!(gone.out.contains("is missing"), "{}", gone.out);
+}
+
+#[test]
+fn status_shows_each_level_that_the_schedule_promises() {
+    let home = protected();
+    let at = home.path();
+    expect(at, &["backup"], 0);
+    fs::create_dir_all(at.join("schedules")).unwrap();
+    let ladder = "[[drill]]\nevery = \"1d\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"7d\"\n[[drill]]\nevery = \"90d\"\nlevel = \"cold-start\"\n";
+    fs::write(at.join("schedules/app.toml"), format!("source = \"app\"\nevery = \"1h\"\n{ladder}")).unwrap();
+    let row = || {
+        let shown = run(at, &["status", "--json"]).json();
+        shown["report"]["sources"].as_array().unwrap().iter().find(|row| row["source"] == "app").unwrap().clone()
+    };
+    let passed = |row: &serde_json::Value| {
+        row["drills"].as_array().unwrap().iter().map(|d| d["passed"].as_bool()).collect::<Vec<_>>()
+    };
+    assert_eq!(passed(&row()), [None, None, None]);
+    expect(at, &["drill", "app"], 0);
+    assert_eq!(passed(&row()), [Some(true), Some(true), None], "a dear drill counts for a cheap one");
+    let packs = files_below(&at.join("repo/packs/app"), |_| true);
+    packs.iter().for_each(|pack| flip(pack));
+    expect(at, &["drill", "app"], 4);
+    packs.iter().for_each(|pack| flip(pack));
+    expect(at, &["drill", "app", "--level", "hashes"], 0);
+    assert_eq!(passed(&row()), [Some(true), Some(false), None], "a cheap drill counts for no dear one");
+    let said = run(at, &["status"]).all();
+    assert!(said.contains("app: drills: hashes ") && said.contains("cold-start never"), "{said}");
+    assert!(said.contains("a drill FAILED, of snapshot 1 (level engine)"), "{said}");
+    expect(at, &["drill", "app"], 0);
+    assert!(
+        !run(at, &["status"]).all().contains("a drill FAILED"),
+        "a drill of the same level and snapshot answers it"
+    );
+}
+
+/// Every file below `directory` with its bytes, but for the reports on drills.
+fn stored(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = files_below(directory, |_| true);
+    files.retain(|path| !path.starts_with(directory.join("drills")));
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn a_game_day_harms_a_copy_and_every_fault_is_noticed() {
+    let home = protected();
+    let at = home.path();
+    for n in 0..2 {
+        fs::write(at.join(format!("app/big{n}")), noise(n, 3 << 20)).unwrap();
+        expect(at, &["backup", "app"], 0);
+    }
+    let before = stored(&at.join("repo"));
+    let played = expect(at, &["drill", "app", "--level", "game-day"], 0);
+    assert!(played.out.contains("a game day copies") && played.out.contains("stood its game day"), "{}", played.all());
+    assert_eq!(stored(&at.join("repo")), before, "the original is read and nothing else");
+    assert_eq!(fs::read_dir(at.join("scratch")).unwrap().count(), 0, "scratch is not empty");
+    let report = expect(at, &["report", "show", "app", "--json"], 0).json()["report"]["report"].clone();
+    assert_eq!((&report["level"], &report["passed"]), (&"game-day".into(), &true.into()));
+    let checks = report["checks"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("{name}: {checks:#?}"));
+    for (name, actual) in [
+        ("the copy as it is", "exit 0"),
+        ("a pack is missing", "exit 1"),
+        ("a pack is missing: the snapshot before", "exit 0"),
+        ("a pack has flipped bits", "exit 1"),
+        ("a pack is cut short", "exit 1"),
+        ("an index object is missing", "exit 1"),
+        ("an index object is missing: the snapshot before", "exit 0"),
+        ("the newest commit is missing: watch", "exit 4"),
+        ("the newest commit is missing: the newest that is left", "exit 0"),
+        ("the store was set back to before the snapshot: watch", "exit 4"),
+        ("another recovery key", "exit 12"),
+        ("the copy, when all is put right again", "exit 0"),
+    ] {
+        let found = check(name);
+        assert!(found["actual"].as_str().unwrap().starts_with(actual) && found["expected"] != "not run", "{found}");
+    }
+    // Where a user may make a small disk here, it was played, too.
+    let small = check("no room at the target");
+    assert!(small["expected"] == "not run" || small["actual"].as_str().unwrap().starts_with("exit 1"), "{small}");
+    let row = run(at, &["status", "--json"]).json()["report"]["sources"][0].clone();
+    assert!(row["verified"].is_null(), "a game day proves no snapshot: {row}");
+    // A snapshot that does not come back unharmed has no game day.
+    files_below(&at.join("repo/packs/app"), |_| true).iter().for_each(|pack| flip(pack));
+    let failed = expect(at, &["drill", "app", "--level", "game-day"], 4);
+    assert!(failed.out.contains("FAILED  the copy as it is"), "{}", failed.all());
 }
 
 #[test]

@@ -12,7 +12,10 @@ mod application;
 mod asked;
 mod broken;
 mod evidence;
+mod groups;
+mod limits;
 mod matrix;
+mod period;
 mod run;
 mod text;
 

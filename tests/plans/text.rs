@@ -74,6 +74,7 @@ fn the_shipped_plans_hold_together() {
         };
         text.push_str(&format!("[[source]]\nname = \"{name}\"\nkind = \"{kind}\"\n{place}"));
     }
+    text.push_str("[[group]]\nname = \"platform\"\nsources = [\"casebook\", \"events\", \"vectors\"]\n");
     let config = Config::parse(&text, Path::new("/etc/blackstart/blackstart.toml")).unwrap();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("restore-plans");
     let mut found = 0;

@@ -105,7 +105,7 @@ fn prove(home: &Home, cluster: &Cluster, seq: u32, facts: &Value) -> Vec<Check> 
     fs::create_dir(&scratch).unwrap();
     own_all(&copy.directory);
     let options = Options { bin: Some(crate::support::postgres::installed(cluster.major)), ..Options::default() };
-    let copy = proof::Copy { data: &copy.data, scratch: &scratch, replayed: false };
+    let copy = proof::Copy { data: &copy.data, scratch: &scratch, goes_on: false, stop: None };
     proof::prove(&copy, facts, &options, &Stopwatch::default(), &mut |_| {}).unwrap().checks
 }
 

@@ -251,6 +251,10 @@ class Series:
             os.remove(os.path.join(self.repo.path, self.commit_key(s)))
         return seq
 
+    def retire(self, key="host", **fields):
+        clock = "2026-01-04T00:%02d:00Z" % (self.seq % 60)
+        return self.commit({"type": "retire", "agent": "a", "started": clock, **fields}, key)
+
     def commit_key(self, seq):
         return "snapshots/%s/%010d" % (self.source, seq)
 

@@ -164,6 +164,29 @@ class Restores(Case):
         self.assertRegex(done.stdout, r"3  data of .*removed by a prune record")
         self.assertEqual(self.recover("verify", "files", identity=None).returncode, 0)
 
+    def test_a_retired_source_restores(self):
+        s = Series(self.repo, "files")
+        s.snapshot({b"": DIR, b"f": Item(data=b"one")})
+        s.retire(key="keeper", why="moved")
+        done = self.recover("list", identity=None)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"2  retired 2026-01-04T.* by 'db1': 'moved'")
+        self.assertEqual(self.recover("verify", "files", identity=None).returncode, 0)
+        self.restores(s.states[1])
+        s.snapshot({b"": DIR, b"f": Item(data=b"taken up again")})
+        s.prune(1)
+        s.retire()
+        self.restores(s.states[3])
+
+    def test_a_type_of_a_later_version_is_refused_and_not_called_damaged(self):
+        s = Series(self.repo, "files")
+        s.snapshot({b"": DIR, b"f": Item(data=b"one")})
+        s.commit({"type": "supersede", "agent": "a", "started": "2026-01-04T00:00:00Z"}, "host")
+        refused = self.recover("restore", "files", self.at("out", "x"))
+        self.assertEqual(refused.returncode, 1, refused.stdout)
+        self.assertIn("'supersede', which this script does not know: it was written by a newer version", refused.stderr)
+        self.restores(s.states[1], "files", "--seq", "1")
+
 
 class Logs(Case):
     """The log of a source as segment files."""
@@ -483,6 +506,10 @@ class Refuses(Case):
         self.series.prune(1, key="stranger")
         self.refuses("0000000003.*(forged|not certified)|not certified")
         self.refuses("0000000001 is missing", "--seq", "1")
+
+    def test_retirements_need_a_key_of_their_role(self):
+        self.series.retire(key="stranger")
+        self.refuses("forged|not certified")
 
 
 if __name__ == "__main__":

@@ -239,9 +239,38 @@ fn every_moment(program: &str) {
     let drilled = report(home.0.path(), &["drill"], 0);
     let checks = drilled["checks"].to_string();
     assert!(checks.contains("commands in the log, refused") && checks.contains("replays it"), "{checks}");
+    a_drill_goes_to_a_moment(&home, &time, (before, at));
     home.run(&["verify", "store"], 0);
     let copy = home.without_blackstart(program);
     assert_eq!(differing(&contents(&copy), &bad), Vec::<String>::new(), "recover-log.py");
+}
+
+/// What was written at the time is in it, and nothing of what came later.
+fn a_drill_goes_to_a_moment(home: &Home, time: &str, (before, at): (u64, u64)) {
+    let drilled = report(home.0.path(), &["drill", "--point", time], 0);
+    assert_eq!(drilled["level"], "point", "{drilled}");
+    let reached = replayed_to(&drilled);
+    assert!((before..=at).contains(&reached), "{before} to {at}: {drilled}");
+    let drilled = report(home.0.path(), &["drill", "--point", &format!("offset:{before}")], 0);
+    assert_eq!(replayed_to(&drilled), before, "{drilled}");
+    let drawn = report(home.0.path(), &["drill", "--point", "random"], 0);
+    let why = drawn["point"].as_str().unwrap();
+    let (_, again) = why.split_once("the same again: blackstart drill store ").expect(why);
+    let again = report(home.0.path(), &[&["drill"], &again.split(' ').collect::<Vec<_>>()[..]].concat(), 0);
+    assert_eq!(
+        (&again["seq"], &again["log_until"], &again["level"]),
+        (&drawn["seq"], &drawn["log_until"], &drawn["level"])
+    );
+    home.run(&["drill", "--point", "2099-01-01T00:00:00Z"], 64);
+    home.run(&["drill", "--point", "0/1A2B3C"], 64);
+}
+
+/// Up to where a drill has replayed the stream, as its report says.
+fn replayed_to(drilled: &serde_json::Value) -> u64 {
+    let checks = drilled["checks"].as_array().unwrap();
+    let mut names =
+        checks.iter().filter_map(|check| check["name"].as_str()?.strip_prefix("log replayed up to offset "));
+    names.next_back().unwrap_or_else(|| panic!("{checks:#?}")).parse().unwrap()
 }
 
 #[test]

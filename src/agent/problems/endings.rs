@@ -1,6 +1,7 @@
 //! How the last runs ended. The catalog remembers them, so that a restart takes nothing for mended.
 
 use jiff::Timestamp;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 use crate::catalog::{Catalog, Run};
@@ -14,6 +15,8 @@ pub struct Ending {
     pub result: String,
     pub line: String,
     pub help: Option<String>,
+    /// Of a drill: the snapshot.
+    pub seq: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +42,10 @@ impl Endings {
     /// Takes note of a run that has ended.
     pub fn take(&mut self, run: &Run) {
         let Run { finished, result, line, help, .. } = run;
-        let ending = Ending { finished: *finished, result: result.clone(), line: line.clone(), help: help.clone() };
+        let report: Option<Value> = serde_json::from_str(&run.report).ok();
+        let seq = report.filter(|_| run.task.is_drill()).and_then(|report| report["seq"].as_u64());
+        let ending =
+            Ending { finished: *finished, result: result.clone(), line: line.clone(), help: help.clone(), seq };
         // A backup that went well is a backup, whichever of the two it was.
         if run.done() && run.task.is_backup() {
             let other = if run.task == Task::Full { Task::Incremental } else { Task::Full };

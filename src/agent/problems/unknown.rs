@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 use super::{View, log};
-use crate::job::Job;
+use crate::job::{Job, Task};
+use crate::repository::layout::SourceName;
 
 /// Whether the repository has shown, since the agent was started, what it has of the source.
 pub fn is_seen(view: &View, job: &Job) -> bool {
@@ -15,15 +16,24 @@ pub fn is_seen(view: &View, job: &Job) -> bool {
 pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
     let silent = view.channels.iter().map(|c| &c.name).filter(|name| !view.sent.contains_key(*name));
     let mut unknown: BTreeSet<String> = silent.map(|name| format!("notify/{name}")).collect();
+    let unseen = view.groups.iter().map(|group| SourceName::of_group(&group.name));
+    let unseen = unseen.filter(|name| view.repository.is_some() && !view.seen.contains_key(name));
+    unknown.extend(unseen.map(|name| format!("{name}/damaged")));
     for job in view.jobs {
         let source = &job.source;
         let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
         if !is_seen(view, job) {
-            add(&["never", "rpo", "overdue", "drill-overdue", "edited", "schedule"]);
+            add(&["never", "rpo", "overdue", "edited", "schedule"]);
         }
-        // Without its key no drill runs, and none is over.
-        if view.drill_key.is_some() {
-            add(&["drill", "drill-overdue"]);
+        for drill in Task::ALL.into_iter().filter(|task| task.is_drill()) {
+            let overdue = format!("{drill}-overdue");
+            if !is_seen(view, job) {
+                add(&[&overdue]);
+            }
+            // Without its key no drill runs, and none is over.
+            if view.drill_key.is_some() {
+                add(&[drill.name(), &overdue]);
+            }
         }
         if job.continuous {
             add(&log::unknown(view.standings.get(source), view.seen.get(source), now));

@@ -11,8 +11,10 @@ use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::evidence::{self, Chain, Stored};
 
+mod auditor;
 mod page;
 mod period;
+mod promised;
 
 pub use period::Period;
 

@@ -153,7 +153,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn markdown(title: &str, parts: &[Part]) -> String {
+pub(super) fn markdown(title: &str, parts: &[Part]) -> String {
     let cell = |text: &str| text.replace('|', "\\|").replace(['\n', '\r'], " ");
     let mut out = format!("# {title}\n");
     for part in parts {

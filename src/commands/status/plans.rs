@@ -52,7 +52,7 @@ fn row(open: &Open, config: &Config, plan: &Plan) -> Result<Row> {
     let state = plan::state(plan, &reports);
     let last = reports.iter().rfind(|r| r.mode == "drill");
     let job = config.jobs.iter().find(|job| job.enabled && job.source.plan() == Some(&plan.name));
-    let rhythm = job.and_then(|job| job.tasks.get(&Task::Drill));
+    let rhythm = job.and_then(|job| job.tasks.get(&Task::DRILL));
     let overdue = rhythm
         .zip(last)
         .is_some_and(|(rhythm, last)| open.now().duration_since(last.finished) > rhythm.gaps().1.saturating_mul(2));

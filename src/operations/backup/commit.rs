@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::retired::given_up;
 use super::{BackupReport, Committed, Run};
 use crate::fingerprint::{Fingerprint, REMEMBERED};
 use crate::operations::basis::Existing;
@@ -13,7 +14,7 @@ use crate::repository::FORMAT;
 use crate::repository::layout::{self, Hash};
 use crate::repository::sealed::{SKIPS_LISTED, SealedPart};
 use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Line, Named, PackChange, Snapshot, write_pack_list};
+use crate::repository::snapshot::{Commit, Line, Named, PackChange, Retirement, Snapshot, write_pack_list};
 use crate::storage;
 
 /// Pack changes kept in the commit itself; more go to a pack list.
@@ -134,8 +135,13 @@ impl Run<'_> {
             // Only a prune that left the basis alone may be followed at once: then every object of the basis is still named. Whether the
             // run's own objects, and those that it took over, are still there is looked up below.
             let series = Series::list(&open.store, &open.trust, self.name)?;
-            for seq in snapshot.seq..=series.head() {
-                let commit = series.read(seq)?;
+            let others: Vec<Commit> =
+                (snapshot.seq..=series.head()).map(|seq| series.read(seq)).collect::<Result<_>>()?;
+            // Whoever gave the source up did not know of this run, and this run did not know of that.
+            if let Some(record) = others.iter().find_map(retirement) {
+                return Err(given_up(self.name, record, "This run's data is not in a snapshot."));
+            }
+            for commit in others {
                 let Line::Prune(prune) = &commit.line else { return Ok(None) };
                 if prune.removed.iter().any(|r| Some(r.seq) == snapshot.basis) {
                     return Ok(None);
@@ -273,4 +279,8 @@ impl Run<'_> {
         }
         Ok(hurt)
     }
+}
+
+fn retirement(commit: &Commit) -> Option<&Retirement> {
+    if let Line::Retire(record) = &commit.line { Some(record) } else { None }
 }

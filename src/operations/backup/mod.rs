@@ -3,6 +3,7 @@
 mod commit;
 mod options;
 mod resume;
+mod retired;
 
 pub use options::Options;
 
@@ -187,7 +188,9 @@ impl<'a> Run<'a> {
                 e.context("nothing was written: `verify` tells more. `restore` still reads the other snapshots")
             })?;
             run.previous.get_or_insert(commit.hash);
-            if matches!(commit.line, Line::Snapshot(_)) {
+            if let Line::Retire(record) = &commit.line {
+                run.take_up_again(record)?;
+            } else if commit.snapshot().is_some() {
                 newest = Some(commit);
                 break;
             }

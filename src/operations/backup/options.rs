@@ -19,6 +19,8 @@ pub struct Options {
     pub baseline_every: SignedDuration,
     /// Continue a series that another key has written.
     pub adopt: bool,
+    /// Take up a source again that was retired.
+    pub revive: bool,
     /// Go on when more than 1 % of the packs are missing.
     pub heal: bool,
     /// A great change against the newest snapshot is meant: see [`crate::source::Before`].
@@ -48,6 +50,7 @@ impl Default for Options {
             baseline: false,
             baseline_every: SignedDuration::from_hours(30 * 24),
             adopt: false,
+            revive: false,
             heal: false,
             accept_change: false,
             level: None,

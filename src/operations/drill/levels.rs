@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 
+use crate::interrupt;
 use crate::operations::basis::{index_store, pack_table};
 use crate::operations::restore::PackWork;
 use crate::operations::{Open, verify};
@@ -14,6 +15,8 @@ use crate::repository::series;
 use crate::repository::snapshot::Snapshot;
 use crate::storage::{self, Key};
 
+/// What it means that a drill does not go on.
+const NOTHING_SAID: &str = "Nothing was changed, and nothing is said of the backup.";
 /// Faults named in a check.
 const NAMED: usize = 5;
 
@@ -48,6 +51,7 @@ pub fn hashes(open: &Open, snapshot: &Snapshot, times: &Stopwatch) -> Result<(Ch
     let needed = needed(open, snapshot)?;
     let (mut faults, mut fetched) = (Vec::new(), 0);
     for (key, (hash, _)) in &needed {
+        interrupt::check(NOTHING_SAID)?;
         match times.time("fetch", || open.store.get(key)) {
             Ok(body) => {
                 fetched += body.len() as u64;
@@ -75,6 +79,7 @@ pub fn decode(
     let index = index_store(open, &snapshot.source, false);
     let table = pack_table(&index, snapshot, identities, |line, _| {
         let PackLine::Pack { name, size, frames, .. } = line else { return Ok(()) };
+        interrupt::check(NOTHING_SAID)?;
         let key = layout::pack(&snapshot.source, &name);
         let pack = PackWork { name, size, frames, writes: Vec::new() };
         match times.time("decode", || verify::read_pack(open, &key, &pack, identities)) {

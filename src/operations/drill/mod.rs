@@ -3,10 +3,13 @@
 //! Cheaper levels read the repository without a restore; the dearest restores with stock tools alone. What is wrong with the backup is a report
 //! that did not pass. What is wrong with the place (no room, no server program, no network) is an error of `Kind::Environment` and no report.
 
+mod bounds;
 mod cold;
-mod faults;
+pub mod gameday;
 mod key;
 mod levels;
+mod moment;
+mod place;
 mod point;
 mod proofs;
 mod scope;
@@ -22,6 +25,7 @@ use super::measures::implausible;
 use super::proof::{self, Case, Proven};
 use super::restore::{self, Phases, Request};
 use super::{Open, canary, suspect};
+use crate::child::watch::Watch;
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
 use crate::repository::agefile::Identity;
@@ -29,10 +33,13 @@ use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::{Settings, postgres};
+pub use bounds::{Bounds, bounds};
 pub use evidence::{DrillReport, Level};
-pub use faults::of_the_environment;
 pub use key::signer;
-pub use point::{Point, choose};
+pub use moment::Moment;
+pub use place::of_the_environment;
+use place::{isolation, of_this_place};
+pub use point::{Chosen, Point, choose};
 pub use proofs::{Proof, proofs, reports, verified};
 pub use scratch::Scratch;
 
@@ -48,6 +55,8 @@ pub struct Options {
     pub keep: bool,
     /// Leave it only if the drill fails.
     pub keep_failed: bool,
+    /// Up to where the log after the snapshot is replayed; without it, as far as it goes.
+    pub moment: Option<Moment>,
     /// Why this recovery point was taken.
     pub point: String,
     /// Who or what started the drill.
@@ -58,6 +67,8 @@ pub struct Options {
     pub configuration: Option<Hash>,
     /// For the proof.
     pub settings: Settings,
+    /// Of time, and of the memory of what it starts.
+    pub bounds: Bounds,
 }
 
 impl Options {
@@ -71,11 +82,13 @@ impl Options {
             rto: None,
             keep: false,
             keep_failed: false,
+            moment: None,
             point: "the latest complete snapshot".into(),
             trigger: "by hand".into(),
             plan: None,
             configuration: None,
             settings: Settings::default(),
+            bounds: bounds(None, None),
         }
     }
 }
@@ -92,7 +105,12 @@ pub fn drill(
 ) -> Result<DrillReport> {
     let leftovers = scratch::sweep(&options.scratch, open.now());
     let scratch = Scratch::make(&options.scratch)?;
-    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options)?;
+    let watch = Watch::begin(scratch.notes(), options.bounds)?;
+    let drilled = Drilled::carry_out(open, identities, (commit, snapshot), scratch.path(), options);
+    // Whatever came of it: what was ended from outside tells nothing.
+    watch.check()?;
+    drop(watch);
+    let drilled = drilled?;
     let passed = drilled.checks.iter().all(|c| c.passed);
     let scratch_removed = if options.keep || (options.keep_failed && !passed) {
         drop(scratch.keep());
@@ -133,8 +151,6 @@ impl Drilled {
     ) -> Result<Drilled> {
         // Without local state: a cached index object would prove nothing about the repository's.
         let open = &Open { state: None, ..open.clone() };
-        let isolation =
-            "a new directory that only this user may enter; engines listen on Unix sockets or loopback alone";
         let started = open.now();
         let clock = Instant::now();
         let mut drilled = Drilled {
@@ -143,16 +159,16 @@ impl Drilled {
             entries: 0,
             bytes: 0,
             bytes_fetched: 0,
-            log_until: point::replayed_until(open, snapshot, options.level)?,
+            log_until: point::replayed_until(open, snapshot, (options.level, options.moment))?,
             canary: None,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
             ended: started,
             seconds: 0.0,
-            environment: Environment::here(scratch, isolation),
+            environment: Environment::here(scratch, &isolation(options.bounds)),
         };
-        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(faults::of_this_place)?;
+        drilled.check(open, identities, (commit, snapshot), scratch, options).map_err(of_this_place)?;
         drilled.seconds = clock.elapsed().as_secs_f64();
         drilled.ended = open.now();
         if snapshot.outcome == Outcome::Partial {
@@ -172,7 +188,7 @@ impl Drilled {
         options: &Options,
     ) -> Result<()> {
         let (commit, snapshot) = point;
-        if options.level >= Level::Engine {
+        if options.level.proves() {
             match proof::ready(snapshot, identities, &options.settings) {
                 Err(e) if of_the_environment(&e) => return Err(e.context("nothing was fetched")),
                 // What else is wrong the drill will find.
@@ -192,9 +208,14 @@ impl Drilled {
                 self.checks.extend(checks);
                 self.bytes_fetched = fetched;
             }
-            Level::Engine => {
+            Level::Engine | Level::Point => {
                 self.restore(open, identities, (commit, snapshot), options)?;
                 self.prove(open, identities, snapshot, scratch, options)?;
+            }
+            Level::GameDay => {
+                let (checks, fetched) = gameday::play(open, identities, snapshot, scratch, &self.times)?;
+                self.checks.extend(checks);
+                self.bytes_fetched = fetched;
             }
             Level::ColdStart => {
                 let (check, fetched) = cold::restore(open, identities, snapshot, (scratch, &self.copy), &self.times)?;
@@ -239,15 +260,15 @@ impl Drilled {
         scratch: &Path,
         options: &Options,
     ) -> Result<()> {
-        let Options { settings, rpo, .. } = options;
         if self.checks.last().is_some_and(|last| !last.passed) {
             return Ok(());
         }
         let times = Stopwatch::default();
         let begun = Instant::now();
-        let case = Case { open, identities, snapshot, copy: &self.copy, scratch, times: &times, settings };
+        let (copy, settings, moment) = (&self.copy, &options.settings, options.moment);
+        let case = Case { open, identities, snapshot, moment, copy, scratch, times: &times, settings };
         match proof::prove(&case) {
-            Ok(proven) => self.take(open, snapshot, proven, *rpo),
+            Ok(proven) => self.take(open, snapshot, proven, options.rpo),
             Err(e) if of_the_environment(&e) => {
                 return Err(e.context("the copy was restored, but could not be proven here"));
             }
@@ -286,7 +307,7 @@ impl Drilled {
         let exposure = self.started.duration_since(reached).as_secs_f64().max(0.0);
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
-        let timed = options.level == Level::Engine;
+        let timed = matches!(options.level, Level::Engine | Level::Point);
         let (tested, not_tested) = scope::scope(options.level, snapshot);
         let objects = Objects::of(open, snapshot)?;
         let make = |n, previous| DrillReport {

@@ -1,4 +1,5 @@
-//! Scratch of drills: a directory of its own for each, locked while it is in use, so that what a killed drill left can be told and removed.
+//! Scratch of drills: a directory of its own for each, locked while it is in use, so that what a killed drill left can be told and removed: first
+//! the servers that run on it, by the notes of them, then the files.
 
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -7,9 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+use crate::child::watch;
+
 const PREFIX: &str = "blackstart-drill-";
 /// A kept scratch has this file in it.
 const KEPT: &str = "KEPT-FOR-INSPECTION";
+/// Notes of what runs on it. Made once it is locked.
+const NOTES: &str = ".children";
 /// Between making a directory and locking it lies less.
 const YOUNG: SignedDuration = SignedDuration::from_secs(60);
 
@@ -29,11 +34,17 @@ impl Scratch {
             .with_context(|| format!("make a scratch directory in {}", base.display()))?;
         let lock = open(directory.path()).context("open the scratch directory")?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).context("lock the scratch directory")?;
+        std::fs::create_dir(directory.path().join(NOTES)).context("make a directory for notes")?;
         Ok(Scratch { directory, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where what is started is noted.
+    pub fn notes(&self) -> PathBuf {
+        self.directory.path().join(NOTES)
     }
 
     /// Leaves it for inspection, and gives its path.
@@ -54,7 +65,8 @@ fn open(path: &Path) -> rustix::io::Result<rustix::fd::OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// Removes what killed drills of this user left in `base`; gives how many. Kept scratch stays.
+/// Ends what killed drills of this user left running in `base`, and removes their scratch; gives how many. Kept scratch stays, and what is still
+/// in use.
 pub fn sweep(base: &Path, now: Timestamp) -> u64 {
     let mine = rustix::process::getuid().as_raw();
     let mut removed = 0;
@@ -64,11 +76,14 @@ pub fn sweep(base: &Path, now: Timestamp) -> u64 {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX) && found.is_dir() && found.uid() == mine;
         let made = found.modified().ok().and_then(|m| Timestamp::try_from(m).ok());
         let young = made.is_none_or(|made| now.duration_since(made) < YOUNG);
-        if !ours || young || path.join(KEPT).exists() {
+        // What has notes was locked once: no lock is coming.
+        let unlocked_yet = young && !path.join(NOTES).exists();
+        if !ours || unlocked_yet || path.join(KEPT).exists() {
             continue;
         }
         let Ok(lock) = open(&path) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && watch::end_noted(&path.join(NOTES), &path)
             && std::fs::remove_dir_all(&path).is_ok()
         {
             removed += 1;

@@ -3,6 +3,7 @@
 //! `drills/<subject>/<n>` is create-only and `n` has no gaps, so a report can neither be altered nor taken out of the middle unnoticed.
 
 mod environment;
+mod level;
 pub mod restored;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +11,6 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::Open;
 use super::canary::CanaryReport;
@@ -25,45 +25,10 @@ use crate::repository::snapshot::Snapshot;
 use crate::repository::trust::Role;
 use crate::storage::{self, Key};
 pub use environment::Environment;
+pub use level::Level;
 
 /// Tries to append a report while others append theirs.
 const TRIES: usize = 8;
-
-/// How deep a drill goes, from the cheap to the dear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Level {
-    /// Everything that the snapshot names is there, at its size. No key is needed.
-    Existence,
-    /// Every stored byte is as it was written.
-    Hashes,
-    /// Every frame decrypts and decompresses. Nothing is written.
-    Decode,
-    /// Restored into scratch, compared byte by byte, and proven by the real engine.
-    Engine,
-    /// Restored by `recover.py` with stock tools from a bare copy of the repository, and then proven as for `engine`.
-    ColdStart,
-}
-
-impl Level {
-    pub const ALL: [Level; 5] = [Level::Existence, Level::Hashes, Level::Decode, Level::Engine, Level::ColdStart];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Existence => "existence",
-            Level::Hashes => "hashes",
-            Level::Decode => "decode",
-            Level::Engine => "engine",
-            Level::ColdStart => "cold-start",
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The report on one drill, or on one real restore, of one source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -134,7 +99,13 @@ pub struct DrillReport {
 impl DrillReport {
     /// Whether it proves its recovery point: a drill with the real engine that passed.
     pub fn proves(&self) -> bool {
-        self.r#type == "drill" && self.passed && self.level >= Level::Engine
+        self.r#type == "drill" && self.passed && self.level.proves()
+    }
+
+    /// Whether it shows that what had failed is well: a drill since then that passed, of a level that tells as much, and of no older snapshot.
+    pub fn answers(&self, failed: &DrillReport) -> bool {
+        let later = self.r#type == "drill" && self.n > failed.n && self.seq >= failed.seq;
+        later && self.passed && self.level.covers(failed.level)
     }
 }
 

@@ -3,15 +3,16 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Failure, Kind};
 use crate::operations::{Open, drill};
 use crate::report::Outcome;
 use crate::repository::group::{self, Group, Point, Points};
-use crate::repository::layout::{GroupName, SourceName};
-use crate::repository::series::{Series, Whole};
-use crate::repository::snapshot::{Commit, Removed, Snapshot};
+use crate::repository::layout::{GroupName, Hash, SourceName};
+use crate::repository::series::{Series, Tail};
+use crate::repository::snapshot::{Commit, Mode, Removed, Snapshot};
 
 /// Which common point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub struct Found {
     pub passed_over: Vec<(u64, String)>,
 }
 
+impl Found {
+    /// The snapshot of one member.
+    pub fn of(&self, source: &SourceName) -> Option<&(Commit, Snapshot)> {
+        self.members.iter().find(|(_, snapshot)| snapshot.source == *source)
+    }
+}
+
 /// What can be said of a common point.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Wholeness {
@@ -40,8 +48,6 @@ pub struct Wholeness {
     pub missing: BTreeMap<SourceName, String>,
     /// Members whose snapshot looks wrong.
     pub suspect: BTreeSet<SourceName>,
-    /// Whether drills have proven every member.
-    pub verified: bool,
 }
 
 /// Points of each group that are looked at for what a prune does to them.
@@ -62,45 +68,40 @@ pub fn broken_by(open: &Open, source: &SourceName, removed: &[Removed]) -> Resul
     Ok(broken)
 }
 
-/// The series of the members, each read once.
+/// The series of the members, each read as far back as it is asked for.
 pub struct Standing<'a> {
     open: &'a Open,
-    known: BTreeMap<SourceName, (Whole, Vec<drill::Proof>)>,
+    series: BTreeMap<SourceName, Tail<'a>>,
+    proofs: BTreeMap<SourceName, BTreeSet<Hash>>,
 }
 
 impl<'a> Standing<'a> {
     pub fn new(open: &'a Open) -> Standing<'a> {
-        Standing { open, known: BTreeMap::new() }
+        Standing { open, series: BTreeMap::new(), proofs: BTreeMap::new() }
     }
 
-    fn of(&mut self, source: &SourceName) -> Result<&(Whole, Vec<drill::Proof>)> {
-        if !self.known.contains_key(source) {
-            let whole = Series::list(&self.open.store, &self.open.trust, source)?.whole();
-            let proofs = drill::verified(self.open, source)?;
-            self.known.insert(source.clone(), (whole, proofs));
-        }
-        Ok(&self.known[source])
+    fn of(&mut self, source: &SourceName) -> Result<&mut Tail<'a>> {
+        Ok(match self.series.entry(source.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Tail::of(Series::list(&self.open.store, &self.open.trust, source)?)),
+        })
     }
 
     /// Looks at every member of `group`.
     pub fn look(&mut self, group: &Group) -> Result<Wholeness> {
-        let mut found = Wholeness { verified: true, ..Wholeness::default() };
+        let mut found = Wholeness::default();
         for member in &group.members {
-            let (whole, proofs) = self.of(&member.source)?;
-            found.verified &= proofs.iter().any(|proof| proof.commit == member.commit);
-            match whole.snapshots().find(|(_, snapshot)| snapshot.seq == member.seq) {
-                Some((commit, snapshot)) if commit.hash == member.commit => {
-                    if whole.looks_wrong(snapshot) {
+            match self.of(&member.source)?.snapshot(member.seq)? {
+                Ok((commit, _, looks_wrong)) if commit.hash == member.commit => {
+                    if looks_wrong {
                         found.suspect.insert(member.source.clone());
                     }
                 }
-                Some(_) => {
+                Ok(_) => {
                     let why = format!("snapshot {} is another one than the point names", member.seq);
                     found.missing.insert(member.source.clone(), why);
                 }
-                None => {
-                    let fault = whole.faults.iter().find(|(seq, _)| *seq == member.seq);
-                    let why = fault.map_or("is gone".to_owned(), |(_, why)| why.clone());
+                Err(why) => {
                     found.missing.insert(member.source.clone(), format!("snapshot {}: {why}", member.seq));
                 }
             }
@@ -108,13 +109,43 @@ impl<'a> Standing<'a> {
         Ok(found)
     }
 
+    /// Whether drills have proven every member.
+    pub fn verified(&mut self, group: &Group) -> Result<bool> {
+        for member in &group.members {
+            if !self.proofs.contains_key(&member.source) {
+                let proofs = drill::verified(self.open, &member.source)?.into_iter().map(|proof| proof.commit);
+                self.proofs.insert(member.source.clone(), proofs.collect());
+            }
+            if !self.proofs[&member.source].contains(&member.commit) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the run that made `group` read everything: every member's snapshot that is still there is a full.
+    pub fn all_full(&mut self, group: &Group) -> Result<bool> {
+        let mut any = false;
+        for member in &group.members {
+            if let Ok((_, snapshot, _)) = self.of(&member.source)?.snapshot(member.seq)? {
+                if snapshot.mode != Mode::Full {
+                    return Ok(false);
+                }
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
     /// The snapshots of a point that is whole.
     fn snapshots(&mut self, group: &Group) -> Result<Vec<(Commit, Snapshot)>> {
         let mut all = Vec::new();
         for member in &group.members {
-            let (whole, _) = self.of(&member.source)?;
-            let found = whole.snapshots().find(|(commit, _)| commit.hash == member.commit);
-            all.extend(found.map(|(commit, snapshot)| (commit.clone(), snapshot.clone())));
+            if let Ok((commit, snapshot, _)) = self.of(&member.source)?.snapshot(member.seq)?
+                && commit.hash == member.commit
+            {
+                all.push((commit.clone(), snapshot.clone()));
+            }
         }
         anyhow::ensure!(all.len() == group.members.len(), "a point that is not whole (this is a bug)");
         Ok(all)
@@ -170,7 +201,7 @@ pub fn find(open: &Open, name: &GroupName, pick: Pick) -> Result<Found> {
         }
         let wholeness = standing.look(&point.group)?;
         let objection = match pick {
-            Pick::LatestVerified if wholeness.missing.is_empty() && wholeness.verified => None,
+            Pick::LatestVerified if wholeness.missing.is_empty() && standing.verified(&point.group)? => None,
             Pick::LatestVerified => Some("drills have not proven all of it".to_owned()),
             _ => wholeness.objection(&point.group),
         };

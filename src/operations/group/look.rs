@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::find::Standing;
 use crate::operations::Open;
 use crate::repository::group::{self, Member, Point, Points};
-use crate::repository::layout::GroupName;
+use crate::repository::layout::{GroupName, Hash};
 use crate::repository::series::Series;
 
 /// Points of each group that are looked at, the newest first.
@@ -19,30 +19,42 @@ pub struct Sight {
     pub group: GroupName,
     /// The newest point that is whole and complete and of which no member is suspect.
     pub n: Option<u64>,
+    pub hash: Option<Hash>,
     /// The time of its oldest data; the store's own time where that is earlier, since a clock that is ahead must not make it look fresh.
     pub newest: Option<Timestamp>,
+    /// The time of its oldest data, as its host says.
+    pub data_time: Option<Timestamp>,
     /// Points of which retention has removed a member: they are not whole any more, and nothing is wrong with that.
     pub expired: Vec<u64>,
     /// Points that do not verify, are missing, or have lost a member that no prune record lists: what and why.
     pub faults: Vec<String>,
 }
 
+impl Sight {
+    /// Of a group that has no points.
+    pub fn of(group: GroupName) -> Sight {
+        Sight { group, n: None, hash: None, newest: None, data_time: None, expired: Vec::new(), faults: Vec::new() }
+    }
+}
+
 /// Looks at the newest points of every group.
 pub fn look(open: &Open) -> Result<Vec<Sight>> {
     let mut standing = Standing::new(open);
-    group::names(&open.store)?.into_iter().map(|name| look_at(open, &mut standing, name)).collect()
+    let names = group::names(&open.store)?;
+    names.iter().map(|name| look_at(open, &mut standing, &Points::list(&open.store, &open.trust, name)?)).collect()
 }
 
-fn look_at(open: &Open, standing: &mut Standing, name: GroupName) -> Result<Sight> {
-    let points = Points::list(&open.store, &open.trust, &name)?;
+/// Looks at the newest of the points listed.
+pub fn look_at(open: &Open, standing: &mut Standing, points: &Points) -> Result<Sight> {
     let recent = points.recent(LOOKED_AT)?;
-    let mut sight = Sight { n: None, newest: None, expired: Vec::new(), faults: Vec::new(), group: name.clone() };
+    let mut sight = Sight::of(points.name().clone());
     sight.faults.extend(recent.faults.iter().map(|(n, why)| format!("point {n}: {why}")));
-    for Point { group, .. } in &recent.points {
+    for Point { hash, group, .. } in &recent.points {
         let wholeness = standing.look(group)?;
         if sight.n.is_none() && wholeness.objection(group).is_none() {
             let stored = points.stored_at(group.n);
-            sight.n = Some(group.n);
+            (sight.n, sight.hash) = (Some(group.n), Some(*hash));
+            sight.data_time = Some(group.data_time());
             sight.newest = Some(stored.map_or(group.data_time(), |at| at.min(group.data_time())));
         }
         let missing = |member: &&Member| wholeness.missing.contains_key(&member.source);

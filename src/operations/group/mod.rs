@@ -12,5 +12,5 @@ mod restore;
 
 pub use backup::{GroupReport, MemberResult, MemberRun, OpenSource, Written, backup};
 pub use find::{Found, Pick, Standing, Wholeness, broken_by, find};
-pub use look::{Sight, look};
+pub use look::{Sight, look, look_at};
 pub use restore::{GroupRestored, Request, restore};

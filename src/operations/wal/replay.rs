@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::recover::{self, Recoverable, holds};
 use crate::error::{Failure, Kind};
+use crate::interrupt;
 use crate::operations::Open;
 use crate::operations::restore::Finish;
 use crate::report::Outcome;
@@ -174,6 +175,7 @@ pub fn write(open: &Open, identities: &[Identity], route: &Route, aim: &Aim, cop
     let (mut at, mut time) = (route.start, None);
     let window = route.window.as_ref().filter(|_| aim.target != Target::Immediate);
     while let Some(shown) = window.map_or(Ok(None), |window| reader.next(&route.log, window, TIMELINE, at))? {
+        interrupt::check("Nothing is at the target yet. The same command again begins anew.")?;
         ensure!(!shown.bytes.is_empty(), "the log has an empty piece at {at}");
         let end = at + shown.bytes.len() as u64;
         let cut = match aim.target {

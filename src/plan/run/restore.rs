@@ -10,7 +10,7 @@ use super::{Progress, Run, expected};
 use crate::durable;
 use crate::operations::ask::Restored;
 use crate::operations::backup;
-use crate::operations::drill::{self, Drilled, Options, Point, signer};
+use crate::operations::drill::{self, Drilled, Level, Options, Point, signer};
 use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request};
 use crate::repository::layout::SourceName;
@@ -26,8 +26,8 @@ impl Run<'_> {
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::Latest)?;
                 Ok((commit, snapshot, "the newest complete snapshot that is not suspect".into()))
             }
-            PointOf::Latest => drill::choose(self.open, source, Point::Latest),
-            PointOf::Seq(seq) => drill::choose(self.open, source, Point::Seq(seq)),
+            PointOf::Latest => self.drilled_point(source, Point::Latest),
+            PointOf::Seq(seq) => self.drilled_point(source, Point::Seq(seq)),
             PointOf::Verified => {
                 let proven = drill::verified(self.open, source)?.iter().map(|p| p.seq).collect();
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::LatestVerified(proven))?;
@@ -36,21 +36,39 @@ impl Run<'_> {
         }
     }
 
+    fn drilled_point(&self, source: &SourceName, point: Point) -> Result<(Commit, Snapshot, String)> {
+        let chosen = drill::choose(self.open, &self.keys.identities, source, (point, Level::Engine))?;
+        Ok((chosen.commit, chosen.snapshot, chosen.why))
+    }
+
     pub(super) fn restore_into_scratch(
         &self,
         restore: &Restore,
         progress: &mut Progress,
         report: &mut StageReport,
     ) -> Result<String> {
-        let scratch = progress.scratch.as_ref().context("a drill needs scratch")?.path().join(restore.source.as_str());
-        std::fs::create_dir(&scratch).with_context(|| format!("make {}", scratch.display()))?;
         let (commit, snapshot, why) = self.point(restore, false)?;
         if let Some(wrong) = expected::compare(restore, &snapshot, &self.keys.identities, report)? {
             return Ok(wrong);
         }
-        let options = self.options(&restore.source, why.clone());
-        let point = (&commit, &snapshot);
-        let drilled = Drilled::carry_out(self.open, &self.keys.identities, point, &scratch, &options)?;
+        let arrived = self.drill_one(progress, (commit, snapshot), &why, report)?;
+        report.point = Some(arrived);
+        Ok(format!("into scratch; in a real run to {}", restore.to))
+    }
+
+    /// Drills one source; gives where its copy lies.
+    pub(super) fn drill_one(
+        &self,
+        progress: &mut Progress,
+        (commit, snapshot): (Commit, Snapshot),
+        why: &str,
+        report: &mut StageReport,
+    ) -> Result<PointReport> {
+        let source = &snapshot.source;
+        let scratch = progress.scratch.as_ref().context("a drill needs scratch")?.path().join(source.as_str());
+        std::fs::create_dir(&scratch).with_context(|| format!("make {}", scratch.display()))?;
+        let options = self.options(source, why.to_owned());
+        let drilled = Drilled::carry_out(self.open, &self.keys.identities, (&commit, &snapshot), &scratch, &options)?;
         report.checks.extend(drilled.checks.iter().cloned());
         let restored = Restored {
             kind: snapshot.kind.clone(),
@@ -60,9 +78,9 @@ impl Run<'_> {
             settings: options.settings.clone(),
         };
         let (to, who) = (drilled.copy.clone(), Who::Engine(Box::new(restored)));
-        self.arrived(progress, restore, Arrival { point, why: &why, to, who }, report);
-        progress.drilled.push((drilled, commit, snapshot, why));
-        Ok(format!("into scratch; in a real run to {}", restore.to))
+        let arrived = arrived(progress, Arrival { point: (&commit, &snapshot), why, to, kept: None, who });
+        progress.drilled.push((drilled, commit, snapshot, why.to_owned()));
+        Ok(arrived)
     }
 
     fn options(&self, source: &SourceName, point: String) -> Options {
@@ -75,6 +93,7 @@ impl Run<'_> {
             plan: Some(self.plan.name.clone()),
             configuration: self.wanted.configuration,
             settings: configured.map(|s| self.config.settings(s)).unwrap_or_default(),
+            bounds: self.config.drill_bounds(),
             ..Options::new(self.config.scratch())
         }
     }
@@ -85,40 +104,14 @@ impl Run<'_> {
         progress: &mut Progress,
         report: &mut StageReport,
     ) -> Result<String> {
-        let started = self.open.now();
         let (commit, snapshot, why) = self.point(restore, true)?;
         if let Some(wrong) = expected::compare(restore, &snapshot, &self.keys.identities, report)? {
             return Ok(wrong);
         }
-        let to: PathBuf = self.config.base().join(progress.variables.fill(&restore.to)?);
-        let to: PathBuf = std::path::absolute(&to)?.components().collect();
-        // On a machine that is new nothing is there yet.
-        if let Some(above) = to.parent() {
-            durable::create_directories(above).with_context(|| format!("make {}", above.display()))?;
-        }
-        let request = Request {
-            in_place: restore.replace,
-            finish: restore::finish_of(&snapshot, &to),
-            ..Request::new(to.clone(), backup::Options::default().workers)
-        };
-        let done = restore::restore(self.open, &self.keys.identities, &commit, &snapshot, &request)?;
-        report.kept = done.kept.as_ref().map(|kept| kept.display().to_string());
-        let who = self.live(progress, &restore.source).map_or(Who::Files, |(who, _)| who);
-        self.arrived(progress, restore, Arrival { point: (&commit, &snapshot), why: &why, to, who }, report);
-        if let Some(signer) = &self.keys.signing {
-            let how = Circumstances {
-                started,
-                point: why,
-                trigger: self.wanted.trigger.clone(),
-                plan: Some(self.plan.name.clone()),
-                partial: false,
-                configuration: self.wanted.configuration,
-            };
-            // The restore counts; that its record could not be stored is said.
-            if let Err(e) = restored::record(self.open, signer, (&commit, &snapshot), &done, &how) {
-                progress.deviations.push(format!("the record of {} could not be stored: {e:#}", restore.source));
-            }
-        }
+        let point = self.to_its_place(progress, (&commit, &snapshot), &why, (&restore.to, restore.replace))?;
+        report.kept.clone_from(&point.kept);
+        let to = point.to.clone();
+        report.point = Some(PointReport { kept: None, ..point });
         if restore.point == PointOf::Latest {
             // The data is in its place: a look that fails now takes nothing of that back.
             match restore::passed_over(self.open, &restore.source, snapshot.seq, &Pick::Latest) {
@@ -133,7 +126,49 @@ impl Run<'_> {
             }
         }
         let kept = report.kept.as_ref().map_or(String::new(), |kept| format!("; what was there is at {kept}"));
-        Ok(format!("snapshot {} to {}{kept}", snapshot.seq, done.to.display()))
+        Ok(format!("snapshot {} to {to}{kept}", snapshot.seq))
+    }
+
+    /// Restores one source to `to`, where something may lie that is kept beside if `replace`.
+    pub(super) fn to_its_place(
+        &self,
+        progress: &mut Progress,
+        (commit, snapshot): (&Commit, &Snapshot),
+        why: &str,
+        (to, replace): (&str, bool),
+    ) -> Result<PointReport> {
+        let started = self.open.now();
+        let source = &snapshot.source;
+        let to: PathBuf = self.config.base().join(progress.variables.fill(to)?);
+        let to: PathBuf = std::path::absolute(&to)?.components().collect();
+        // On a machine that is new nothing is there yet.
+        if let Some(above) = to.parent() {
+            durable::create_directories(above).with_context(|| format!("make {}", above.display()))?;
+        }
+        let request = Request {
+            in_place: replace,
+            finish: restore::finish_of(snapshot, &to),
+            ..Request::new(to.clone(), backup::Options::default().workers)
+        };
+        let done = restore::restore(self.open, &self.keys.identities, commit, snapshot, &request)?;
+        let who = self.live(progress, source).map_or(Who::Files, |(who, _)| who);
+        let kept = done.kept.as_ref().map(|kept| kept.display().to_string());
+        let arrived = arrived(progress, Arrival { point: (commit, snapshot), why, to, kept, who });
+        if let Some(signer) = &self.keys.signing {
+            let how = Circumstances {
+                started,
+                point: why.to_owned(),
+                trigger: self.wanted.trigger.clone(),
+                plan: Some(self.plan.name.clone()),
+                partial: false,
+                configuration: self.wanted.configuration,
+            };
+            // The restore counts; that its record could not be stored is said.
+            if let Err(e) = restored::record(self.open, signer, (commit, snapshot), &done, &how) {
+                progress.deviations.push(format!("the record of {source} could not be stored: {e:#}"));
+            }
+        }
+        Ok(arrived)
     }
 
     /// The reports of the sources that were drilled.
@@ -146,22 +181,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A source has arrived: what later stages may ask of it.
-    fn arrived(&self, progress: &mut Progress, restore: &Restore, how: Arrival, report: &mut StageReport) {
-        let Arrival { point: (commit, snapshot), why, to, who } = how;
-        report.point = Some(PointReport {
-            source: restore.source.clone(),
-            seq: snapshot.seq,
-            commit: commit.hash,
-            data_time: snapshot.data_time,
-            why: why.into(),
-            to: to.display().to_string(),
-        });
-        progress.variables.set(format!("copy.{}", restore.source), &to);
-        let copy = Copy { path: to, data_time: snapshot.data_time, kind: snapshot.kind.clone(), who };
-        progress.copies.insert(restore.source.clone(), copy);
-    }
-
     /// Who is asked about a copy that lies in its place: what runs there.
     fn live(&self, progress: &Progress, source: &SourceName) -> Option<(Who, &'static str)> {
         let source = self.config.source.iter().find(|s| s.name == *source)?;
@@ -170,16 +189,19 @@ impl Run<'_> {
         Some((Who::Running(Box::new(live)), source.kind.name()))
     }
 
+    /// A source that an earlier part of this run has restored.
+    pub(super) fn is_there(&self, progress: &mut Progress, point: &PointReport) {
+        let path = PathBuf::from(&point.to);
+        progress.variables.set(format!("copy.{}", point.source), &path);
+        if let Some((who, kind)) = self.live(progress, &point.source) {
+            let copy = Copy { path, data_time: point.data_time, kind: kind.into(), who };
+            progress.copies.insert(point.source.clone(), copy);
+        }
+    }
+
     /// A stage that an earlier part of this run has done.
     pub(super) fn take_up(&self, progress: &mut Progress, done: &StageReport) {
-        if let Some(point) = &done.point {
-            let path = PathBuf::from(&point.to);
-            progress.variables.set(format!("copy.{}", point.source), &path);
-            if let Some((who, kind)) = self.live(progress, &point.source) {
-                let copy = Copy { path, data_time: point.data_time, kind: kind.into(), who };
-                progress.copies.insert(point.source.clone(), copy);
-            }
-        }
+        done.points().for_each(|point| self.is_there(progress, point));
         progress.stages.push(StageReport { outcome: Ended::DoneBefore, ..done.clone() });
     }
 }
@@ -189,5 +211,25 @@ struct Arrival<'a> {
     point: (&'a Commit, &'a Snapshot),
     why: &'a str,
     to: PathBuf,
+    kept: Option<String>,
     who: Who,
+}
+
+/// A source has arrived: what later stages may ask of it.
+fn arrived(progress: &mut Progress, how: Arrival) -> PointReport {
+    let Arrival { point: (commit, snapshot), why, to, kept, who } = how;
+    let source = &snapshot.source;
+    let report = PointReport {
+        source: source.clone(),
+        seq: snapshot.seq,
+        commit: commit.hash,
+        data_time: snapshot.data_time,
+        why: why.into(),
+        to: to.display().to_string(),
+        kept,
+    };
+    progress.variables.set(format!("copy.{source}"), &to);
+    let copy = Copy { path: to, data_time: snapshot.data_time, kind: snapshot.kind.clone(), who };
+    progress.copies.insert(source.clone(), copy);
+    report
 }

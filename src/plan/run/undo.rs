@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use rustix::fs::RenameFlags;
 use std::path::Path;
 
-use super::super::report::Ended;
+use super::super::report::{Ended, StageReport};
 use super::super::stage::program;
 use super::super::{Action, InDrill, Stage};
 use super::{Mode, Progress, Run};
@@ -17,7 +17,7 @@ impl Run<'_> {
             // A stage that failed may have done a part.
             let acted = matches!(done.outcome, Ended::Done | Ended::DoneBefore | Ended::Failed);
             let in_drill = self.wanted.mode == Mode::Drill;
-            if !acted || in_drill && matches!(stage.action, Action::Restore(_)) {
+            if !acted || in_drill && matches!(stage.action, Action::Restore(_) | Action::RestoreGroup(_)) {
                 continue;
             }
             // What a drill left out or replaced was not done, and must not be taken back from the live system.
@@ -28,7 +28,7 @@ impl Run<'_> {
                 }
                 continue;
             }
-            match self.take_back(stage, progress, done.kept.as_deref(), done.point.as_ref().map(|p| p.to.as_str())) {
+            match self.take_back(stage, progress, &done) {
                 Ok(None) => {}
                 Ok(Some(what)) => {
                     let report = &mut progress.stages[n];
@@ -42,17 +42,14 @@ impl Run<'_> {
         }
     }
 
-    fn take_back(
-        &self,
-        stage: &Stage,
-        progress: &Progress,
-        kept: Option<&str>,
-        to: Option<&str>,
-    ) -> Result<Option<String>> {
+    fn take_back(&self, stage: &Stage, progress: &Progress, report: &StageReport) -> Result<Option<String>> {
         let mut done = Vec::new();
-        if let (Some(kept), Some(to)) = (kept, to) {
-            exchange(Path::new(kept), Path::new(to))?;
-            done.push(format!("{to} is as it was, and the restored copy at {kept}"));
+        for point in report.points() {
+            let (to, kept) = (&point.to, point.kept.as_ref().or(report.kept.as_ref()));
+            if let Some(kept) = kept {
+                exchange(Path::new(kept), Path::new(to))?;
+                done.push(format!("{to} is as it was, and the restored copy at {kept}"));
+            }
         }
         if !stage.undo.is_empty() {
             let argv = progress.variables.fill_all(&stage.undo)?;

@@ -8,14 +8,16 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::client::{Address, Client, ServerError, Session};
 use crate::accounts::Accounts;
-use crate::child::{Child, Spec};
+use crate::child::{Child, Ended, Spec};
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
+use crate::interrupt;
 
 /// How long recovery may take until connections are accepted.
 const RECOVERY_MAX: Duration = Duration::from_secs(6 * 3600);
@@ -29,7 +31,7 @@ const PORT: u16 = 5432;
 const NOBODY: (u32, u32) = (65534, 65534);
 
 /// Settings that keep the copy to itself, and small.
-const ISOLATED: [(&str, &str); 27] = [
+const ISOLATED: [(&str, &str); 30] = [
     ("listen_addresses", ""),
     ("port", "5432"),
     ("ssl", "off"),
@@ -38,7 +40,11 @@ const ISOLATED: [(&str, &str); 27] = [
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
     ("synchronous_standby_names", ""),
-    ("hot_standby", "on"),
+    // Connections come when recovery is over, and no setting of the original is in its way.
+    ("hot_standby", "off"),
+    ("recovery_min_apply_delay", "0"),
+    ("recovery_end_command", ""),
+    ("archive_cleanup_command", ""),
     ("max_connections", "10"),
     ("superuser_reserved_connections", "3"),
     ("max_wal_senders", "0"),
@@ -58,6 +64,9 @@ const ISOLATED: [(&str, &str); 27] = [
     ("lc_messages", "C"),
     ("external_pid_file", ""),
 ];
+
+/// What the server says of one of its processes that was killed from outside, mostly for want of memory.
+const KILLED: &str = "was terminated by signal 9";
 
 /// What starting needs to know.
 pub struct Start<'a> {
@@ -107,6 +116,7 @@ impl Engine {
             spec.argv.push(format!("{name}={value}").into());
         }
         spec.user = user;
+        spec.cut_off = true;
         spec.set.push(("LC_ALL".into(), "C".into()));
         spec.directory = Some(socket.clone());
         let child =
@@ -136,6 +146,11 @@ impl Engine {
         })
     }
 
+    /// Whether one of its processes was killed from outside: then what it says tells nothing of the data.
+    pub fn was_killed(&self) -> bool {
+        self.child.tail().iter().any(|line| line.contains(KILLED))
+    }
+
     /// The last lines that the server wrote.
     pub fn log(&self) -> Vec<String> {
         self.child.tail()
@@ -156,8 +171,9 @@ impl Engine {
             };
             if self.child.poll()?.is_some() {
                 let ended = self.child.wait(Duration::from_secs(1))?;
-                return Err(gave_up(&ended.stderr));
+                return Err(gave_up(&ended));
             }
+            interrupt::check("The server on the copy is ended, and nothing is said of the backup.")?;
             // Starting, or a socket that is not there yet; all else will not get better.
             let waiting = ServerError::of(&refused).is_none_or(|said| said.code == "57P03");
             // A standby that has nothing more to replay, and still does not know who was writing, never will.
@@ -214,7 +230,7 @@ fn owner_of(data: &Path) -> Result<Option<(u32, u32)>> {
 }
 
 /// Whom a server runs as that root starts.
-pub(super) fn server_user() -> (u32, u32) {
+pub fn server_user() -> (u32, u32) {
     let accounts = Accounts::load();
     let postgres = Name::new("postgres");
     accounts.uid(&postgres).zip(accounts.gid(&postgres)).unwrap_or(NOBODY)
@@ -261,7 +277,8 @@ pub(super) fn open_the_way(scratch: &Path) -> Result<()> {
 }
 
 /// Why a server ended before it accepted connections: for want of something on this machine, or for the data.
-fn gave_up(log: &[String]) -> anyhow::Error {
+fn gave_up(ended: &Ended) -> anyhow::Error {
+    let log = &ended.stderr;
     let said = log.iter().filter(|line| ["FATAL", "PANIC", "ERROR"].iter().any(|word| line.contains(word)));
     let said: Vec<&str> = said.map(String::as_str).collect();
     let text = if said.is_empty() { log.join("; ") } else { said.join("; ") };
@@ -277,7 +294,9 @@ fn gave_up(log: &[String]) -> anyhow::Error {
         "unrecognized configuration parameter",
         "database files are incompatible",
     ];
-    if here.iter().any(|words| text.contains(words)) {
+    // Nobody kills a server for what is wrong with its data.
+    let killed = ended.status.signal() == Some(Signal::KILL.as_raw()) || text.contains(KILLED);
+    if killed || here.iter().any(|words| text.contains(words)) {
         return environment(format!("the server cannot run on this machine: {text}"));
     }
     let help = "The snapshot cannot be relied on; drill an older one, and take a full backup: backup --full.";

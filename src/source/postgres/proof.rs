@@ -6,6 +6,7 @@ mod at_end;
 pub use at_end::at_end;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::client::Client;
 use super::engine::{self, Engine, Start, environment};
 use super::server::Facts;
 use super::tables::{Counted, Reading};
+use super::wal::Lsn;
 use super::{Options, restored};
 use crate::child::Child;
 use crate::error::{Kind, kind_of};
@@ -29,6 +31,15 @@ pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     engine::programs(facts.version, options.bin.as_deref()).map(drop)
 }
 
+/// Where recovery had to stop.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// No transaction may have ended later, by the server's clock.
+    pub until: Option<Timestamp>,
+    /// The record of the last one before, as the stored log shows it: recovery must have gone beyond this position.
+    pub beyond: Option<String>,
+}
+
 /// What a proof finds.
 #[derive(Debug, Default)]
 pub struct Proof {
@@ -42,8 +53,9 @@ pub struct Proof {
 pub struct Copy<'a> {
     pub data: &'a Path,
     pub scratch: &'a Path,
-    /// The stored log was put behind it: it goes on from where the backup ended, and [`at_end`] has looked at it before.
-    pub replayed: bool,
+    /// The stored log goes on behind it, and [`at_end`] has looked at it before.
+    pub goes_on: bool,
+    pub stop: Option<&'a Stop>,
 }
 
 /// Checks a copy, which it changes. `also` is done while the server runs. `Kind::Environment`: it could not be carried out here.
@@ -54,10 +66,15 @@ pub fn prove(
     times: &Stopwatch,
     also: &mut dyn FnMut(&Engine),
 ) -> Result<Proof> {
-    let Copy { data, scratch, replayed } = *copy;
-    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    if !replayed {
+    let Copy { data, scratch, goes_on, stop } = *copy;
+    let mut facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    if goes_on {
+        facts.counted = Counted::default();
+    } else {
         restored::settle(data, data)?;
+    }
+    if stop.is_some() {
+        facts.counted = Counted::nothing("a later moment was drilled: what is gone may have been deleted since");
     }
     let engine = match times.time("engine start and replay", || start(data, scratch, &facts, options)) {
         Ok(engine) => engine,
@@ -67,15 +84,53 @@ pub fn prove(
             return Ok(Proof { checks, ..Proof::default() });
         }
     };
-    let mut facts = facts;
-    if replayed {
-        facts.counted = Counted::default();
-    }
-    let mut proof = examine(&engine, &facts, options)?;
+    let found = stop.map_or(Ok(Vec::new()), |stop| stopped(&engine, stop)).and_then(|stopped| {
+        let mut proof = examine(&engine, &facts, options)?;
+        proof.checks.splice(0..0, stopped);
+        also(&engine);
+        Ok(proof)
+    });
+    not_killed(&engine)?;
+    let mut proof = found?;
     proof.checks.insert(0, Check::compare("server", "recovers the copy", "recovers the copy"));
-    also(&engine);
     engine.stop()?;
     Ok(proof)
+}
+
+/// What a server says of which a process was killed tells nothing of the data.
+fn not_killed(engine: &Engine) -> Result<()> {
+    match engine.was_killed() {
+        true => Err(environment("a process of the server was killed from outside, mostly for want of memory".into())),
+        false => Ok(()),
+    }
+}
+
+/// What the server itself says of where its recovery stopped.
+fn stopped(engine: &Engine, stop: &Stop) -> Result<Vec<Check>> {
+    let mut sql = engine.client("template1")?;
+    let mut checks = Vec::new();
+    if let Some(until) = stop.until {
+        const LAST: &str =
+            "select to_char(pg_last_xact_replay_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let last = sql.value(LAST)?;
+        let at = last.as_ref().map(|text| text.parse::<Timestamp>().context("read the server's time")).transpose()?;
+        checks.push(Check {
+            name: "last transaction that the server replayed".into(),
+            expected: format!("not after {until}"),
+            actual: last.unwrap_or_else(|| "none after the snapshot".to_owned()),
+            passed: at.is_none_or(|at| at <= until),
+        });
+    }
+    if let Some(beyond) = &stop.beyond {
+        let reached = sql.value("select pg_last_wal_replay_lsn()")?.unwrap_or_else(|| "nothing".to_owned());
+        checks.push(Check {
+            name: "last position that the server replayed".into(),
+            expected: format!("beyond {beyond}, the last transaction before the point"),
+            passed: matches!((reached.parse::<Lsn>(), beyond.parse::<Lsn>()), (Ok(reached), Ok(last)) if reached.0 > last.0),
+            actual: reached,
+        });
+    }
+    Ok(checks)
 }
 
 /// Starts a server on a copy that is settled.

@@ -19,7 +19,7 @@ use super::replication::aof::Written;
 use super::running::Running;
 use super::server::{Facts, Info};
 use super::{DUMP, Options};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, kind_of};
 use crate::report::Check;
 
 /// Keys that are looked at one by one, and the longest strings among them whose values are compared, in bytes.
@@ -59,6 +59,7 @@ pub fn prove(
                 help,
             ));
         }
+        Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
         Err(e) => {
             checks.push(Check::compare("server", "starts on the copy", format!("{e:#}")));
             return Ok(checks);
@@ -91,6 +92,7 @@ pub fn prove(
                 )?;
                 server.stop()?;
             }
+            Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
             Err(e) => {
                 checks.push(Check::compare("server with append-only file", "starts on the copy", format!("{e:#}")))
             }
@@ -140,6 +142,7 @@ pub fn replayed(copy: &Path, facts: &serde_json::Value, options: &Options, writt
     let manifest = manifest(copy).context("the copy has no append-only file")?;
     let server = match Running::start(&program, copy, &summary, Some(&manifest)) {
         Ok(server) => server,
+        Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
         Err(e) => return Ok(vec![Check::compare("server with the log", "replays it", format!("{e:#}"))]),
     };
     let info = Info::ask(&mut server.connect()?)?;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,14 @@ use super::engine::Program;
 use super::rdb::Summary;
 use super::server::Info;
 use crate::child::{Child, Spec};
+use crate::error::{Failure, Kind};
+use crate::interrupt;
 use crate::net::Roots;
 
+/// Nobody kills a server for what is wrong with its data.
+const KILLED: &str = "was killed from outside, mostly for want of memory,";
+/// What a server says that is refused memory.
+const NO_MEMORY: &str = "Out Of Memory allocating";
 /// A server loads some 50 MB/s; below a twentieth of that something is wrong.
 const LOAD_BYTES_PER_SECOND: u64 = 2 << 20;
 const LOAD_LEAST: Duration = Duration::from_secs(60);
@@ -61,10 +68,10 @@ impl Running {
         }
         let log = directory.path().join("log");
         set("logfile", &log);
-        let child = Child::spawn(&Spec { argv, ..Spec::default() })?;
+        let child = Child::spawn(&Spec { argv, cut_off: true, ..Spec::default() })?;
         let mut running = Running { child, socket, _directory: directory };
         let wait = LOAD_LEAST + Duration::from_secs(summary.size / LOAD_BYTES_PER_SECOND);
-        running.until_loaded(wait).map_err(|e| e.context(tail(&log)))?;
+        running.until_loaded(wait).map_err(|e| for_want_of_memory(e.context(tail(&log))))?;
         Ok(running)
     }
 
@@ -72,6 +79,10 @@ impl Running {
         let until = Instant::now() + wait;
         loop {
             if let Some(status) = self.child.poll()? {
+                anyhow::ensure!(
+                    status.signal() != Some(Signal::KILL.as_raw()),
+                    "the server {KILLED} while it loaded the copy"
+                );
                 anyhow::bail!("the server ended ({status}) while it loaded the copy");
             }
             let loaded =
@@ -79,6 +90,7 @@ impl Running {
             if loaded {
                 return Ok(());
             }
+            interrupt::check("The server on the copy is ended, and nothing is said of the backup.")?;
             anyhow::ensure!(Instant::now() < until, "the server has not loaded the copy within {} s", wait.as_secs());
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -95,6 +107,16 @@ impl Running {
     pub fn stop(self) -> Result<()> {
         self.child.stop(Signal::TERM).map(drop)
     }
+}
+
+/// An error that says nothing of the data as one of the place.
+fn for_want_of_memory(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if !text.contains(KILLED) && !text.contains(NO_MEMORY) {
+        return error;
+    }
+    let help = "This says nothing of the backup. The server needs about as much memory as the live one: drill where there is so much.";
+    Failure::new(Kind::Environment, text, help)
 }
 
 /// The last lines of a server's log.

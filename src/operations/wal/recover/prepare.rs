@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::{Prepared, Recovery, Route, Target, Then, is_target};
+use crate::interrupt;
 use crate::operations::Open;
 use crate::operations::wal::get::Files;
 use crate::repository::agefile::Identity;
@@ -100,6 +101,7 @@ fn write_segments(
     let mut follower = Follower::default();
     let (mut reached, mut passed) = (*target == Target::Latest, false);
     loop {
+        interrupt::check("Nothing is at the target yet. The same command again begins anew.")?;
         let batch = write_batch(files, window, route.timeline, (at, begin), wal)?;
         let mut sink = |record: Record| {
             if let Target::Lsn(lsn) = *target {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use super::{Copy, PATIENCE, database_names};
+use super::{PATIENCE, database_names, not_killed};
 use crate::error::{Kind, kind_of};
 use crate::report::{Check, Stopwatch};
 use crate::source::postgres::engine::{Engine, Start};
@@ -17,7 +17,8 @@ use crate::source::postgres::{Options, restored};
 
 const SIGNAL: &str = "standby.signal";
 /// Of a recovery, which the copy's own `postgresql.auto.conf` might have otherwise: nothing is fetched or run, and no target ends it.
-const STANDBY: [(&str, &str); 12] = [
+const STANDBY: [(&str, &str); 13] = [
+    ("hot_standby", "on"),
     ("restore_command", ""),
     ("archive_cleanup_command", ""),
     ("recovery_end_command", ""),
@@ -33,10 +34,15 @@ const STANDBY: [(&str, &str); 12] = [
     ("wal_recycle", "off"),
 ];
 
-/// The check of the rows in a copy that has no log in it but its own. `copy` is settled, and can be started again. No check: nothing was counted.
-pub fn at_end(copy: &Copy, facts: &serde_json::Value, options: &Options, times: &Stopwatch) -> Result<Option<Check>> {
+/// The check of the rows in a copy that has no log in it but its own. It is settled, and can be started again. No check: nothing was counted.
+pub fn at_end(
+    (data, scratch): (&Path, &Path),
+    facts: &serde_json::Value,
+    options: &Options,
+    times: &Stopwatch,
+) -> Result<Option<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    restored::settle(copy.data, copy.data)?;
+    restored::settle(data, data)?;
     let not_run = |why: &str| Ok(Reading::new(&Counted::nothing(why)).compared());
     if facts.counted.before == 0 {
         return Ok(Reading::new(&facts.counted).compared());
@@ -44,20 +50,18 @@ pub fn at_end(copy: &Copy, facts: &serde_json::Value, options: &Options, times: 
     if facts.standby_needs.is_empty() {
         return not_run("the snapshot does not tell what a standby of its server needs");
     }
-    let signal = copy.data.join(SIGNAL);
-    put(&signal, copy.data).context("write standby.signal")?;
+    let signal = data.join(SIGNAL);
+    put(&signal, data).context("write standby.signal")?;
     // A server needs a directory of its own for its socket.
-    let scratch = copy.scratch.join("e");
+    let scratch = scratch.join("e");
     std::fs::create_dir(&scratch).context("make a directory for a socket")?;
-    let read =
-        times.time("engine start and replay", || start(copy.data, &scratch, &facts, options)).and_then(|engine| {
-            let mut reading = Reading::new(&facts.counted);
-            for database in database_names(&mut engine.client("template1")?)? {
-                reading.read(&mut engine.client(&database)?, &database, PATIENCE)?;
-            }
-            engine.stop()?;
-            Ok(reading.compared())
-        });
+    let started = times.time("engine start and replay", || start(data, &scratch, &facts, options));
+    let read = started.and_then(|engine| {
+        let read = read(&engine, &facts);
+        not_killed(&engine)?;
+        engine.stop()?;
+        read
+    });
     std::fs::remove_file(&signal).context("remove standby.signal")?;
     match read {
         Err(e) if kind_of(&e) == Kind::Environment => Err(e),
@@ -65,6 +69,14 @@ pub fn at_end(copy: &Copy, facts: &serde_json::Value, options: &Options, times: 
         Err(e) => not_run(&format!("the copy could not be read at the end of the backup: {e:#}")),
         read => read,
     }
+}
+
+fn read(engine: &Engine, facts: &Facts) -> Result<Option<Check>> {
+    let mut reading = Reading::new(&facts.counted);
+    for database in database_names(&mut engine.client("template1")?)? {
+        reading.read(&mut engine.client(&database)?, &database, PATIENCE)?;
+    }
+    Ok(reading.compared())
 }
 
 fn start(data: &Path, scratch: &Path, facts: &Facts, options: &Options) -> Result<Engine> {

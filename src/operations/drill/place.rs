@@ -1,7 +1,26 @@
-//! Faults of the place where a drill runs, told apart from those of the backup.
+//! The place of a drill: what keeps it apart from the live systems, and which errors speak of it and not of the backup.
 
+use super::Bounds;
+use crate::child;
 use crate::error::{Failure, Kind, kind_of};
+use crate::size;
+use crate::source::postgres;
 use crate::storage;
+
+/// What keeps the drill apart from the live systems, for the report.
+pub(super) fn isolation(bounds: Bounds) -> String {
+    let network = match child::can_be_cut_off(Some(postgres::engine::server_user())) {
+        true => "engines have no network, and listen on Unix sockets alone",
+        false => {
+            "engines listen on Unix sockets alone; this machine allows no network of their own, so nothing but their settings keeps them off it"
+        }
+    };
+    let memory = size::in_words(bounds.memory);
+    format!(
+        "a new directory that only this user may enter; {network}; at most {memory} of memory and {} s",
+        bounds.time.as_secs()
+    )
+}
 
 /// Names an error of the place as one; others stay as they are.
 pub(super) fn of_this_place(error: anyhow::Error) -> anyhow::Error {

@@ -1,0 +1,119 @@
+//! The stored log on top of a restored copy, for its engine to replay: as far as it goes, or up to a moment.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::operations::drill::Moment;
+use crate::operations::wal::recover::{self, Prepared, Target};
+use crate::operations::wal::replay::{self, Aim, Replayed};
+use crate::report::Check;
+use crate::repository::snapshot::Snapshot;
+use crate::source::postgres::proof::Stop;
+use crate::source::{postgres, redis};
+use crate::storage;
+
+/// Puts the log into `pg_wal`, and up to a moment the settings with which a real restore stops there. Gives whether it is whole, and what the
+/// server must then have replayed.
+pub fn into_data_directory(case: &Case, options: &mut postgres::Options) -> Result<(Option<Check>, Option<Stop>)> {
+    let files = |n: u64| format!("log replayed, {n} files after the snapshot");
+    match case.moment {
+        None => {
+            let Some(route) = recover::route_on(case.open, case.identities, case.snapshot)? else {
+                return Ok((None, None));
+            };
+            let filled = recover::fill(case.open, case.identities, &route, &Target::Latest, case.copy);
+            let (check, prepared) = whole(filled.map(|(prepared, _)| prepared), |p| files(p.segments))?;
+            if let Some(last) = prepared.and_then(|prepared| prepared.last) {
+                options.check.push(format!("select pg_current_wal_insert_lsn() > '{}'", last.position));
+            }
+            Ok((Some(check), None))
+        }
+        Some(moment) => {
+            let recovery = moment.recovery().context("not a point of PostgreSQL")?;
+            let (_, from, route) = recover::route(case.open, case.identities, &case.snapshot.source, &recovery)?;
+            same(&from, case.snapshot)?;
+            let prepared = recover::prepare(case.open, case.identities, &route, &recovery, case.copy);
+            let (check, prepared) =
+                whole(prepared, |p| format!("log up to {moment}, {} files after the snapshot", p.segments))?;
+            Ok((Some(check), prepared.map(|prepared| stop(moment, prepared))))
+        }
+    }
+}
+
+fn stop(moment: Moment, prepared: Prepared) -> Stop {
+    let until = match moment {
+        Moment::Time(at) => Some(at),
+        Moment::Lsn(_) | Moment::Offset(_) => None,
+    };
+    Stop { until, beyond: prepared.last.map(|last| last.position) }
+}
+
+/// Puts the replication stream behind a second copy, and has a server load both.
+pub fn as_append_only_file(case: &Case, facts: &serde_json::Value, options: &redis::Options) -> Result<Vec<Check>> {
+    let (route, aim) = match case.moment {
+        None => {
+            let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else {
+                return Ok(Vec::new());
+            };
+            (route, Aim { target: replay::Target::Latest, before: false })
+        }
+        Some(moment) => {
+            let aim = moment.aim().context("not a point of Redis")?;
+            let (_, from, route) = replay::route(case.open, case.identities, &case.snapshot.source, &aim)?;
+            same(&from, case.snapshot)?;
+            (route, aim)
+        }
+    };
+    let copy = case.scratch.join("replayed");
+    std::fs::create_dir(&copy).context("make a directory for the replay")?;
+    let (from, to) = (case.copy.join(redis::DUMP), copy.join(redis::DUMP));
+    std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).context("copy the data set")?;
+    let written = replay::write(case.open, case.identities, &route, &aim, &copy);
+    let (check, replayed) = whole(written, |r| format!("log replayed up to offset {}", r.written.position))?;
+    let Some(replayed) = replayed else { return Ok(vec![check]) };
+    let mut checks = vec![check];
+    checks.extend(case.moment.map(|moment| not_beyond(moment, &replayed)));
+    checks.extend(redis::proof::replayed(&copy, facts, options, &replayed.written)?);
+    Ok(checks)
+}
+
+/// That nothing is in it which came later.
+fn not_beyond(moment: Moment, replayed: &Replayed) -> Check {
+    let (passed, actual) = match (moment, replayed.time) {
+        (Moment::Time(at), Some(time)) => (time <= at, format!("the last came at {time}")),
+        (Moment::Offset(offset), _) => {
+            (replayed.written.position <= offset, format!("offset {}", replayed.written.position))
+        }
+        (_, None) => (true, "nothing came after the snapshot".to_owned()),
+        (Moment::Lsn(_), Some(_)) => (false, "a position of PostgreSQL".to_owned()),
+    };
+    Check { name: "newest of the log in it".into(), expected: format!("not after {moment}"), actual, passed }
+}
+
+/// A check that the log was whole, with what was made of it; what the place or the store lacks stays an error.
+fn whole<T>(made: Result<T>, name: impl FnOnce(&T) -> String) -> Result<(Check, Option<T>)> {
+    match made {
+        Ok(made) => Ok((Check::compare(name(&made), "whole", "whole"), Some(made))),
+        Err(e) if of_the_place(&e) => Err(e),
+        Err(e) => Ok((Check::compare("log after the snapshot", "whole", format!("{e:#}")), None)),
+    }
+}
+
+fn of_the_place(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<std::io::Error>())
+        || error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<storage::Error>())
+            .any(|e| e.kind != storage::Kind::NotFound)
+}
+
+/// Meanwhile prune may have taken what the moment was found from.
+fn same(found: &Snapshot, chosen: &Snapshot) -> Result<()> {
+    ensure!(
+        found.seq == chosen.seq,
+        "the point is now reached from snapshot {}, not from {}: drill again",
+        found.seq,
+        chosen.seq
+    );
+    Ok(())
+}
