@@ -5,41 +5,62 @@ Needs what recover.py needs, and recover.py itself in the same directory. FORMAT
 
   recover-log.py --root SHA256:… --identity KEYFILE SOURCE DIR           the newest part without a gap, into a new DIR
 
-Exit codes: 0 done, 1 refused or damaged (nothing was restored), 130 interrupted.
+A stretch of the log whose record, or all of whose objects, do not verify is left out: the log has a gap there.
+Exit codes: 0 done, 1 refused or damaged (nothing was restored), 3 done, with warnings, 130 interrupted.
 """
 import argparse, base64, hashlib, json, os, re, shutil, sys, tempfile
 
 sys.dont_write_bytecode = True  # nothing is added to a repository
-from recover import MIB, SOURCE, Refused, age, common_arguments, main, need, read_identity, say, zstd
+from recover import MIB, SOURCE, Refused, age, common_arguments, main, need, read_identity, say, warn, zstd
 
 UNIT_MAX = 16 << 20
+
+
+def unusable(refused, what):
+    """Says that something is left out. What a newer version wrote may be what tells how everything else belongs together."""
+    if "newer version" in str(refused):
+        raise refused
+    warn("%s is not used: %s" % (what, refused))
+    return refused
 
 
 class Log:
     """What is stored of a log, by stretch and timeline."""
 
-    def __init__(self, repo, source, identity):
+    def __init__(self, repo, source, identity, until_damage):
         need(SOURCE.fullmatch(source), "%s cannot be the name of a source" % ascii(source))
-        self.repo, self.source, self.identity, self.base = repo, source, identity, "wal/" + source
-        self.stretches = []
+        self.repo, self.source, self.identity, self.until_damage, self.base = repo, source, identity, until_damage, "wal/" + source
+        self.stretches, refused = [], None
         for n in repo.numbers(self.base + "/stretches"):
-            line, _ = repo.signed("%s/stretches/%010d" % (self.base, n), "stretch", repo.certified)
-            need(line["n"] == n and line["source"] == source, "stretch %d was moved" % n)
-            need(0 < line["unit"] <= UNIT_MAX, "stretch %d has a malformed unit" % n)
-            sealed = json.loads(age(identity, base64.b64decode(line["sealed"]), "the sealed part of stretch %d" % n))
-            self.stretches.append({**line, "start": int(line["start"], 16), "secret": base64.b64decode(sealed["secret"]), "facts": sealed["facts"],
-                                   "spans": self.spans(n), "histories": {}})
-        need(self.stretches, "no log of %s is stored" % source)
+            try:
+                self.stretches.append(self.stretch(n))
+            except Refused as e:
+                refused = unusable(e, "stretch %d of the log" % n)
+        need(self.stretches, refused or "no log of %s is stored" % source)
         for name in sorted(self.names(self.base + "/histories")):
             m = re.fullmatch(r"([0-9]{10})-([0-9a-f]{8})", name)
             stretch = next((s for s in self.stretches if m and s["n"] == int(m[1])), None)
-            if stretch:
-                line, text = self.body("%s/histories/%s" % (self.base, name), "history", MIB)
-                need(line["timeline"] == int(m[2], 16) and line["stretch"] == int(m[1]), name + " was moved")
-                stretch["histories"][line["timeline"]] = (int(line["start"], 16), text)
-        for s in self.stretches:
+            try:
+                if stretch:
+                    line, text = self.body("%s/histories/%s" % (self.base, name), "history", MIB)
+                    need(line["timeline"] == int(m[2], 16) and line["stretch"] == int(m[1]), name + " was moved")
+                    stretch["histories"][line["timeline"]] = (int(line["start"], 16), text)
+            except Refused as e:
+                unusable(e, "the history " + name)
+        for s in list(self.stretches):
             for timeline in s["spans"]:
-                need(timeline == s["timeline"] or timeline in s["histories"], "the history of timeline %d in stretch %d is missing" % (timeline, s["n"]))
+                if timeline != s["timeline"] and timeline not in s["histories"]:
+                    refused = unusable(Refused("the history of timeline %d is missing" % timeline), "stretch %d of the log" % s["n"])
+                    self.stretches = [other for other in self.stretches if other is not s]
+        need(self.stretches, refused)
+
+    def stretch(self, n):
+        line, _ = self.repo.signed("%s/stretches/%010d" % (self.base, n), "stretch", self.repo.certified)
+        need(line["n"] == n and line["source"] == self.source, "stretch %d was moved" % n)
+        need(0 < line["unit"] <= UNIT_MAX, "stretch %d has a malformed unit" % n)
+        sealed = json.loads(age(self.identity, base64.b64decode(line["sealed"]), "the sealed part of stretch %d" % n))
+        return {**line, "start": int(line["start"], 16), "secret": base64.b64decode(sealed["secret"]), "facts": sealed["facts"],
+                "spans": self.spans(n), "histories": {}}
 
     def names(self, folder):
         path = os.path.join(self.repo.path, folder)
@@ -63,14 +84,31 @@ class Log:
         with zstd(age(self.identity, body, key), key) as stream:
             return line, stream.read(limit)
 
+    def ends_soundly(self, s):
+        """Whether an object of the stretch's newest timeline is whole and signed: with the last that is, the stretch ends."""
+        timeline = max(s["spans"])
+        for start, end, key in sorted(s["spans"][timeline], key=lambda span: -(span[1] or span[0] + 1)):
+            try:
+                line, _, _ = self.repo.signed_with_body(key, "run" if end else "piece", self.repo.certified)
+                need((line["source"], line["stretch"], line["timeline"], int(line["start"], 16)) == (self.source, s["n"], timeline, start), key + " was moved")
+                return True
+            except Refused as e:
+                refused = e
+        unusable(refused, "stretch %d of the log, of which nothing else verifies either," % s["n"])
+        return False
+
     def windows(self):
         """Lists of stretches that follow each other without a gap. What is there of the first begins at its `front`."""
         windows, chained = [], None
         for s in self.stretches:
             goes_on = s["continues"] and chained == s["n"] - 1
-            chained = s["n"] if goes_on or s["spans"] else None
             if not s["spans"]:
+                chained = s["n"] if goes_on else None
                 continue
+            if not self.ends_soundly(s):
+                chained = None
+                continue
+            chained = s["n"]
             if not goes_on:
                 windows.append([])
             windows[-1].append({**s, "front": s["start"]})
@@ -113,11 +151,17 @@ class Log:
         at = start
         while at < stop:
             stretch, on = self.place(window, timeline, at)
-            data = stretch and self.piece(stretch, on, at)
-            if not data:
+            try:
+                data = stretch and self.piece(stretch, on, at)
                 later = [s for s in (stretch or {"spans": {}})["spans"].get(on, []) if s[0] > at]
                 later += [w for w in window if w["start"] > at and w["timeline"] <= timeline]
-                need(not later and on in (None, timeline), "the log has lost what it held at %X/%X of timeline %s" % (at >> 32, at & 0xffffffff, on))
+                need(data or not later and on in (None, timeline),
+                     "the log has lost what it held at %X/%X of timeline %s" % (at >> 32, at & 0xffffffff, on))
+            except Refused as e:
+                need(self.until_damage, "%s. With --until-damage what comes before it is written" % e)
+                warn("the log is written up to %X/%X only, and what comes after that is not part of it: %s" % (at >> 32, at & 0xffffffff, e))
+                break
+            if not data:
                 break
             borders = [s["start"] for s in window] + [h[0] for s in window for h in s["histories"].values()]
             out.write(data[:min([b for b in borders if b > at] + [stop]) - at])
@@ -130,9 +174,9 @@ def written(repo, args):
     target = os.path.abspath(args.dir)
     need(not os.path.lexists(target), target + " exists already. Nothing is ever overwritten: name a new directory")
     need(args.identity, "this needs --identity KEYFILE, the recovery identity (a line AGE-SECRET-KEY-1…)")
-    log = Log(repo, args.source, read_identity(args.identity))
+    log = Log(repo, args.source, read_identity(args.identity), args.until_damage)
     windows = log.windows()
-    need(windows, "no log of %s is stored" % args.source)
+    need(windows, "nothing of the log of %s can be read" % args.source)
     for window in windows[:-1]:
         say("NOTE: the log has a gap after stretch %d; what comes before it is not written: --stretch %d does" % (window[-1]["n"], window[-1]["n"]))
     window = windows[-1] if args.stretch is None else next((w for w in windows if args.stretch in [s["n"] for s in w]), None)
@@ -195,6 +239,7 @@ def segments(log, window, target):
             written, at = written + 1, at + size
             if begin + n < at:
                 break
+        need(written, "nothing of this part of the log can be read")
         os.sync()
         os.rename(stage, target)
     finally:
@@ -217,6 +262,7 @@ def parser():
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dir", metavar="DIR", help="must not exist yet")
     parser.add_argument("--stretch", type=int, metavar="N", help="the part of the log that this stretch belongs to; default: the newest")
+    parser.add_argument("--until-damage", action="store_true", help="where something is damaged or lost, write what comes before it, instead of nothing")
     parser.set_defaults(run=written)
     return parser
 

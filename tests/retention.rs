@@ -25,9 +25,18 @@ fn parse(line: &str) -> Point {
     let flags: Vec<&str> = words.collect();
     let has = |flag| flags.contains(&flag);
     assert!(has("complete") != has("partial"), "{line}");
-    assert!(flags.iter().all(|f| ["complete", "partial", "verified", "suspect", "in-log"].contains(f)), "{line}");
-    let (verified, suspect, in_log) = (has("verified"), has("suspect"), has("in-log"));
-    Point { seq, data_time, complete: has("complete"), verified, suspect, in_log }
+    let known = ["complete", "partial", "verified", "suspect", "in-log", "in-log-a-day-later"];
+    assert!(flags.iter().all(|f| known.contains(f)), "{line}");
+    let late = SignedDuration::from_hours(if has("in-log-a-day-later") { 24 } else { 0 });
+    let reaches_from = flags.iter().any(|f| f.starts_with("in-log")).then(|| data_time + late);
+    Point {
+        seq,
+        data_time,
+        complete: has("complete"),
+        verified: has("verified"),
+        suspect: has("suspect"),
+        reaches_from,
+    }
 }
 
 fn decided(line: &str, decision: &Decision) -> String {
@@ -86,7 +95,7 @@ fn points() -> impl Strategy<Value = Vec<Point>> {
                 complete: complete != 1,
                 verified,
                 suspect: suspect == 0,
-                in_log: i % 3 > 0,
+                reaches_from: (i % 3 > 0).then(|| now - SignedDuration::from_mins(minutes - 61)),
             })
             .collect()
     })
@@ -159,7 +168,8 @@ proptest! {
     fn a_new_point_takes_nothing_from_within(points in points(), policy in policies(), minutes in 0i64..10_000, complete: bool) {
         let now: Timestamp = NOW.parse().unwrap();
         let seq = points.len() as u64 + 1;
-        let new = Point { seq, data_time: now - SignedDuration::from_mins(minutes), complete, verified: false, suspect: false, in_log: true };
+        let data_time = now - SignedDuration::from_mins(minutes);
+        let new = Point { seq, data_time, complete, verified: false, suspect: false, reaches_from: Some(data_time) };
         let within = |points: &[Point]| -> Vec<u64> {
             let reason = blackstart::operations::retention::Reason::Within;
             decide(points, &policy, now).into_iter().filter(|d| d.keep.contains(&reason)).map(|d| d.seq).collect()

@@ -23,6 +23,9 @@ pub struct Aim {
     /// Redis, with a stored log: after so many bytes of the replication stream (`master_repl_offset`)
     #[arg(long, value_name = "N", group = "which")]
     pub offset: Option<u64>,
+    /// With --offset: on which history it counts, by its replication ID or how that begins; after a gap, two may have the same offsets
+    #[arg(long, value_name = "ID", requires = "offset")]
+    pub history: Option<String>,
     /// With a stored log: the end of the newest snapshot
     #[arg(long, group = "which")]
     pub immediate: bool,
@@ -56,22 +59,24 @@ pub struct WalReceive {
     pub anew: bool,
 }
 
-/// List what happened to a PostgreSQL database, from its stored log: dropped and emptied tables, mass deletes, restore points
+/// List what happened to a server, from its stored log, and how to go back to just before it (PostgreSQL, Redis, Valkey)
 ///
-/// Names of tables are shown as far as the stored log itself has them. To go back: restore --lsn POSITION --before.
+/// PostgreSQL: dropped and emptied tables, mass deletes, restore points; names of tables as far as the stored log itself has them.
+/// Redis and Valkey: emptied and swapped databases, deleted, renamed, moved and replaced keys, keys that were given an expiry. A key that expires or is
+/// evicted is deleted in the stream as any other; neighbours are told of as one. Times are those of the receiver.
 ///
 /// Example: blackstart timeline orders --from "2026-01-31 03:00" --identity /media/usb/recovery.key
 #[derive(Debug, Args)]
 pub struct Timeline {
     #[arg(value_parser = source)]
     pub source: SourceName,
-    /// Nothing before this time (of the server's clock)
+    /// Nothing before this time (of the server's clock; of the receiver's for Redis)
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub from: Option<Timestamp>,
     /// Nothing after this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub to: Option<Timestamp>,
-    /// Every commit
+    /// Every commit; every command
     #[arg(long)]
     pub all: bool,
     /// At most the last N

@@ -50,7 +50,9 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
         (_, Some(lsn), ..) => Target::Lsn(lsn.0),
         (_, _, Some(xid), _) => Target::Xid(xid),
         (_, _, _, Some(name)) => Target::Name(name.clone()),
-        _ if aim.offset.is_some() => return Err(elsewhere("--offset", "Redis", "--lsn POSITION")),
+        _ if aim.offset.is_some() || aim.history.is_some() => {
+            return Err(elsewhere("--offset", "Redis", "--lsn POSITION"));
+        }
         _ if aim.immediate => Target::Immediate,
         _ => Target::Latest,
     };
@@ -79,7 +81,7 @@ fn of_redis(open: &Open, identities: &[Identity], args: &Restore) -> Result<Poin
         _ if asked.immediate => replay::Target::Immediate,
         _ => replay::Target::Latest,
     };
-    let aim = Aim { target, before: asked.before };
+    let aim = Aim { target, before: asked.before, history: asked.history.clone() };
     let (commit, snapshot, route) = replay::route(open, identities, &args.source, &aim)?;
     let way = Way::Redis { route: Arc::new(route), aim, replayed: Arc::default() };
     Ok(Point { commit, snapshot, way })
@@ -115,7 +117,7 @@ impl Point {
                 recover::finish(open, identities, Arc::clone(route), recovery.clone(), to, keep(prepared))
             }
             Way::Redis { route, aim, replayed } => {
-                replay::finish(open, identities, Arc::clone(route), *aim, keep(replayed))
+                replay::finish(open, identities, Arc::clone(route), aim.clone(), keep(replayed))
             }
         }
     }

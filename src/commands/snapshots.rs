@@ -11,7 +11,7 @@ use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
 use crate::operations::prune;
-use crate::operations::retention::{Reason, decide};
+use crate::operations::retention::Reason;
 use crate::operations::suspect::suspects;
 use crate::operations::wal::recover::recoverable;
 use crate::operations::{Open, drill};
@@ -111,7 +111,6 @@ fn list(
     let proofs = drill::verified(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();
-    let points = prune::points(&whole, &proofs);
     for (commit, snapshot) in whole.snapshots() {
         let verified = proofs.iter().any(|p| p.commit == commit.hash);
         rows.push(Row {
@@ -129,7 +128,7 @@ fn list(
     }
     let policy = config.and_then(|c| c.source.iter().find(|s| s.name == *source)?.retention.as_ref());
     if let Some(policy) = policy {
-        for (row, decision) in rows[first..].iter_mut().zip(decide(&points, policy, open.now())) {
+        for (row, decision) in rows[first..].iter_mut().zip(prune::decisions(open, source, &whole, &proofs, policy)?) {
             row.keep = decision.keep;
         }
     }

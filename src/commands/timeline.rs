@@ -6,6 +6,7 @@ use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, table, time};
 use super::wal::when;
 use crate::cli::wal::Timeline;
+use crate::operations::wal::commands::{CommandsReport, commands, is_of_redis};
 use crate::operations::wal::timeline::{Options, timeline};
 use crate::progress::Progress;
 
@@ -14,6 +15,11 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
     let options = Options { from: args.from, to: args.to, all: args.all, limit: args.limit };
     let busy = shell.busy(format!("reading the log of {}", args.source), &Progress::default());
+    if is_of_redis(&reader.open, &args.source)? {
+        let report = commands(&reader.open, &keys.identities, &args.source, &options)?;
+        drop(busy);
+        return of_redis(shell, &report);
+    }
     let report = timeline(&reader.open, &keys.identities, &args.source, &options)?;
     drop(busy);
     for window in &report.windows {
@@ -25,12 +31,7 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
             time(window.until)
         ));
     }
-    if report.left_out > 0 {
-        shell.say(format!(
-            "{} earlier ones are left out; --from and --to narrow the time, --limit shows more.",
-            report.left_out
-        ));
-    }
+    say_left_out(shell, report.left_out);
     let rows: Vec<[String; 4]> = report
         .happened
         .iter()
@@ -47,6 +48,43 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
             "To go back to just before one of them: blackstart restore {} --lsn POSITION --before --to DIR",
             report.source
         ));
+    }
+    Ending::new(Exit::Done, report)
+}
+
+fn say_left_out(shell: &Shell, left_out: u64) {
+    if left_out > 0 {
+        shell
+            .say(format!("{left_out} earlier ones are left out; --from and --to narrow the time, --limit shows more."));
+    }
+}
+
+fn of_redis(shell: &Shell, report: &CommandsReport) -> Result<Ending> {
+    for window in &report.windows {
+        let stored = format!("The stream from offset {} to {} is stored", window.from, window.to);
+        match window.snapshot {
+            Some(snapshot) => shell.say(format!(
+                "{stored} without a gap, from the end of snapshot {snapshot} on, until {}.",
+                time(window.until)
+            )),
+            None => shell
+                .say(format!("{stored}, and no snapshot lies in it: nothing leads back into it, and it was not read.")),
+        }
+    }
+    say_left_out(shell, report.left_out);
+    if report.happened.is_empty() {
+        let commands = report.commands;
+        shell.say(format!("Nothing that deletes, moves or replaces keys among {commands} commands. --all lists them."));
+    }
+    for told in &report.happened {
+        let happened = &told.happened;
+        let during = if happened.until > happened.time {
+            format!(" to {}, by {} commands", time(happened.until), happened.commands)
+        } else {
+            String::new()
+        };
+        shell.say(format!("{}{during}  {}", time(happened.time), happened.what));
+        shell.say(format!("    just before it: {}", told.restore));
     }
     Ending::new(Exit::Done, report)
 }

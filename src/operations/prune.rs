@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::drill::Proof;
-use super::retention::{Decision, Point, Policy, Reason, decide};
+use super::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
 use super::wal::keep::{self, Anchor};
+use super::wal::recover::holds;
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
@@ -16,7 +17,7 @@ use crate::repository::FORMAT;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
-use crate::repository::log::{Gone, Log};
+use crate::repository::log::{Gone, Log, Window};
 use crate::repository::series::{self, CLOCK_SLACK, Series, Whole};
 use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
@@ -85,7 +86,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
     })?;
     let proofs = drill::verified(open, source)?;
     let now = open.now();
-    let mut decisions = decide(&points(&whole, &proofs), policy, now);
+    let mut decisions = decisions(open, source, &whole, &proofs, policy)?;
     let mut locked = Vec::new();
     for decision in decisions.iter_mut().filter(|d| d.keep.is_empty()) {
         // What is locked could not be deleted, and stays a snapshot as long as that is so.
@@ -142,6 +143,30 @@ fn sort_out(
     Ok((named, remove))
 }
 
+/// What retention decides, with what gaps in the log make necessary.
+pub fn decisions(
+    open: &Open,
+    source: &SourceName,
+    whole: &Whole,
+    proofs: &[Proof],
+    policy: &Policy,
+) -> Result<Vec<Decision>> {
+    let (points, now) = (points(whole, proofs), open.now());
+    let mut decisions = decide(&points, policy, now);
+    if policy.points_in_time.is_some() && points.iter().any(|point| point.reaches_from.is_some()) {
+        let log = Log::list(&open.store, &open.trust, source)?;
+        let windows = log.windows(&open.store, &open.trust)?;
+        let inside = |window: &Window| {
+            let lies = |s: &&Snapshot| s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started));
+            whole.snapshots().map(|(_, s)| s).filter(lies).map(|s| s.seq).collect()
+        };
+        let parts: Vec<LogPart> =
+            windows.iter().map(|window| LogPart { until: window.until, snapshots: inside(window) }).collect();
+        keep_for_the_log(&mut decisions, &points, &parts, policy, now);
+    }
+    Ok(decisions)
+}
+
 /// What retention knows of each snapshot.
 pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
     let point = |(commit, s): (&Commit, &Snapshot)| Point {
@@ -150,7 +175,7 @@ pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
         complete: s.outcome == Outcome::Complete,
         verified: proofs.iter().any(|p| p.commit == commit.hash),
         suspect: whole.is_suspect(s),
-        in_log: s.log.is_some(),
+        reaches_from: s.log.as_ref().map(|_| s.finished),
     };
     whole.snapshots().map(point).collect()
 }
@@ -212,7 +237,7 @@ impl Plan {
         let stays = |s: &&Snapshot| !self.remove.iter().any(|r| r.seq == s.seq);
         let anchor = |s: &Snapshot| {
             let good = s.outcome == Outcome::Complete && !whole.is_suspect(s);
-            Some(Anchor { range: s.log.clone()?, data_time: s.data_time, good })
+            Some(Anchor { range: s.log.clone()?, reaches_from: s.finished, good })
         };
         let kept: Vec<Anchor> = whole.snapshots().map(|(_, s)| s).filter(stays).filter_map(anchor).collect();
         let log = Log::list(&open.store, &open.trust, &self.source)?;

@@ -100,9 +100,9 @@ pub struct Point {
     pub verified: bool,
     /// The store's clock contradicts its times (FORMAT.md §4-10), or its fingerprint does not fit (§4-11).
     pub suspect: bool,
-    /// It has a place in the log of its source: moments after it can be reached.
+    /// Where it has a place in the log of its source: when it was complete, which is the first moment that can be reached from it.
     #[serde(default)]
-    pub in_log: bool,
+    pub reaches_from: Option<Timestamp>,
 }
 
 /// Why a snapshot stays.
@@ -120,7 +120,7 @@ pub enum Reason {
     Monthly,
     Yearly,
     Within,
-    /// The newest from before `points_in_time`: the first moments of that time are reached from it.
+    /// The newest that was complete before `points_in_time`, or the oldest: the first moments of that time are reached from it.
     PointsInTime,
     /// Partial, but nothing complete came after it.
     PartialNewest,
@@ -164,8 +164,11 @@ pub fn decide(points: &[Point], policy: &Policy, now: Timestamp) -> Vec<Decision
     let verified = points.iter().filter(trusted).filter(|p| p.verified).map(|p| p.seq).max();
     let horizon = policy.within.map(|span| earlier(now, span, &policy.timezone));
     let reachable = policy.reachable_from(now);
-    let before = |p: &&Point| p.complete && p.in_log && reachable.is_some_and(|from| p.data_time <= from);
-    let first = points.iter().filter(trusted).filter(before).max_by_key(|p| (p.data_time, p.seq)).map(|p| p.seq);
+    let before = |p: &&Point| p.complete && p.reaches_from.zip(reachable).is_some_and(|(at, from)| at <= from);
+    let in_log = |p: &&Point| reachable.is_some() && p.complete && p.reaches_from.is_some();
+    let first = points.iter().filter(trusted).filter(before).max_by_key(|p| (p.reaches_from, p.seq));
+    let oldest = || points.iter().filter(trusted).filter(in_log).min_by_key(|p| (p.reaches_from, p.seq));
+    let first = first.or_else(oldest).map(|p| p.seq);
     let slots = slots(points.iter().filter(trusted).filter(|p| p.complete).collect(), policy);
     points
         .iter()
@@ -186,6 +189,34 @@ pub fn decide(points: &[Point], policy: &Policy, now: Timestamp) -> Vec<Decision
             Decision { seq: point.seq, keep }
         })
         .collect()
+}
+
+/// A part of a source's log without a gap: up to when it reaches, and the snapshots that lie in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPart {
+    pub until: Timestamp,
+    pub snapshots: Vec<u64>,
+}
+
+/// Adds to `decisions` on `points` what gaps in the log make necessary: of each part that reaches into the time for which every moment is promised,
+/// the snapshot stays from which its first such moments are reached.
+pub fn keep_for_the_log(
+    decisions: &mut [Decision],
+    points: &[Point],
+    parts: &[LogPart],
+    policy: &Policy,
+    now: Timestamp,
+) {
+    let Some(from) = policy.reachable_from(now) else { return };
+    for part in parts.iter().filter(|part| part.until >= from) {
+        let good = |p: &&Point| p.complete && !p.suspect && part.snapshots.contains(&p.seq) && p.reaches_from.is_some();
+        let inside = || points.iter().filter(good);
+        let before = inside().filter(|p| p.reaches_from <= Some(from)).max_by_key(|p| (p.reaches_from, p.seq));
+        let Some(first) = before.or_else(|| inside().min_by_key(|p| (p.reaches_from, p.seq))) else { continue };
+        for decision in decisions.iter_mut().filter(|d| d.seq == first.seq && !d.keep.contains(&Reason::PointsInTime)) {
+            decision.keep.push(Reason::PointsInTime);
+        }
+    }
 }
 
 /// `now - span` by the calendar; the beginning of time if there is no such moment, which keeps everything.

@@ -149,7 +149,7 @@ fn need(point: &Point, decision: &Decision, tiering: Tiering, now: Timestamp) ->
 
 /// What a snapshot made at `now` will need, beside those that there are.
 pub fn need_of_next(points: &[Point], seq: u64, tiering: Tiering, now: Timestamp) -> Terms {
-    let next = Point { seq, data_time: now, complete: true, verified: false, suspect: false, in_log: false };
+    let next = Point { seq, data_time: now, complete: true, verified: false, suspect: false, reaches_from: None };
     let points: Vec<Point> = points.iter().cloned().chain([next]).collect();
     let decisions = decide(&points, tiering.policy, now);
     needs(&points, &decisions, tiering, now).remove(&seq).unwrap_or_default()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn point(seq: u64, time: &str) -> Point {
-        Point { seq, data_time: at(time), complete: true, verified: false, suspect: false, in_log: false }
+        Point { seq, data_time: at(time), complete: true, verified: false, suspect: false, reaches_from: None }
     }
 
     fn all_needs(points: &[Point], policy: &Policy, tiers: &Tiers, now: &str) -> BTreeMap<u64, Terms> {
@@ -258,7 +258,7 @@ mod tests {
             let mut time = at("2025-01-01T00:00:00Z");
             let points = (1..).zip(&hours).map(|(seq, hours)| {
                 time += SignedDuration::from_hours(*hours);
-                Point { seq, data_time: time, complete: true, verified: false, suspect: false, in_log: false }
+                Point { seq, data_time: time, complete: true, verified: false, suspect: false, reaches_from: None }
             });
             let points = points.collect();
             let (hourly, daily, weekly, monthly, yearly) = counts;

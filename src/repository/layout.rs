@@ -280,6 +280,16 @@ pub enum LogKey {
     Piece { stretch: u64, timeline: u32, start: u64, end: Option<u64> },
 }
 
+impl LogKey {
+    /// The number of the stretch that it belongs to.
+    pub fn stretch(&self) -> u64 {
+        match self {
+            LogKey::Stretch(n) => *n,
+            LogKey::History { stretch, .. } | LogKey::Piece { stretch, .. } => *stretch,
+        }
+    }
+}
+
 /// `None` for a key that is not of `source`'s log.
 pub fn parse_log(source: &SourceName, key: &Key) -> Option<LogKey> {
     let hex = |text: &str, digits: usize| {

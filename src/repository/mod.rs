@@ -23,6 +23,8 @@ pub mod trust;
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
+const NEWER: &str = "was written by a newer version";
+
 /// Refuses what a newer version wrote; never calls it corrupt.
 pub fn check_format(found: u32, what: &str) -> Result<()> {
     if found <= FORMAT {
@@ -30,7 +32,7 @@ pub fn check_format(found: u32, what: &str) -> Result<()> {
     }
     Err(Failure::new(
         Kind::Failed,
-        format!("{what} was written by a newer version: it has format {found}, and this program reads up to {FORMAT}"),
+        format!("{what} {NEWER}: it has format {found}, and this program reads up to {FORMAT}"),
         "Nothing was changed. Use that version or a newer one.",
     ))
 }
@@ -43,7 +45,12 @@ pub fn check_type(found: &str, known: &[&str], what: &str) -> Result<()> {
     }
     Err(Failure::new(
         Kind::Failed,
-        format!("{what} is of the type {found:?}, which this program does not know: it was written by a newer version"),
+        format!("{what} is of the type {found:?}, which this program does not know: it {NEWER}"),
         "Nothing was changed. Use that version or a newer one.",
     ))
+}
+
+/// Whether [`check_format`] or [`check_type`] is what refused.
+pub fn is_newer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.to_string().contains(NEWER))
 }

@@ -13,25 +13,25 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const UNIT: u64 = 4096;
-const START: u64 = 10_000;
+pub(super) const UNIT: u64 = 4096;
+pub(super) const START: u64 = 10_000;
 
 /// The engine's log: what it would show at each position of a timeline.
 fn byte(timeline: u32, at: u64) -> u8 {
     (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 ^ (timeline as u8).wrapping_mul(31)
 }
 
-fn bytes(timeline: u32, from: u64, to: u64) -> Vec<u8> {
+pub(super) fn bytes(timeline: u32, from: u64, to: u64) -> Vec<u8> {
     (from..to).map(|at| byte(timeline, at)).collect()
 }
 
-struct Lab {
-    world: World,
-    memory: Memory,
+pub(super) struct Lab {
+    pub(super) world: World,
+    pub(super) memory: Memory,
 }
 
 impl Lab {
-    fn new() -> Lab {
+    pub(super) fn new() -> Lab {
         Lab::on(Memory::default())
     }
 
@@ -40,20 +40,20 @@ impl Lab {
         Lab { world: World::on(store, tempfile::tempdir().unwrap()), memory }
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.world.host.open.store
     }
 
-    fn author<'a>(&'a self, store: &'a Store) -> Author<'a> {
+    pub(super) fn author<'a>(&'a self, store: &'a Store) -> Author<'a> {
         let host = &self.world.host;
         Author { store, trust: &host.open.trust, keys: &host.keys, host: "test", clock: &SystemClock, level: 1 }
     }
 
-    fn log(&self, store: &Store) -> anyhow::Result<Log> {
+    pub(super) fn log(&self, store: &Store) -> anyhow::Result<Log> {
         Log::list(store, &self.world.host.open.trust, &name("db"))
     }
 
-    fn begin<'a>(&'a self, store: &'a Store, at: u64, continues: bool) -> anyhow::Result<Writer<'a>> {
+    pub(super) fn begin<'a>(&'a self, store: &'a Store, at: u64, continues: bool) -> anyhow::Result<Writer<'a>> {
         let facts = serde_json::json!({"system_identifier": "1"});
         let why = "a test".to_owned();
         let begin = Begin { kind: "test".into(), timeline: 1, start: at, unit: UNIT, continues, id: None, facts, why };
@@ -61,7 +61,7 @@ impl Lab {
     }
 
     /// A writer on the newest stretch that has compared what the engine shows; or on a new one.
-    fn writer<'a>(&'a self, store: &'a Store) -> anyhow::Result<Writer<'a>> {
+    pub(super) fn writer<'a>(&'a self, store: &'a Store) -> anyhow::Result<Writer<'a>> {
         let log = self.log(store)?;
         if log.is_empty() {
             return self.begin(store, START, false);
@@ -73,7 +73,7 @@ impl Lab {
     }
 
     /// Reads everything from `from` on, as timeline `timeline` has it.
-    fn read(&self, window: usize, timeline: u32, from: u64) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn read(&self, window: usize, timeline: u32, from: u64) -> anyhow::Result<Vec<u8>> {
         let open = &self.world.host.open;
         let log = self.log(&open.store)?;
         let identities = std::slice::from_ref(&self.world.recovery.identity);
@@ -99,12 +99,12 @@ fn shown(log: &Log, timeline: u32, from: u64, to: u64) -> Vec<u8> {
     (from..to).map(|at| byte(stretch.timeline_at(timeline, at), at)).collect()
 }
 
-fn time(at: u64) -> Timestamp {
+pub(super) fn time(at: u64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + i64::try_from(at).unwrap()).unwrap()
 }
 
 /// Appends the engine's bytes up to `to`, in pieces of at most `step`.
-fn grow(writer: &mut Writer, to: u64, step: u64) -> anyhow::Result<()> {
+pub(super) fn grow(writer: &mut Writer, to: u64, step: u64) -> anyhow::Result<()> {
     while writer.head().end < to {
         let head = writer.head();
         let end = (head.end + step).min(to).min((head.end / UNIT + 1) * UNIT);
@@ -512,7 +512,7 @@ fn prune_keeps_the_log_from_the_oldest_snapshot_that_the_window_needs() {
     let log = lab.log(lab.store()).unwrap();
     let anchor = |at: u64| Anchor {
         range: LogRange { timeline: 1, id: None, start: Position(at - 10), end: Position(at) },
-        data_time: time(at),
+        reaches_from: time(at),
         good: true,
     };
     let partial = |at: u64| Anchor { good: false, ..anchor(at) };

@@ -12,6 +12,7 @@ mod histories;
 mod keys;
 mod lists;
 mod log;
+mod log_ends;
 mod order;
 mod reread;
 mod retire;

@@ -6,6 +6,7 @@
 mod support;
 
 mod breakglass;
+mod ends;
 mod files;
 mod kill;
 mod receive;

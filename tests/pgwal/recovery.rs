@@ -314,3 +314,85 @@ fn a_repository_that_vanishes_during_recovery_is_not_the_end_of_the_log() {
     );
     assert_eq!(binary::run(path, &["wal-get", "pg", "0000000100000000000000FF", &nowhere]).code, 1);
 }
+
+/// The signed report of the newest drill.
+fn report(home: &Home) -> serde_json::Value {
+    let mut reports: Vec<_> =
+        fs::read_dir(home.0.path().join("repository/drills/pg")).unwrap().map(|e| e.unwrap().path()).collect();
+    reports.sort();
+    serde_json::from_str(fs::read_to_string(reports.last().unwrap()).unwrap().lines().next().unwrap()).unwrap()
+}
+
+/// After a promotion the log goes on with another timeline: a drill of a snapshot from before it replays its own, and claims no more.
+#[test]
+fn a_drill_of_an_older_timeline_claims_nothing_of_the_log_that_it_did_not_replay() {
+    let mut setup = Setup::new(15).config("max_wal_size = 1GB\nwal_keep_size = 1GB");
+    setup.segment = 1;
+    let mut cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t as select generate_series(1, 100) n");
+    home.run(&["backup"], 0);
+    home.receive();
+    cluster.sql("insert into t select generate_series(1, 100)");
+    home.receive();
+    home.run(&["drill", "pg"], 0);
+    let before = report(&home);
+    assert!(before["log_until"].as_str() > before["data_time"].as_str(), "its own timeline is replayed: {before}");
+    cluster.stop();
+    fs::write(cluster.data.join("standby.signal"), "").unwrap();
+    crate::support::postgres::own_all(&cluster.data);
+    cluster.start();
+    cluster.sql("select pg_promote()");
+    ready(&cluster);
+    cluster.sql("insert into t select generate_series(1, 100)");
+    home.receive();
+    home.run(&["drill", "pg", "--point", "1"], 0);
+    let older = report(&home);
+    assert_eq!((older["seq"].as_u64(), older["passed"].as_bool()), (Some(1), Some(true)), "{older}");
+    assert!(older["log_until"].is_null(), "it has not replayed the newer timeline: {older}");
+    home.run(&["backup"], 0);
+    cluster.sql("insert into t select generate_series(1, 100)");
+    home.receive();
+    home.run(&["drill", "pg"], 0);
+    let newer = report(&home);
+    assert!(newer["log_until"].as_str() > newer["data_time"].as_str(), "its own timeline is replayed: {newer}");
+}
+
+/// The last of the log is damaged: every target before it is reached all the same, and the newest state is not claimed to be there.
+#[test]
+fn what_comes_before_damage_is_reached() {
+    let mut setup = Setup::new(15).config("max_wal_size = 1GB");
+    setup.segment = 1;
+    let cluster = setup.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int)");
+    home.run(&["backup"], 0);
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.sql("insert into t select generate_series(1, 100)");
+    let hundred = mark(&cluster);
+    cluster.sql("select pg_create_restore_point('here')");
+    cluster.sql("insert into t select generate_series(1, 100)");
+    home.receive();
+    cluster.sql("insert into t select generate_series(1, 100)");
+    home.receive();
+    let mut pieces: Vec<_> = fs::read_dir(home.0.path().join("repository/wal/pg/0000000001/00000001"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|path| !path.file_name().unwrap().to_str().unwrap().contains('-'))
+        .collect();
+    pieces.sort();
+    let last = pieces.last().unwrap();
+    let mut body = fs::read(last).unwrap();
+    let middle = body.len() / 2;
+    body[middle] ^= 1;
+    fs::write(last, body).unwrap();
+    for (aim, rows) in [(["--at", &hundred.0], "100"), (["--lsn", &hundred.1], "100"), (["--name", "here"], "100")] {
+        let copy = home.back_to(&cluster, &aim);
+        ready(&copy);
+        assert_eq!(copy.value("select count(*) from t"), rows, "{aim:?}");
+    }
+    let to = home.0.path().join("never").display().to_string();
+    let refused = home.run(&["restore", "pg", "--to", &to], 1);
+    assert!(refused.err.contains("Points in time after it cannot be reached"), "{}", refused.err);
+    assert!(!std::path::Path::new(&to).exists());
+}

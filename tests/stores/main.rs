@@ -11,6 +11,7 @@ mod chroma;
 mod groups;
 mod redis;
 mod stream;
+mod undo;
 
 use blackstart::entry::{EntryKind, Name};
 use blackstart::report::Check;

@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A repository with one source, which is `server`.
-struct Home(tempfile::TempDir);
+pub struct Home(pub tempfile::TempDir);
 
 impl Home {
-    fn of(server: &Server) -> Home {
+    pub fn of(server: &Server) -> Home {
         Home::proven_by(server, "redis-server")
     }
 
@@ -46,12 +46,12 @@ impl Home {
         Home(home)
     }
 
-    fn run(&self, arguments: &[&str], code: i32) -> Ran {
+    pub fn run(&self, arguments: &[&str], code: i32) -> Ran {
         expect(self.0.path(), arguments, code)
     }
 
     /// Restores to a new place, and starts a server of that kind on it.
-    fn restore(&self, program: &str, aim: &[&str]) -> Server {
+    pub fn restore(&self, program: &str, aim: &[&str]) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("restored");
         let ran = self.run(&[&["restore", "store", "--to", to.to_str().unwrap()], aim].concat(), 0);
@@ -95,7 +95,7 @@ impl Home {
         std::fs::read_to_string(self.0.path().join("receiver")).unwrap_or_default()
     }
 
-    fn windows(&self) -> Vec<serde_json::Value> {
+    pub fn windows(&self) -> Vec<serde_json::Value> {
         self.run(&["snapshots", "store", "--json"], 0).json()["report"]["windows"].as_array().unwrap().clone()
     }
 }
@@ -125,13 +125,13 @@ impl Drop for Receiver {
     }
 }
 
-const DEBUG: &str = "--databases 32 --enable-debug-command yes";
+pub const DEBUG: &str = "--databases 32 --enable-debug-command yes";
 
-fn text(reply: &Reply) -> String {
+pub fn text(reply: &Reply) -> String {
     reply.text().unwrap_or_default().to_owned()
 }
 
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(40), "waited in vain: {what}");
@@ -144,13 +144,13 @@ fn stored(c: &mut Connection, milliseconds: &str) -> bool {
     text(&c.command(&["WAIT", "1", milliseconds]).unwrap()) == "1"
 }
 
-fn offset(server: &Server) -> u64 {
+pub fn offset(server: &Server) -> u64 {
     let info = text(&server.run("INFO replication"));
     info.lines().find_map(|l| l.strip_prefix("master_repl_offset:")).unwrap().trim().parse().unwrap()
 }
 
 /// What a server has: each key of each database, with the digest of its value and whether it expires.
-fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
+pub fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
     let (mut c, mut all) = (server.connect(), BTreeMap::new());
     for database in 0..32 {
         c.command(&["SELECT", &database.to_string()]).unwrap();
@@ -164,7 +164,7 @@ fn contents(server: &Server) -> BTreeMap<(u32, Vec<u8>), String> {
     all
 }
 
-fn differing(one: &BTreeMap<(u32, Vec<u8>), String>, other: &BTreeMap<(u32, Vec<u8>), String>) -> Vec<String> {
+pub fn differing(one: &BTreeMap<(u32, Vec<u8>), String>, other: &BTreeMap<(u32, Vec<u8>), String>) -> Vec<String> {
     let keys = one.keys().chain(other.keys()).collect::<std::collections::BTreeSet<_>>();
     let differs = keys.into_iter().filter(|key| one.get(*key) != other.get(*key));
     differs
@@ -320,7 +320,7 @@ impl Transactions {
     }
 }
 
-fn number(server: &Server, key: &str) -> i64 {
+pub fn number(server: &Server, key: &str) -> i64 {
     text(&server.run(&format!("GET {key}"))).parse().unwrap_or(0)
 }
 

@@ -71,7 +71,7 @@ impl Moment {
             Moment::Offset(offset) => replay::Target::Offset(offset),
             Moment::Lsn(_) => return None,
         };
-        Some(Aim { target, before: false })
+        Some(Aim { target, before: false, history: None })
     }
 }
 

@@ -55,7 +55,7 @@ pub fn as_append_only_file(case: &Case, facts: &serde_json::Value, options: &red
             let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else {
                 return Ok(Vec::new());
             };
-            (route, Aim { target: replay::Target::Latest, before: false })
+            (route, Aim { target: replay::Target::Latest, before: false, history: None })
         }
         Some(moment) => {
             let aim = moment.aim().context("not a point of Redis")?;

@@ -59,26 +59,44 @@ impl<'a> Files<'a> {
 
     /// Writes a segment of `timeline` to `file`, from `start` on, padded with zeros; gives the bytes that the log has of it.
     pub fn segment(&self, window: &Window, timeline: u32, start: u64, file: &mut File) -> Result<u64> {
+        let (bytes, failed) = self.sound_of_segment(window, timeline, start, file)?;
+        failed.map_or(Ok(bytes), Err)
+    }
+
+    /// The same, as far as what is stored of it is sound; with what it ends at, if that is not the segment's or the log's end.
+    pub fn sound_of_segment(
+        &self,
+        window: &Window,
+        timeline: u32,
+        start: u64,
+        file: &mut File,
+    ) -> Result<(u64, Option<anyhow::Error>)> {
         let begin = start / self.segment_size * self.segment_size;
         let end = begin + self.segment_size;
         file.seek(SeekFrom::Start(start - begin)).context("write a segment")?;
-        let mut at = start;
+        let (mut at, mut failed) = (start, None);
         while at < end {
-            let to = unit_end(at, self.log.stretches[window.last].line.unit).min(end);
-            let bytes = self.reader().range(&self.log, window, timeline, at, to)?;
-            file.write_all(&bytes).context("write a segment")?;
-            at += bytes.len() as u64;
-            if at < to {
-                break;
+            match self.reader().next(&self.log, window, timeline, at) {
+                Ok(Some(mut shown)) => {
+                    shown.bytes.truncate(usize::try_from(end - at)?);
+                    file.write_all(&shown.bytes).context("write a segment")?;
+                    at += shown.bytes.len() as u64;
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
             }
         }
         file.set_len(at - begin).and_then(|()| file.set_len(self.segment_size)).context("write a segment")?;
-        Ok(at - start)
+        Ok((at - start, failed))
     }
 
     /// The window that has the start of a segment of `timeline`, the newest first. An error where the log has only what comes later.
     pub fn window_of(&self, timeline: u32, start: u64) -> Result<Option<&Window>> {
-        let known: Vec<&Window> = self.windows.iter().rev().filter(|w| has_timeline(&self.log, w, timeline)).collect();
+        let known: Vec<&Window> =
+            self.windows.iter().rev().filter(|w| has_timeline(&self.log, &(*w).into(), timeline)).collect();
         let begins = |w: &&&Window| w.from.1.0 <= start;
         if let Some(window) = known.iter().find(|w| begins(w) && !self.log.is_end(w, timeline, start)) {
             return Ok(Some(window));

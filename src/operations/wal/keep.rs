@@ -3,9 +3,9 @@
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::goes_on_from;
+use super::{Part, goes_on_from};
 use crate::operations::Open;
-use crate::repository::log::{Gone, Log, Position, Span, Window, fetch};
+use crate::repository::log::{Gone, Log, Position, Span, fetch, is_damage, is_of_store, listed_end};
 use crate::repository::snapshot::LogRange;
 use crate::storage::Object;
 
@@ -13,7 +13,8 @@ use crate::storage::Object;
 #[derive(Debug, Clone)]
 pub struct Anchor {
     pub range: LogRange,
-    pub data_time: Timestamp,
+    /// When it was complete: moments from then on can be reached from it.
+    pub reaches_from: Timestamp,
     /// Nothing is missing in it and it is not suspect, so that a restore to a point in time begins with it (FORMAT.md §4-10, -11).
     pub good: bool,
 }
@@ -27,20 +28,20 @@ pub struct Spare {
 
 /// What is needed no more of what was stored before `old`. `horizon`: points in time before it need not be reached, but for the snapshots.
 pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp) -> Result<Spare> {
-    // What cannot be read may be what tells how everything else belongs together.
-    if !log.faults.is_empty() {
+    // Whoever cannot read it, or does not understand it, must not judge it.
+    if log.unread {
         return Ok(Spare::default());
     }
-    let windows = log.windows(&open.store, &open.trust)?;
+    let Some(parts) = parts(open, log)? else { return Ok(Spare::default()) };
     let mut spare = Spare::default();
-    for (n, window) in windows.iter().enumerate() {
-        let below = needed_from(log, window, kept, horizon, n + 1 == windows.len());
-        for stretch in &log.stretches[window.first..=window.last] {
-            // Whole units: what is read back is whole segments.
-            let below = below / stretch.line.unit * stretch.line.unit;
+    for (n, part) in parts.iter().enumerate() {
+        let below = needed_from(anchors(log, &parts, part, kept), horizon, n + 1 == parts.len());
+        for stretch in &log.stretches[part.first..=part.last] {
+            // Whole files: what is read back is no less.
+            let whole = stretch.line.segment.unwrap_or(stretch.line.unit);
+            let below = below / whole * whole;
             for (timeline, spans) in &stretch.timelines {
-                let tail = stretch.tail_of(&open.store, &open.trust, *timeline)?;
-                let Some(end) = tail.map(|tail| tail.line.end.0) else { continue };
+                let Some(end) = listed_end(spans) else { continue };
                 let gone: Vec<&Span> =
                     expired(spans, end, below).into_iter().filter(|s| s.object.modified < old).collect();
                 if let Some(last) = gone.iter().map(|s| ends(spans, s, end)).max() {
@@ -63,15 +64,47 @@ pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>
     Ok(spare)
 }
 
-/// The position before which nothing of a window is needed.
-pub fn needed_from(log: &Log, window: &Window, kept: &[Anchor], horizon: Option<Timestamp>, newest: bool) -> u64 {
-    let holds = |a: &&Anchor| goes_on_from(log, window, &a.range) && a.range.end <= window.to.1;
-    let mut anchors: Vec<&Anchor> = kept.iter().filter(holds).collect();
-    anchors.sort_by_key(|a| a.data_time);
-    // With a horizon: from the newest snapshot before it on that a restore would begin with.
-    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.good && a.data_time <= h)).unwrap_or(0);
-    let from = anchors[first.min(anchors.len())..].iter().map(|a| a.range.end.0).min();
-    // The newest window waits for its first snapshot.
+/// The log as records and names tell it. What does not verify now may be put right from a copy, so it takes nothing from what would then be
+/// reached through it: a stretch that goes on may follow one that cannot be read, and an end that does not verify may be anywhere. `None`: a newer
+/// version, or a key that is not known here, wrote an end.
+fn parts(open: &Open, log: &Log) -> Result<Option<Vec<Part>>> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (at, stretch) in log.stretches.iter().enumerate() {
+        let line = &stretch.line;
+        let timeline = stretch.timelines.last_key_value().map_or(line.timeline, |(timeline, _)| *timeline);
+        let end = match stretch.tail(&open.store, &open.trust) {
+            Ok(tail) => tail.map_or(line.start, |tail| tail.line.end),
+            Err(e) if is_damage(&e) => Position(u64::MAX),
+            Err(e) if is_of_store(&e) => return Err(e),
+            Err(_) => return Ok(None),
+        };
+        match parts.last_mut().filter(|_| line.continues) {
+            Some(part) => (part.last, part.to) = (at, (timeline, end)),
+            None => parts.push(Part { first: at, last: at, from: line.start, to: (timeline, end) }),
+        }
+    }
+    Ok(Some(parts))
+}
+
+/// The snapshots from which the log of a part goes on.
+fn anchors<'a>(log: &Log, parts: &[Part], part: &Part, kept: &'a [Anchor]) -> Vec<&'a Anchor> {
+    let holds = |part: &Part, a: &Anchor| goes_on_from(log, part, &a.range) && a.range.end <= part.to.1;
+    // One that lies in a stretch that cannot be read may be followed by each that goes on from such a stretch.
+    let present = |n: u64| log.stretches.iter().any(|s| s.line.n == n);
+    let unsure = log.stretches[part.first..=part.last].iter().any(|s| s.line.continues && !present(s.line.n - 1));
+    let lies_nowhere = |a: &Anchor| !parts.iter().any(|part| holds(part, a));
+    let may_hold = |a: &Anchor| unsure && lies_nowhere(a) && a.range.end <= part.to.1;
+    kept.iter().filter(|a| holds(part, a) || may_hold(a)).collect()
+}
+
+/// The position before which nothing of a part is needed: where the oldest snapshot that is needed in it began. A server that recovers asks for the
+/// log from there on, although the snapshot has it up to its end.
+fn needed_from(mut anchors: Vec<&Anchor>, horizon: Option<Timestamp>, newest: bool) -> u64 {
+    anchors.sort_by_key(|a| a.reaches_from);
+    // With a horizon: from the newest snapshot on that a restore to it would begin with.
+    let first = horizon.and_then(|h| anchors.iter().rposition(|a| a.good && a.reaches_from <= h)).unwrap_or(0);
+    let from = anchors[first.min(anchors.len())..].iter().map(|a| a.range.start.0).min();
+    // The newest part waits for its first snapshot.
     from.unwrap_or(if newest { 0 } else { u64::MAX })
 }
 

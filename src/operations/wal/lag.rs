@@ -23,7 +23,11 @@ pub struct Lag {
 impl Lag {
     /// The engine's log went up to `end` when the clock showed `at`.
     pub fn said(&mut self, end: u64, at: Timestamp) {
-        self.end = self.end.max(end);
+        // It has said before that it goes further: this is how far it was sent.
+        if end < self.end {
+            return;
+        }
+        self.end = end;
         let last = self.said.back().map(|(_, last)| *last).max(self.current);
         if last.is_some_and(|last| last.duration_since(at) > CLOCK_BACK) {
             // The clock was ahead, and is right now: what was said by it would hold as current what is not.
@@ -44,6 +48,11 @@ impl Lag {
             self.said.pop_front();
         }
         self.current
+    }
+
+    /// What was said of an end at `end` or beyond does not count: the log went on elsewhere from there, nobody knows since when.
+    pub fn left_at(&mut self, end: u64) {
+        self.said.retain(|(said, _)| *said < end);
     }
 
     /// Where things stand, with everything before `stored` stored.
@@ -97,6 +106,25 @@ mod tests {
         assert_eq!(lag.current(999), None);
         assert_eq!(lag.current(1000), Some(at(100)));
         assert_eq!(lag.current(1100), Some(at(101)));
+    }
+
+    /// A piece that is cut while more has come is as old as its own end.
+    #[test]
+    fn each_position_is_asked_for_by_itself() {
+        let mut lag = Lag::default();
+        for (end, seconds) in [(100, 1), (200, 2), (300, 3)] {
+            lag.said(end, at(seconds));
+        }
+        assert_eq!((lag.current(150), lag.current(250), lag.current(300)), (Some(at(1)), Some(at(2)), Some(at(3))));
+        // What only tells how far it was sent is no news.
+        lag.said(500, at(4));
+        lag.said(400, at(5));
+        assert_eq!((lag.current(499), lag.current(500)), (Some(at(3)), Some(at(4))));
+        // A timeline that was left says for ever that it ends there.
+        lag.said(600, at(6));
+        lag.said(700, at(7));
+        lag.left_at(700);
+        assert_eq!(lag.current(700), Some(at(6)));
     }
 
     #[test]

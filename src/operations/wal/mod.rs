@@ -1,6 +1,7 @@
 //! Continuous archiving: an engine's log into the repository, and back out of it. PostgreSQL's WAL unless a module says otherwise.
 
 pub mod check;
+pub mod commands;
 pub mod get;
 pub mod keep;
 mod lag;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result};
 
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
-use crate::repository::log::{Log, SealedStretch, Stretch, Window};
+use crate::repository::log::{Log, Position, SealedStretch, Stretch, Window};
 use crate::repository::series::Whole;
 use crate::repository::snapshot::LogRange;
 
@@ -26,18 +27,33 @@ pub fn segment_size(log: &Log, identities: &[Identity]) -> Result<u64> {
     sealed.facts["segment_size"].as_u64().context("the log does not say how large its segments are")
 }
 
-/// Whether the log of a window goes on where `range` ends. Positions alone do not tell which of several windows is meant, where the engine has no
+/// Stretches that follow each other, as indices into [`Log::stretches`]; and where they begin and end.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    pub first: usize,
+    pub last: usize,
+    pub from: Position,
+    pub to: (u32, Position),
+}
+
+impl From<&Window> for Part {
+    fn from(window: &Window) -> Part {
+        Part { first: window.first, last: window.last, from: window.from.1, to: window.to }
+    }
+}
+
+/// Whether the log of a part goes on where `range` ends. Positions alone do not tell which of several parts is meant, where the engine has no
 /// name for what they count on: a server that was set back writes the same ones again.
-pub fn goes_on_from(log: &Log, window: &Window, range: &LogRange) -> bool {
+pub fn goes_on_from(log: &Log, part: &Part, range: &LogRange) -> bool {
     let Some(id) = &range.id else {
-        return has_timeline(log, window, range.timeline)
-            && window.from.1 <= range.end
-            && (range.end <= window.to.1 || range.timeline < window.to.0);
+        return has_timeline(log, part, range.timeline)
+            && part.from <= range.end
+            && (range.end <= part.to.1 || range.timeline < part.to.0);
     };
-    let stretches = &log.stretches[window.first..=window.last];
-    let ends = stretches.iter().skip(1).map(|s| s.line.start).chain([window.to.1]);
+    let stretches = &log.stretches[part.first..=part.last];
+    let ends = stretches.iter().skip(1).map(|s| s.line.start).chain([part.to.1]);
     let mut named = stretches.iter().zip(ends).filter(|(s, _)| s.line.id.as_ref() == Some(id));
-    window.from.1 <= range.end && named.any(|(s, end)| s.line.start <= range.end && range.end <= end)
+    part.from <= range.end && named.any(|(s, end)| s.line.start <= range.end && range.end <= end)
 }
 
 /// Where the first complete snapshot ends that lies in the newest part of the log without a gap: from there on every moment can be reached, once
@@ -59,8 +75,8 @@ pub fn lies_in_the_newest_part(log: &Log, range: &LogRange) -> bool {
     range.id.is_some() && stretches.iter().zip(ends).any(holds)
 }
 
-/// Whether the window has bytes that `timeline` wrote, or its beginning.
-pub fn has_timeline(log: &Log, window: &Window, timeline: u32) -> bool {
-    let stretches = &log.stretches[window.first..=window.last];
+/// Whether the part has bytes that `timeline` wrote, or its beginning.
+pub fn has_timeline(log: &Log, part: &Part, timeline: u32) -> bool {
+    let stretches = &log.stretches[part.first..=part.last];
     stretches.iter().any(|s| s.line.timeline == timeline || s.histories.contains_key(&timeline))
 }

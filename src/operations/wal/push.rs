@@ -9,7 +9,7 @@ use crate::error::{Failure, Kind};
 use crate::limits::LOG_UNIT_MAX;
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Author, Begin, Log, Writer, unit_end};
+use crate::repository::log::{Author, Begin, Log, SealedStretch, StretchLine, Tail, Writer, unit_end};
 use crate::source::postgres::wal::{Lsn, WalFile, parse_history};
 
 #[derive(Debug, Clone, Serialize)]
@@ -38,8 +38,9 @@ pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result
     let log = Log::list(&open.store, &open.trust, source)?;
     if let Some(timeline) = name.strip_suffix(".history") {
         let timeline = u32::from_str_radix(timeline, 16).with_context(|| format!("{name} is no file of the log"))?;
-        if log.is_empty() {
-            report.notes.push(format!("{name}: stored with the first segment"));
+        let lost = matches!(log.tail(&open.store, &open.trust)?, Tail::Lost(_));
+        if log.is_empty() || lost {
+            report.notes.push(format!("{name}: stored with the next segment"));
         } else {
             let (text, start) = history_beside(path, timeline)?;
             Writer::resume(author, &log)?.keep_history(timeline, start, &text)?;
@@ -80,13 +81,18 @@ impl Segment<'_> {
     /// Gives the position up to which it was stored before.
     fn store(&self, author: Author, log: Log, report: &mut PushReport) -> Result<u64> {
         let system = system_identifier(self.bytes)?;
-        if log.is_empty() {
-            let mut writer = self.begin(author, &log, &system, "the log begins")?;
-            self.append(&mut writer)?;
-            return Ok(self.start);
+        let tail = log.tail(author.store, author.trust)?;
+        let Some(newest) = log.stretches.last() else {
+            return match tail {
+                Tail::Lost(why) => self.begin_after_a_gap(author, &log, &system, &why, report),
+                _ => self.append(&mut self.begin(author, &log, &system, "the log begins")?).map(|()| self.start),
+            };
+        };
+        same_server(author, &newest.line, &system)?;
+        if let Tail::Lost(why) = tail {
+            return self.begin_after_a_gap(author, &log, &system, &why, report);
         }
         let mut writer = Writer::resume(author, &log)?;
-        same_server(&writer, &system, &log.source)?;
         if let Some(timeline) = log.owes_history() {
             let (text, at) = history_beside(self.path, timeline)?;
             writer.keep_history(timeline, at, &text)?;
@@ -101,6 +107,7 @@ impl Segment<'_> {
             if head.end >= self.start && (self.start..=self.end()).contains(&at) {
                 if head.end <= at {
                     self.compare(&mut writer)?;
+                    writer = self.to_go_on_with(author, &log, writer, report)?;
                     self.fill(&mut writer, at)?;
                 } else {
                     let (left, end) = (Lsn(at), Lsn(head.end));
@@ -112,24 +119,80 @@ impl Segment<'_> {
                 self.append(&mut writer)?;
                 return Ok(head.end);
             }
-        } else if self.end() <= head.end && writer.stretch.start.0 <= self.start {
-            // Pushed again, or received as a stream before.
-            return match writer.holds(&log, self.start, self.bytes)? {
-                Some(false) => Err(forked(&report.file)),
-                _ => Ok(self.end()),
-            };
+        } else if self.end() <= head.end {
+            self.look_at_what_is_stored(&writer, &log, report)?;
+            return Ok(self.end());
         } else if (self.start..self.end()).contains(&head.end) {
             self.compare(&mut writer)?;
+            writer = self.to_go_on_with(author, &log, writer, report)?;
             self.append(&mut writer)?;
             return Ok(head.end);
         }
         let why = format!("archiving went on at {}, and the log ends at {}", Lsn(self.start), Lsn(head.end));
-        let mut writer = self.begin(author, &log, &system, &why)?;
+        self.begin_after_a_gap(author, &log, &system, &why, report)
+    }
+
+    /// Pushed again, or received as a stream before: the same bytes, or a fork.
+    fn look_at_what_is_stored(&self, writer: &Writer, log: &Log, report: &mut PushReport) -> Result<()> {
+        let begun = writer.stretch.start.0;
+        if self.end() <= begun {
+            let file = &report.file;
+            // Another stretch that went back would end the one that is being written.
+            report.notes.push(format!(
+                "{file}: not stored: it comes before {}, where the newest part of the log begins, which is being written. Points in time \
+                 between need a snapshot that lies in that part",
+                Lsn(begun)
+            ));
+            return Ok(());
+        }
+        let from = self.start.max(begun);
+        match writer.holds(log, from, &self.bytes[usize::try_from(from - self.start)?..])? {
+            Some(false) => Err(forked(&report.file)),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin_after_a_gap(
+        &self,
+        author: Author,
+        log: &Log,
+        system: &str,
+        why: &str,
+        report: &mut PushReport,
+    ) -> Result<u64> {
+        let mut writer = self.begin(author, log, system, why)?;
         report
             .notes
             .push(format!("{}: a gap in the log: {why}. Points in time after it need a new snapshot", report.file));
         self.append(&mut writer)?;
         Ok(self.start)
+    }
+
+    /// The writer; or, where what comes after its head does not verify, one of a stretch that follows without a gap.
+    fn to_go_on_with<'a>(
+        &self,
+        author: Author<'a>,
+        log: &Log,
+        writer: Writer<'a>,
+        report: &mut PushReport,
+    ) -> Result<Writer<'a>> {
+        if !writer.goes_on_beside() {
+            return Ok(writer);
+        }
+        let (head, line) = (writer.head(), &writer.stretch);
+        let why = format!("what was stored after {} does not verify; it is stored again", Lsn(head.end));
+        report.notes.push(format!("{}: {why}: nothing is missing", report.file));
+        let begin = Begin {
+            kind: line.kind.clone(),
+            timeline: head.timeline,
+            start: head.end,
+            unit: line.unit,
+            continues: true,
+            id: None,
+            facts: writer.sealed.facts.clone(),
+            why,
+        };
+        Writer::begin(author, log, begin)
     }
 
     fn begin<'a>(&self, author: Author<'a>, log: &Log, system: &str, why: &str) -> Result<Writer<'a>> {
@@ -189,8 +252,9 @@ fn system_identifier(segment: &[u8]) -> Result<String> {
     Ok(u64::from_le_bytes(bytes.try_into()?).to_string())
 }
 
-fn same_server(writer: &Writer, system: &str, source: &SourceName) -> Result<()> {
-    let known = writer.sealed.facts["system_identifier"].as_str().unwrap_or_default();
+fn same_server(author: Author, newest: &StretchLine, system: &str) -> Result<()> {
+    let (sealed, source) = (SealedStretch::open(newest, std::slice::from_ref(&author.keys.identity))?, &newest.source);
+    let known = sealed.facts["system_identifier"].as_str().unwrap_or_default();
     if known == system {
         return Ok(());
     }

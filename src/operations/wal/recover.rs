@@ -121,6 +121,10 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
             s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started)) && s.outcome == Outcome::Complete
         };
         let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
+        // What is being caught up on is not known to reach as far as the snapshot yet.
+        if window.until < first.started {
+            continue;
+        }
         found.push(Recoverable {
             source: source.clone(),
             kind: first.kind.clone(),
@@ -143,11 +147,11 @@ pub fn shown(kind: &str, position: u64) -> String {
 /// so a snapshot belongs to the window that was the newest when it was taken.
 pub fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -> bool {
     if range.id.is_some() {
-        return goes_on_from(log, window, range);
+        return goes_on_from(log, &window.into(), range);
     }
     let before = window.first > 0 && started < log.stretches[window.first].line.started;
     let after = log.stretches.get(window.last + 1).is_some_and(|next| started >= next.line.started);
-    !before && !after && goes_on_from(log, window, range)
+    !before && !after && goes_on_from(log, &window.into(), range)
 }
 
 /// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.
@@ -317,21 +321,22 @@ pub fn each(
     let mut records = Records::new(files.segment_size, at);
     let mut follower = Follower::default();
     let mut go_on = true;
-    let unit = files.log.stretches[window.last].line.unit;
     while go_on && records.ended().is_none() {
-        let to = crate::repository::log::unit_end(at, unit);
-        let bytes = files.reader().range(&files.log, window, timeline, at, to)?;
+        let shown = files.reader().next(&files.log, window, timeline, at);
         let mut sink = |record: Record| {
             if let Some(happened) = follower.take(&record).filter(|_| record.start >= from && go_on) {
                 go_on = more(happened);
             }
         };
-        records.feed(&bytes, &mut sink);
-        at += bytes.len() as u64;
-        if at < to {
-            records.finish(&mut sink);
-            break;
-        }
+        let shown = match shown {
+            Ok(Some(shown)) => shown,
+            ended => {
+                records.finish(&mut sink);
+                return if go_on { ended.map(|_| ()) } else { Ok(()) };
+            }
+        };
+        records.feed(&shown.bytes, &mut sink);
+        at += shown.bytes.len() as u64;
     }
     Ok(())
 }

@@ -25,10 +25,10 @@ use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::redis::replication::aof::{Append, Written};
 
 /// The only timeline there is.
-const TIMELINE: u32 = 1;
+pub const TIMELINE: u32 = 1;
 
 /// A snapshot's time is that of the second in which the server forked.
-const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
+pub const ROUGHLY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Where to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +43,13 @@ pub enum Target {
     Offset(u64),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aim {
     pub target: Target,
     /// Without the command that ends there; without what came at that very time.
     pub before: bool,
+    /// On which history an offset counts (a replication ID, or how it begins): after a gap, two may have the same offsets.
+    pub history: Option<String>,
 }
 
 /// The way from a snapshot to a target.
@@ -106,11 +108,16 @@ pub fn route_on(open: &Open, identities: &[Identity], snapshot: &Snapshot) -> Re
     Ok(Some(route).filter(|route| route.window.is_some()))
 }
 
-fn from(identities: &[Identity], log: Log, windows: &[Window], snapshot: &Snapshot) -> Result<Route> {
-    let range = snapshot.log.clone().context("the snapshot has no place in a log")?;
+/// Which database the stream had selected where the snapshot ends.
+pub fn database(identities: &[Identity], snapshot: &Snapshot) -> Result<u32> {
     let facts = SealedPart::open(snapshot, identities)?.facts;
     let database = facts["rdb"]["replication_database"].as_u64().and_then(|n| u32::try_from(n).ok());
-    let database = database.context("the snapshot does not tell which database the stream had selected")?;
+    database.context("the snapshot does not tell which database the stream had selected")
+}
+
+fn from(identities: &[Identity], log: Log, windows: &[Window], snapshot: &Snapshot) -> Result<Route> {
+    let range = snapshot.log.clone().context("the snapshot has no place in a log")?;
+    let database = database(identities, snapshot)?;
     let window = windows.iter().find(|w| holds(&log, w, &range, snapshot.started)).cloned();
     Ok(Route { log, window, start: range.end.0, database })
 }
@@ -128,15 +135,26 @@ fn leads_there(
         (Target::Latest | Target::Immediate, _) => true,
         // A snapshot that ends there has the command in it that is to be left out.
         (Target::Offset(offset), window) => {
-            start + u64::from(aim.before) <= offset && offset <= window.map_or(start, |w| w.to.1.0)
+            let within = start + u64::from(aim.before) <= offset && offset <= window.map_or(start, |w| w.to.1.0);
+            let named =
+                |wanted: &String| history(log, snapshot, window, offset).is_some_and(|id| id.starts_with(wanted));
+            within && aim.history.as_ref().is_none_or(named)
         }
         (Target::Time(_), None) => false,
         (Target::Time(time), Some(window)) => {
+            let reaches = |from: Timestamp| from < time || from == time && !aim.before;
             let within = snapshot.data_time <= time && time <= window.until;
-            let came = if within { came_by(open, identities, log, window, start)? } else { time };
-            within && (came < time || came == time && !aim.before)
+            // What a receiver was late with had come with the snapshot, once that was complete.
+            within && (reaches(snapshot.finished) || reaches(came_by(open, identities, log, window, start)?))
         }
     })
+}
+
+/// On which history an offset counts that the log reaches from a snapshot.
+pub fn history<'a>(log: &'a Log, snapshot: &'a Snapshot, window: Option<&Window>, offset: u64) -> Option<&'a str> {
+    let range = snapshot.log.as_ref()?;
+    let begun = window.filter(|_| offset > range.end.0).and_then(|w| log.locate(w, TIMELINE, offset - 1));
+    begun.map_or(range.id.as_deref(), |(stretch, _)| log.stretches[stretch].line.id.as_deref())
 }
 
 /// When the bytes before `position` had all come.
@@ -207,7 +225,10 @@ fn unreachable(open: &Open, source: &SourceName, aim: &Aim) -> anyhow::Error {
     let what = match aim.target {
         Target::Latest | Target::Immediate => "a snapshot with a place in the replication stream".to_owned(),
         Target::Time(time) => format!("the time {time}"),
-        Target::Offset(offset) => format!("offset {offset}"),
+        Target::Offset(offset) => match &aim.history {
+            Some(history) => format!("offset {offset} of history {history}"),
+            None => format!("offset {offset}"),
+        },
     };
     let windows = recover::recoverable(open, source).unwrap_or_default();
     let mut help = "Nothing was written.".to_owned();

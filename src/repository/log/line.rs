@@ -15,6 +15,13 @@ use crate::repository::layout::{Hash, SourceName};
 use crate::repository::signed::{PublicKey, SignedLine, SigningKey};
 use crate::repository::trust::{Role, Trust};
 
+const UNCERTIFIED: &str = "which the root key has not certified for this source";
+
+/// Whether an object was refused because of who signed it: another host, perhaps, that was let in since the trust was read.
+pub fn is_of_a_stranger(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.to_string().contains(UNCERTIFIED))
+}
+
 /// Bytes of `check`.
 const CHECK_BYTES: usize = 16;
 
@@ -58,6 +65,9 @@ pub struct StretchLine {
     pub epoch: u64,
     /// No object crosses a multiple of this many bytes.
     pub unit: u64,
+    /// Bytes of a file of the engine's log, where that is more than a unit: what is read back is whole files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<u64>,
     pub timeline: u32,
     pub start: Position,
     /// The engine's own name of what positions count on, where it has one: Redis' replication ID.
@@ -101,7 +111,7 @@ pub struct PieceLine {
     pub pieces: Option<u64>,
     pub body: Hash,
     pub check: String,
-    /// The engine's clock when it had written the last byte.
+    /// A moment, by the engine's clock, at which it had written nothing beyond the last byte.
     pub time: Timestamp,
     pub key: String,
 }
@@ -151,11 +161,7 @@ impl LogLine {
         };
         ensure!(*repository == trust.id && named == source, "the object belongs elsewhere");
         ensure!(*key == signed.key.id(), "the object names another key than the one that signed it");
-        ensure!(
-            trust.may_sign(&signed.key, Role::Host, source, time),
-            "signed by {}, which the root key has not certified for this source",
-            signed.key.id()
-        );
+        ensure!(trust.may_sign(&signed.key, Role::Host, source, time), "signed by {}, {UNCERTIFIED}", signed.key.id());
         match expected {
             None => ensure!(body.is_empty(), "bytes after the signature"),
             Some(hash) => {

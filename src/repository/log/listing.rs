@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine};
+use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine, is_of_a_stranger};
 use crate::bridge::Store;
 use crate::repository::history::{self, Cover, Written};
+use crate::repository::is_newer;
 use crate::repository::layout::{self, Hash, LogKey, SourceName};
 use crate::repository::signed::PublicKey;
 use crate::repository::trust::Trust;
@@ -21,6 +22,10 @@ pub struct Log {
     pub stretches: Vec<Stretch>,
     /// (key, why)
     pub faults: Vec<(Key, String)>,
+    /// Some of the faults say nothing against the log: the store did not give the object, or a newer version or a key that is not known here wrote it.
+    pub unread: bool,
+    /// The highest number that a stretch has been given, whatever has become of it.
+    pub numbered: u64,
     /// What somebody has put over its objects in a store that keeps versions.
     pub covers: Vec<Cover>,
 }
@@ -70,6 +75,16 @@ pub struct Fetched {
     pub body: Bytes,
 }
 
+/// Where a log ends, for whoever writes on.
+pub enum Tail {
+    /// With this object, the last that verifies.
+    At(Box<Fetched>),
+    /// Nothing is stored in the newest stretch, or there is none.
+    Nothing,
+    /// Nobody can say, for this reason: whoever writes on begins a stretch beside it, and tells of a gap.
+    Lost(String),
+}
+
 /// Stretches that follow each other without a gap, as indices into [`Log::stretches`]; and where they begin and end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Window {
@@ -87,14 +102,23 @@ pub struct Window {
 impl Log {
     pub fn list(store: &Store, trust: &Trust, source: &SourceName) -> Result<Log> {
         let listed = history::list(store, &layout::log(source)).with_context(|| format!("list the log of {source}"))?;
-        let mut log = Log { source: source.clone(), stretches: Vec::new(), faults: Vec::new(), covers: Vec::new() };
+        let mut log = Log {
+            source: source.clone(),
+            stretches: Vec::new(),
+            faults: Vec::new(),
+            unread: false,
+            numbered: 0,
+            covers: Vec::new(),
+        };
         let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
         let (mut records, mut histories) = (Vec::new(), Vec::new());
         for written in listed {
             // What prune has deleted leaves at most markers.
             let Some(first) = written.versions.first() else { continue };
             let cover = written.cover();
-            match layout::parse_log(source, &written.key) {
+            let place = layout::parse_log(source, &written.key);
+            log.numbered = log.numbered.max(place.as_ref().map_or(0, LogKey::stretch));
+            match place {
                 Some(LogKey::Stretch(n)) => records.push((n, written)),
                 Some(LogKey::History { stretch, timeline }) => histories.push((stretch, timeline, written)),
                 Some(LogKey::Piece { stretch, timeline, start, end }) => {
@@ -112,7 +136,7 @@ impl Log {
                     let timelines = spans.remove(&n).unwrap_or_default();
                     log.stretches.push(Stretch { line, hash, signer, timelines, histories: BTreeMap::new() });
                 }
-                Err(e) => log.faults.push((written.key, format!("{e:#}"))),
+                Err(e) => log.fault(written.key, &e),
             }
         }
         for (n, timeline, written) in histories {
@@ -121,7 +145,7 @@ impl Log {
             match (read, log.stretch_mut(n)) {
                 (Ok(line), Some(stretch)) => drop(stretch.histories.insert(timeline, line)),
                 (Ok(_), None) => log.faults.push((key, "belongs to a stretch that is not there".into())),
-                (Err(e), _) => log.faults.push((key, format!("{e:#}"))),
+                (Err(e), _) => log.fault(key, &e),
             }
         }
         log.leave_out_unknown_timelines();
@@ -130,6 +154,29 @@ impl Log {
             log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
         }
         Ok(log)
+    }
+
+    fn fault(&mut self, key: Key, why: &anyhow::Error) {
+        self.unread |= !is_damage(why);
+        self.faults.push((key, format!("{why:#}")));
+    }
+
+    /// Where the newest stretch ends.
+    pub fn tail(&self, store: &Store, trust: &Trust) -> Result<Tail> {
+        let newest = self.stretches.last();
+        let since = newest.map_or(0, |stretch| stretch.line.n);
+        let matters = |key: &Key| layout::parse_log(&self.source, key).is_some_and(|place| place.stretch() >= since);
+        if let Some((key, why)) = self.faults.iter().find(|(key, _)| matters(key)) {
+            ensure!(!self.unread, "{key} cannot be read: {why}");
+            return Ok(Tail::Lost(format!("{key} does not verify: {why}")));
+        }
+        let Some(newest) = newest.filter(|stretch| !stretch.timelines.is_empty()) else { return Ok(Tail::Nothing) };
+        let last = match newest.tail(store, trust) {
+            Err(e) if is_damage(&e) => newest.last_sound(store, trust)?.map(|(last, _)| last),
+            tail => tail?,
+        };
+        let lost = || Tail::Lost(format!("nothing that is stored of stretch {since} verifies"));
+        Ok(last.map_or_else(lost, |last| Tail::At(Box::new(last))))
     }
 
     /// Where a timeline's history is lost, nobody knows where its bytes belong: the stretch cannot be used.
@@ -239,41 +286,48 @@ impl Stretch {
 
     /// The last object of the newest timeline that verifies, and the store's own time of it: what a reader can count on. One that is damaged is no
     /// reason to lose sight of the rest.
-    fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<(Fetched, Timestamp)>> {
+    pub fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<(Fetched, Timestamp)>> {
         let Some((_, spans)) = self.timelines.last_key_value() else { return Ok(None) };
         let mut spans: Vec<&Span> = spans.iter().collect();
-        spans.sort_by_key(|s| std::cmp::Reverse((s.end.unwrap_or(s.start + 1), s.start)));
+        spans.sort_by_key(|s| std::cmp::Reverse(s.reaches()));
         for span in spans {
             match fetch(store, trust, &self.line.source, span) {
                 Ok(fetched) => return Ok(Some((fetched, span.object.modified))),
-                Err(e) if e.chain().any(|cause| cause.is::<storage::Error>()) => return Err(e),
+                Err(e) if is_of_store(&e) => return Err(e),
                 Err(_) => {}
             }
         }
         Ok(None)
     }
 
-    /// The object with which the newest timeline ends.
+    /// The object with which the newest timeline ends, as names tell.
     pub fn tail(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
-        match self.timelines.last_key_value() {
-            Some((timeline, _)) => self.tail_of(store, trust, *timeline),
-            None => Ok(None),
-        }
+        let last = self.timelines.last_key_value().and_then(|(_, spans)| spans.iter().max_by_key(|s| s.reaches()));
+        last.map(|last| fetch(store, trust, &self.line.source, last)).transpose()
     }
+}
 
-    /// The object with which a timeline ends.
-    pub fn tail_of(&self, store: &Store, trust: &Trust, timeline: u32) -> Result<Option<Fetched>> {
-        let spans = self.timelines.get(&timeline).map_or(&[][..], Vec::as_slice);
-        let run = spans.iter().filter(|s| s.end.is_some()).max_by_key(|s| s.end);
-        let piece = spans.iter().rev().find(|s| s.end.is_none());
-        let last = match (run, piece) {
-            (Some(run), Some(piece)) if run.end > Some(piece.start) => run,
-            (_, Some(piece)) => piece,
-            (Some(run), None) => run,
-            (None, None) => return Ok(None),
-        };
-        fetch(store, trust, &self.line.source, last).map(Some)
+impl Span {
+    /// How far it reaches for certain, by its name.
+    fn reaches(&self) -> (u64, u64) {
+        (self.end.unwrap_or(self.start + 1), self.start)
     }
+}
+
+/// Where the objects of a timeline reach for certain, by their names.
+pub fn listed_end(spans: &[Span]) -> Option<u64> {
+    spans.iter().map(|span| span.reaches().0).max()
+}
+
+/// Whether an object itself is at fault: the store gave it, and neither a newer version nor a key that nobody here knows wrote it.
+pub fn is_damage(error: &anyhow::Error) -> bool {
+    !is_of_store(error) && !is_newer(error) && !is_of_a_stranger(error)
+}
+
+/// Whether the store did not give an object that is there.
+pub fn is_of_store(error: &anyhow::Error) -> bool {
+    let kept_back = |e: &storage::Error| e.kind != storage::Kind::NotFound;
+    error.chain().filter_map(|cause| cause.downcast_ref::<storage::Error>()).any(kept_back)
 }
 
 fn read_stretch(

@@ -10,7 +10,7 @@ mod read;
 mod writer;
 
 pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
-pub use listing::{Gone, Log, Span, Stretch, Window, fetch};
+pub use listing::{Gone, Log, Span, Stretch, Tail, Window, fetch, is_damage, is_of_store, listed_end};
 pub use marks::Mark;
 pub use read::{Reader, Shown, StoredHistory};
 pub use writer::{Author, Begin, Head, Writer, unit_end};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, SealedStretch, StretchLine, seal_body};
-use super::listing::{Log, Stretch};
+use super::listing::{Log, Stretch, Tail, listed_end};
 use super::marks::{self, Mark};
 use crate::bridge::Store;
 use crate::clock::Clock;
@@ -67,8 +67,10 @@ pub struct Writer<'a> {
     pub stretch: StretchLine,
     pub sealed: SealedStretch,
     head: Head,
-    /// The engine's clock at the head.
-    time: Timestamp,
+    /// A moment, by the engine's clock, at which it had written nothing beyond the head; unknown where a log begins.
+    time: Option<Timestamp>,
+    /// What comes after the head does not verify, and its place is taken: the log goes on in another stretch.
+    beside: bool,
     /// Neighbours that cover the last unit, or its end.
     parts: Vec<Part>,
     /// The bytes that end at the head, as far as they are known here; they begin in the last unit.
@@ -80,12 +82,11 @@ impl<'a> Writer<'a> {
     /// Begins a stretch after those of `log`.
     pub fn begin(author: Author<'a>, log: &Log, begin: Begin) -> Result<Writer<'a>> {
         ensure!(begin.unit.is_power_of_two() && begin.unit <= LOG_UNIT_MAX as u64, "a unit of {} bytes", begin.unit);
-        ensure!(log.faults.is_empty(), "the log does not verify: {}: {}", log.faults[0].0, log.faults[0].1);
-        let mut previous = None;
-        if let Some(newest) = log.stretches.last() {
-            previous = Some(newest_hash(author, newest)?);
-        }
+        let newest = log.stretches.last();
+        let previous = newest.map(|stretch| last_hash(author, stretch)).transpose()?;
+        let time = if begin.continues { known_time(author, log)? } else { None };
         let now = author.clock.now();
+        let segment = begin.facts["segment_size"].as_u64().filter(|size| *size > begin.unit);
         let sealed = SealedStretch::new(begin.facts, &begin.why)?;
         let data = author.trust.recovery_recipients()?;
         let index = parse_recipient(&author.keys.identity.to_public().to_string())?;
@@ -94,12 +95,13 @@ impl<'a> Writer<'a> {
             format: FORMAT,
             repository: author.trust.id.clone(),
             source: log.source.clone(),
-            n: log.stretches.last().map_or(1, |s| s.line.n + 1),
+            n: log.numbered + 1,
             previous,
             continues: begin.continues,
             kind: begin.kind,
             epoch: author.trust.epoch,
             unit: begin.unit,
+            segment,
             timeline: begin.timeline,
             start: Position(begin.start),
             id: begin.id,
@@ -113,26 +115,29 @@ impl<'a> Writer<'a> {
         let hash = create(author, &log.source, key, &LogLine::Stretch(Box::new(stretch.clone())), &[])?
             .ok_or_else(|| taken(&log.source, "began a stretch of"))?;
         let head = Head { timeline: begin.timeline, end: begin.start, hash };
-        Ok(Writer::at(author, data, stretch, sealed, (head, now)))
+        Ok(Writer::at(author, data, stretch, sealed, (head, time)))
     }
 
-    /// Goes on with the newest stretch of `log`. Bytes of its last unit that the engine shows again go through [`Writer::compare`].
+    /// Goes on with the newest stretch of `log`, from the last of its objects that verifies. Bytes of its last unit that the engine shows again go
+    /// through [`Writer::compare`].
     pub fn resume(author: Author<'a>, log: &Log) -> Result<Writer<'a>> {
         let stretch = log.stretches.last().context("there is no stretch to go on with")?;
-        ensure!(log.faults.is_empty(), "the log does not verify: {}: {}", log.faults[0].0, log.faults[0].1);
         let sealed = SealedStretch::open(&stretch.line, std::slice::from_ref(&author.keys.identity))?;
         let data = author.trust.recovery_recipients()?;
-        let head = Head { timeline: stretch.line.timeline, end: stretch.line.start.0, hash: stretch.hash };
+        let begun = Head { timeline: stretch.line.timeline, end: stretch.line.start.0, hash: stretch.hash };
         let line = stretch.line.clone();
-        let mut writer = Writer::at(author, data, line, sealed, (head, stretch.line.started));
-        if let Some(tail) = stretch.tail(author.store, author.trust)? {
-            writer.head =
-                Head { timeline: tail.line.timeline, end: tail.line.end.0, hash: tail.line.last.unwrap_or(tail.hash) };
-            writer.time = tail.line.time;
-            let unit = writer.stretch.unit;
-            writer.parts = writer.parts(stretch, (writer.head.end - 1) / unit * unit, writer.head.end)?;
-            writer.leave_marked_runs();
-        }
+        let last = match log.tail(author.store, author.trust)? {
+            Tail::Lost(why) => bail!("the log cannot be gone on with: {why}"),
+            Tail::Nothing => return Ok(Writer::at(author, data, line, sealed, (begun, known_time(author, log)?))),
+            Tail::At(last) => last,
+        };
+        let (timeline, end) = (last.line.timeline, last.line.end.0);
+        let head = Head { timeline, end, hash: last.line.last.unwrap_or(last.hash) };
+        let mut writer = Writer::at(author, data, line, sealed, (head, Some(last.line.time)));
+        writer.beside = stretch.timelines.get(&timeline).and_then(|spans| listed_end(spans)) > Some(end);
+        let unit = writer.stretch.unit;
+        writer.parts = writer.parts(stretch, (end - 1) / unit * unit, end)?;
+        writer.leave_marked_runs();
         Ok(writer)
     }
 
@@ -141,10 +146,11 @@ impl<'a> Writer<'a> {
         recipients: Vec<Recipient>,
         stretch: StretchLine,
         sealed: SealedStretch,
-        (head, time): (Head, Timestamp),
+        (head, time): (Head, Option<Timestamp>),
     ) -> Writer<'a> {
         let (parts, hand, source) = (Vec::new(), Vec::new(), stretch.source.clone());
-        Writer { author, source, recipients, stretch, sealed, head, time, parts, hand, written: Instant::now() }
+        let written = Instant::now();
+        Writer { author, source, recipients, stretch, sealed, head, time, beside: false, parts, hand, written }
     }
 
     pub fn head(&self) -> Head {
@@ -156,9 +162,14 @@ impl<'a> Writer<'a> {
         self.author.clock.now()
     }
 
-    /// The engine's clock at the head.
-    pub fn time(&self) -> Timestamp {
+    /// A moment, by the engine's clock, at which it had written nothing beyond the head; `None`: nothing that is stored tells one.
+    pub fn time(&self) -> Option<Timestamp> {
         self.time
+    }
+
+    /// Whether the log can go on from the head in another stretch only: what comes after it in this one does not verify.
+    pub fn goes_on_beside(&self) -> bool {
+        self.beside
     }
 
     /// Where to let the engine show its bytes again: the start of the unit of the last byte, or of what there is of it.
@@ -200,6 +211,11 @@ impl<'a> Writer<'a> {
     /// As [`Writer::append`], with what is known of when bytes came.
     pub fn append_marked(&mut self, bytes: &[u8], time: Timestamp, marks: &[Mark]) -> Result<()> {
         let end = self.head.end + bytes.len() as u64;
+        ensure!(
+            !self.beside,
+            "what is stored after {:x} does not verify: the log goes on in another stretch",
+            self.head.end
+        );
         ensure!(!bytes.is_empty() && end <= unit_end(self.head.end, self.stretch.unit), "a piece that crosses a unit");
         if self.written.elapsed() > SILENCE {
             self.look_again()?;
@@ -219,7 +235,7 @@ impl<'a> Writer<'a> {
             (self.parts, self.hand) = (vec![part], bytes.to_vec());
         }
         self.head = Head { timeline: self.head.timeline, end, hash };
-        (self.time, self.written) = (time, Instant::now());
+        (self.time, self.written) = (Some(time), Instant::now());
         self.merge()
     }
 
@@ -320,9 +336,23 @@ pub fn unit_end(start: u64, unit: u64) -> u64 {
     (start / unit + 1) * unit
 }
 
-fn newest_hash(author: Author, stretch: &Stretch) -> Result<Hash> {
-    let tail = stretch.tail(author.store, author.trust)?;
-    Ok(tail.map_or(stretch.hash, |tail| tail.line.last.unwrap_or(tail.hash)))
+/// Of the last object of a stretch that verifies; of its record where there is none.
+fn last_hash(author: Author, stretch: &Stretch) -> Result<Hash> {
+    let last = stretch.last_sound(author.store, author.trust)?;
+    Ok(last.map_or(stretch.hash, |(last, _)| last.line.last.unwrap_or(last.hash)))
+}
+
+/// What the last object tells that the newest stretch has, or one that it continues.
+fn known_time(author: Author, log: &Log) -> Result<Option<Timestamp>> {
+    for stretch in log.stretches.iter().rev() {
+        if let Some((last, _)) = stretch.last_sound(author.store, author.trust)? {
+            return Ok(Some(last.line.time));
+        }
+        if !stretch.line.continues {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// `None`: there is an object of that name already.

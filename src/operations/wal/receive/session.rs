@@ -58,21 +58,20 @@ pub fn run(task: &Task, report: &mut ReceiveReport) -> Result<End> {
     let mut stream = Stream::connect(task.address)?;
     let server = stream.identify()?;
     stream.ensure_slot(&task.options.slot)?;
-    let Opened { writer, pending } = open::open(task, &mut stream, &server, report)?;
+    let Opened { writer, pending, sent } = open::open(task, &mut stream, &server, report)?;
     let head = writer.head();
     (report.timeline, report.position) = (head.timeline, Lsn(head.end).to_string());
     let stretch = writer.stretch.n;
     (task.tell)(&Event::Streaming { stretch, timeline: head.timeline, position: Lsn(head.end).to_string() });
     std::thread::scope(|scope| {
         let now = Instant::now();
-        let mut sent = Lag::default();
-        sent.said(server.end, task.host.open.now());
         let mut flow = Flow {
             task,
             report,
             stream,
-            time: writer.time(),
+            time: writer.time().unwrap_or(Timestamp::UNIX_EPOCH),
             sent,
+            newest: head.timeline == server.timeline,
             desk: Desk::Here(Box::new(writer)),
             oldest: (!pending.is_empty()).then_some(now),
             pending,
@@ -104,10 +103,13 @@ struct Flow<'r, 't, 'scope> {
     desk: Desk<'scope, 't>,
     /// Bytes from the end of what is stored on; the first of them may be on their way to the store.
     pending: Vec<u8>,
-    /// The server's clock when it had no more than them: what is sent late is as old as before.
+    /// A moment at which the server had no more than what has been handed over: what is sent late is as old as before. Where nobody knows one, the
+    /// beginning of all time.
     time: Timestamp,
-    /// What the server has said of the end of its log, held against what has come.
+    /// What the server has said of the end of its log, held against what is handed over.
     sent: Lag,
+    /// The server's own timeline is streamed: of an older one it says where that ends, and not how far it is itself.
+    newest: bool,
     /// When the first of them that is not on its way came.
     oldest: Option<Instant>,
     /// The server wants an answer: a shutdown waits for everything to be stored.
@@ -159,8 +161,9 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
                         Lsn(expected)
                     );
                     self.pending.extend_from_slice(self.stream.bytes());
-                    self.sent.said(end, time);
-                    self.time = self.sent.current(self.stored + self.pending.len() as u64).unwrap_or(self.time);
+                    if self.newest {
+                        self.sent.said(end, time);
+                    }
                     self.oldest.get_or_insert_with(Instant::now);
                     self.lag(end, time);
                 }
@@ -211,9 +214,9 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
         self.report.pieces += 1;
         self.report.bytes += length as u64;
         (self.report.timeline, self.report.position) = (head.timeline, Lsn(head.end).to_string());
-        self.report.time = Some(writer.time());
+        self.report.time = writer.time();
         let position = Lsn(head.end).to_string();
-        let (timeline, time) = (head.timeline, writer.time());
+        let (timeline, time) = (head.timeline, writer.time().unwrap_or_default());
         (self.task.tell)(&Event::Stored { timeline, position, time, bytes: length as u64 });
         self.desk = Desk::Here(writer);
         if self.pending.is_empty() {
@@ -240,6 +243,9 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
         let room = unit_end(writer.head().end, writer.stretch.unit) - writer.head().end;
         let length = self.pending.len().min(LOG_UNIT_MAX).min(usize::try_from(room)?);
         let bytes = self.pending[..length].to_vec();
+        // Of its own end: more may have come since.
+        let end = writer.head().end + length as u64;
+        self.time = self.sent.current(end).unwrap_or(self.time);
         let time = self.time;
         let handle = std::thread::Builder::new()
             .name("log".into())
@@ -281,6 +287,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
     where
         't: 'scope,
     {
+        self.sent.left_at(at);
         while !self.pending.is_empty() || !matches!(self.desk, Desk::Here(_)) {
             self.collect()?;
             if matches!(self.desk, Desk::Here(_)) && !self.pending.is_empty() {
@@ -298,7 +305,7 @@ impl<'t, 'scope> Flow<'_, 't, 'scope> {
     fn finish(&mut self) -> Result<End> {
         self.stream.confirm(self.stored, self.task.host.open.now())?;
         if let Desk::Here(writer) = &self.desk {
-            self.report.time.get_or_insert(writer.time());
+            self.report.time = self.report.time.or(writer.time());
         }
         Ok(End::Done)
     }

@@ -77,12 +77,13 @@ fn write_histories(files: &Files, window: &Window, timeline: u32, wal: &Path) ->
     Ok(())
 }
 
-/// A segment in `pg_wal`: where it begins, from where on it was written, and how many bytes.
+/// A segment in `pg_wal`: where it begins, from where on it was written, how many bytes, and what kept more from being written.
 struct Written {
     at: u64,
     from: u64,
     path: PathBuf,
     bytes: u64,
+    failed: Option<anyhow::Error>,
 }
 
 /// Writes segments from the snapshot's end on until the target is passed. Whether it was.
@@ -102,7 +103,7 @@ fn write_segments(
     let (mut reached, mut passed) = (*target == Target::Latest, false);
     loop {
         interrupt::check("Nothing is at the target yet. The same command again begins anew.")?;
-        let batch = write_batch(files, window, route.timeline, (at, begin), wal)?;
+        let mut batch = write_batch(files, window, route.timeline, (at, begin), wal)?;
         let mut sink = |record: Record| {
             if let Target::Lsn(lsn) = *target {
                 // The server stops at the first record that begins there or later.
@@ -116,10 +117,20 @@ fn write_segments(
                 prepared.last = Some(happened);
             }
         };
-        for written in &batch {
+        let mut failed = None;
+        for written in &mut batch {
             prepared.segments += 1;
             prepared.bytes += written.bytes;
             feed(&written.path, (written.from - written.at, written.bytes), &mut records, &mut sink)?;
+            failed = written.failed.take();
+            if failed.is_some() {
+                break;
+            }
+        }
+        if let Some(failed) = failed {
+            records.finish(&mut sink);
+            // What lies beyond the target need not be sound.
+            return if passed { Ok(reached) } else { Err(failed) };
         }
         at += size * AT_ONCE;
         let ended = batch.len() < AT_ONCE as usize || batch.last().is_none_or(|w| w.from + w.bytes < w.at + size);
@@ -144,12 +155,18 @@ fn write_batch(
     let place = |at: u64| {
         let (_, on) = files.log.locate(window, timeline, at + size - 1)?;
         let (from, name) = (at.max(begin), WalFile::Segment { timeline: on, start: at }.name(size));
-        (!files.log.is_end(window, timeline, from)).then(|| Written { at, from, path: wal.join(name), bytes: 0 })
+        (!files.log.is_end(window, timeline, from)).then(|| Written {
+            at,
+            from,
+            path: wal.join(name),
+            bytes: 0,
+            failed: None,
+        })
     };
     let write = |mut written: Written| {
         let whole = written.from == written.at;
         let mut file = if whole { create(&written.path, &wal.with_file_name(LIKE))? } else { open_own(&written.path)? };
-        written.bytes = files.segment(window, timeline, written.from, &mut file)?;
+        (written.bytes, written.failed) = files.sound_of_segment(window, timeline, written.from, &mut file)?;
         Ok(written)
     };
     let places: Vec<Written> = (0..AT_ONCE).map_while(|n| place(at + n * size)).collect();

@@ -248,7 +248,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
         if head.end > before {
             // Only what is stored shows that the store takes it.
             self.repair.length = PAUSE_MIN;
-            let (time, bytes, position) = (writer.time(), head.end - before, head.end.to_string());
+            let (time, bytes, position) = (writer.time().unwrap_or_default(), head.end - before, head.end.to_string());
             self.report.pieces += 1;
             self.report.bytes += bytes;
             (self.report.position, self.report.time) = (position.clone(), Some(time));
@@ -290,7 +290,10 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
                     let log = crate::repository::log::Log::list(store, trust, source)?;
                     let writer = Writer::resume(author, &log)?;
                     let same = writer.stretch.id.as_ref() == Some(&id) && (start..=end).contains(&writer.head().end);
-                    anyhow::ensure!(same, "the log does not end where this receiver left it");
+                    anyhow::ensure!(
+                        same && !writer.goes_on_beside(),
+                        "the log does not end where this receiver left it"
+                    );
                     Ok(Box::new(writer))
                 };
                 self.desk = Desk::Away(spawn(Box::new(work))?);
@@ -361,7 +364,7 @@ impl<'r, 't, 'scope> Flow<'r, 't, 'scope> {
     fn finish(&mut self) -> Result<End> {
         self.acknowledge();
         if let Desk::Here(writer) = &self.desk {
-            self.report.time.get_or_insert(writer.time());
+            self.report.time = self.report.time.or(writer.time());
         }
         let stopping = is_to_end(self.task.stop) || self.task.options.once;
         Ok(if self.parted && !stopping { End::Anew } else { End::Done })

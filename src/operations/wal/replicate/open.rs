@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, ReceiveReport, Task, UNIT};
 use crate::error::{Failure, Kind};
-use crate::repository::log::{Begin, Log, Writer};
+use crate::repository::log::{Begin, Log, Tail, Writer};
 use crate::source::redis::KIND;
 use crate::source::redis::replication::{Followed, Replica, Stream};
 
@@ -30,7 +30,13 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
     let server = task.place.ask()?;
     compare_clocks(task, &server);
     let log = task.log()?;
-    let Some(newest) = log.stretches.last() else { return begin(task, &log, "the log begins") };
+    let tail = log.tail(&task.host.open.store, &task.host.open.trust)?;
+    let Some(newest) = log.stretches.last() else {
+        return match tail {
+            Tail::Lost(why) => gap(task, &log, &why, report),
+            _ => begin(task, &log, "the log begins"),
+        };
+    };
     if task.options.anew {
         return gap(task, &log, "begun anew by the operator", report);
     }
@@ -42,10 +48,14 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
              and points in time after it need a new snapshot first.",
         ));
     }
+    if newest.line.kind != KIND {
+        bail!("the stored log of {} is of kind {}", task.source, newest.line.kind);
+    }
+    if let Tail::Lost(why) = tail {
+        return gap(task, &log, &why, report);
+    }
     let mut writer = Writer::resume(task.author(), &log)?;
-    let Some(id) = writer.stretch.id.clone().filter(|_| writer.stretch.kind == KIND) else {
-        bail!("the stored log of {} is of kind {}", task.source, writer.stretch.kind);
-    };
+    let id = writer.stretch.id.clone().context("the stored log does not say which history it is of")?;
     let head = writer.head().end;
     if let Some(why) = server.lacks(&id, head) {
         return gap(task, &log, &why, report);
@@ -57,6 +67,8 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
         "the server goes on under another replication ID"
     } else if writer.stretch.epoch != task.host.open.trust.epoch {
         "the recipients have changed"
+    } else if writer.goes_on_beside() {
+        "the last of what was stored does not verify, and is stored again"
     } else {
         return Ok(Opened { writer, replica, pending, end: server.end });
     };
@@ -137,8 +149,9 @@ fn begin<'a>(task: &Task<'a>, log: &Log, why: &str) -> Result<Opened<'a>> {
 fn reached(task: &Task, log: &Log, id: &str) -> Result<u64> {
     let mut reached = 0;
     for stretch in log.stretches.iter().filter(|s| s.line.id.as_deref() == Some(id)) {
-        let tail = stretch.tail(&task.host.open.store, &task.host.open.trust).context("look how far the log goes")?;
-        reached = reached.max(tail.map_or(stretch.line.start.0, |tail| tail.line.end.0));
+        let last =
+            stretch.last_sound(&task.host.open.store, &task.host.open.trust).context("look how far the log goes")?;
+        reached = reached.max(last.map_or(stretch.line.start.0, |(last, _)| last.line.end.0));
     }
     Ok(reached)
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::Writer;
 use crate::repository::layout::{self, Hash};
-use crate::repository::log::listing::{Log, Stretch, fetch};
+use crate::repository::log::listing::{Fetched, Log, Span, Stretch, fetch, is_damage};
 use crate::repository::log::marks::Mark;
 use crate::storage;
 
@@ -63,7 +63,7 @@ impl Writer<'_> {
         let bytes = self.hand[self.hand.len() - back..].to_vec();
         let check = self.sealed.check(&bytes)?;
         let pieces = self.parts[first..].iter().map(|part| part.pieces).sum();
-        let mut line = self.line(from.start, to.end, from.previous, &check, self.time);
+        let mut line = self.line(from.start, to.end, from.previous, &check, to.time);
         (line.last, line.pieces) = (Some(to.last), Some(pieces));
         let key = layout::log_piece(&self.source, self.stretch.n, self.head.timeline, from.start, Some(to.end));
         // One that is there already was written before an interruption.
@@ -89,16 +89,18 @@ impl Writer<'_> {
         }
     }
 
-    /// The fewest objects of the head's timeline that cover a range, or what is there of it from its first object on.
+    /// The fewest objects of the head's timeline that cover a range, or what is there of it without a hole up to its end.
     pub(super) fn parts(&self, stretch: &Stretch, from: u64, to: u64) -> Result<Vec<Part>> {
         let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
-        let here: Vec<_> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
+        let here: Vec<&Span> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
         let mut parts: Vec<Part> = Vec::new();
         let mut at = here.first().map_or(to, |s| s.start);
         while at < to {
-            let best = here.iter().filter(|s| s.start == at).max_by_key(|s| s.end);
-            let best = best.with_context(|| format!("the log has lost what it held at {at:016x}"))?;
-            let fetched = fetch(self.author.store, self.author.trust, &self.source, best)?;
+            let Some(fetched) = self.furthest(&here, at)? else {
+                parts.clear();
+                at = here.iter().map(|s| s.start).find(|start| *start > at).unwrap_or(to);
+                continue;
+            };
             let line = fetched.line;
             parts.push(Part {
                 start: line.start.0,
@@ -114,6 +116,20 @@ impl Writer<'_> {
             at = line.end.0;
         }
         Ok(parts)
+    }
+
+    /// Of the objects that begin at `at` and verify, the one that reaches furthest.
+    fn furthest(&self, here: &[&Span], at: u64) -> Result<Option<Fetched>> {
+        let mut begin: Vec<&Span> = here.iter().copied().filter(|s| s.start == at).collect();
+        begin.sort_by_key(|s| std::cmp::Reverse(s.end));
+        for span in begin {
+            match fetch(self.author.store, self.author.trust, &self.source, span) {
+                Ok(fetched) => return Ok(Some(fetched)),
+                Err(e) if is_damage(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
     }
 
     /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.

@@ -135,6 +135,7 @@ impl Append {
                     State::Data => self.write(more)?,
                     State::Talk => {}
                 },
+                Part::Word(_) | Part::WordEnded => {}
                 Part::Named(what) => {
                     let held = std::mem::take(&mut self.held);
                     self.state = if what.is_talk() { State::Talk } else { State::Data };

@@ -37,6 +37,9 @@ impl What {
 pub enum Part<'a> {
     /// Bytes of a command; whether they are data is known once it is [`Part::Named`]: what comes before that is at most some 200 bytes.
     Bytes(&'a [u8]),
+    /// Bytes of a word of the command under way; they have been given as [`Part::Bytes`], too.
+    Word(&'a [u8]),
+    WordEnded,
     /// The command under way is such; for `SELECT` without its database.
     Named(What),
     /// The command ends here: bytes of the stream before this.
@@ -127,6 +130,7 @@ impl Parser {
                 Ok(())
             }
             Expect::Word(left) => {
+                each(Part::Word(now))?;
                 let left = left - now.len() as u64;
                 if self.what.is_none_or(|what| matches!(what, What::Select(_)))
                     && let Some(word) = self.first.last_mut()
@@ -149,6 +153,7 @@ impl Parser {
 
     fn word_ended(&mut self, each: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
         self.words -= 1;
+        each(Part::WordEnded)?;
         if self.what.is_none() {
             let what = named(&self.first[0]);
             self.what = Some(what);
@@ -214,7 +219,7 @@ mod tests {
                 match part {
                     Part::Ended(what, at) => found.push((what, at)),
                     Part::Bytes(more) => bytes.extend_from_slice(more),
-                    Part::Named(_) => {}
+                    Part::Word(_) | Part::WordEnded | Part::Named(_) => {}
                 }
                 Ok(())
             })?;

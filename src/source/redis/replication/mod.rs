@@ -13,6 +13,7 @@
 
 pub mod aof;
 pub mod commands;
+pub mod happened;
 mod watch;
 
 use anyhow::{Context, Result, bail};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::{Event, ReceiveReport, Task};
 use crate::error::{Failure, Kind};
 use crate::limits::LOG_UNIT_MAX;
-use crate::repository::log::{Begin, Log, Writer};
+use crate::operations::wal::lag::Lag;
+use crate::repository::log::{Begin, Log, SealedStretch, StretchLine, Tail, Writer};
 use crate::source::postgres::client::ServerError;
 use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::stream::{Identity, Received, Refused, Stream};
@@ -15,10 +16,11 @@ use crate::source::postgres::wal::stream::{Identity, Received, Refused, Stream};
 /// How long the server may take to show bytes that it has.
 const SHOW: Duration = Duration::from_secs(60);
 
-/// A writer, streaming begun, and the first bytes that are to follow its head.
+/// A writer, streaming begun, and the first bytes that are to follow its head; with what the server has said of the end of its log meanwhile.
 pub struct Opened<'a> {
     pub writer: Writer<'a>,
     pub pending: Vec<u8>,
+    pub sent: Lag,
 }
 
 pub fn open<'a>(
@@ -28,7 +30,13 @@ pub fn open<'a>(
     report: &mut ReceiveReport,
 ) -> Result<Opened<'a>> {
     let log = task.log()?;
-    let Some(newest) = log.stretches.last() else { return begin(task, stream, server, &log, "the log begins") };
+    let tail = log.tail(&task.host.open.store, &task.host.open.trust)?;
+    let Some(newest) = log.stretches.last() else {
+        return match tail {
+            Tail::Lost(why) => gap(task, stream, server, &why, report),
+            _ => begin(task, stream, server, &log, "the log begins"),
+        };
+    };
     if task.options.anew {
         return gap(task, stream, server, "begun anew by the operator", report);
     }
@@ -40,15 +48,19 @@ pub fn open<'a>(
              and points in time after it need a new snapshot first.",
         ));
     }
+    same_server(task, &newest.line, server)?;
+    if let Tail::Lost(why) = tail {
+        return gap(task, stream, server, &why, report);
+    }
     let mut writer = Writer::resume(task.author(), &log)?;
-    same_server(task, &writer, server)?;
     if let Some(timeline) = log.owes_history() {
         let history = stream.history(timeline)?;
         let (_, at) = history.left.last().with_context(|| format!("the history of timeline {timeline} is empty"))?;
         writer.keep_history(timeline, at.0, &history.text)?;
     }
-    match go_on(task, stream, server, &mut writer)? {
-        Some(pending) => Ok(Opened { writer: of_this_epoch(task, server, writer)?, pending }),
+    let mut sent = Lag::default();
+    match go_on(task, stream, server, &mut writer, &mut sent)? {
+        Some(pending) => Ok(Opened { writer: to_go_on_with(task, server, writer)?, pending, sent }),
         None => {
             let (end, slot) = (Lsn(writer.head().end), &task.options.slot);
             let why = format!(
@@ -60,9 +72,10 @@ pub fn open<'a>(
     }
 }
 
-fn same_server(task: &Task, writer: &Writer, server: &Identity) -> Result<()> {
-    let known = writer.sealed.facts["system_identifier"].as_str().unwrap_or_default();
-    if known == server.system && writer.stretch.kind == "postgres" {
+fn same_server(task: &Task, newest: &StretchLine, server: &Identity) -> Result<()> {
+    let sealed = SealedStretch::open(newest, std::slice::from_ref(&task.host.keys.identity))?;
+    let known = sealed.facts["system_identifier"].as_str().unwrap_or_default();
+    if known == server.system && newest.kind == "postgres" {
         return Ok(());
     }
     Err(Failure::new(
@@ -86,7 +99,13 @@ fn forked(what: &str) -> anyhow::Error {
 }
 
 /// Begins to stream where the log ends. `None`: the server has not got it any more.
-fn go_on(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut Writer) -> Result<Option<Vec<u8>>> {
+fn go_on(
+    task: &Task,
+    stream: &mut Stream,
+    server: &Identity,
+    writer: &mut Writer,
+    sent: &mut Lag,
+) -> Result<Option<Vec<u8>>> {
     loop {
         let head = writer.head();
         let (ends, at) = (Lsn(server.end), Lsn(head.end));
@@ -99,7 +118,7 @@ fn go_on(task: &Task, stream: &mut Stream, server: &Identity, writer: &mut Write
         if server.timeline > head.timeline && left_before(task, stream, server, writer)? {
             continue;
         }
-        match show(task, stream, server, writer)? {
+        match show(task, stream, server, writer, sent)? {
             Shown::Bytes { start, bytes, ended } => {
                 let stored = usize::try_from(head.end - start)?;
                 if stored > 0 && !writer.compare(&bytes[..stored])? {
@@ -130,18 +149,25 @@ enum Shown {
 }
 
 /// Lets the server stream from the unit in which the log ends, so that both can be compared; from the log's end, where it has no more.
-fn show(task: &Task, stream: &mut Stream, server: &Identity, writer: &Writer) -> Result<Shown> {
+fn show(task: &Task, stream: &mut Stream, server: &Identity, writer: &Writer, sent: &mut Lag) -> Result<Shown> {
     let (from, head) = (writer.show_from(), writer.head());
-    let shown = first(task, stream, server, (head.timeline, from), head.end)?;
+    let shown = first(task, stream, server, (head.timeline, from), head.end, sent)?;
     if from < head.end && matches!(shown, Shown::Removed) {
-        return first(task, stream, server, (head.timeline, head.end), head.end);
+        return first(task, stream, server, (head.timeline, head.end), head.end, sent);
     }
     Ok(shown)
 }
 
 /// Begins to stream at `from`, and receives until `until` is reached. Where the server has more, the first of it is awaited as well:
 /// only then is it certain that it is still there.
-fn first(task: &Task, stream: &mut Stream, server: &Identity, from: (u32, u64), until: u64) -> Result<Shown> {
+fn first(
+    task: &Task,
+    stream: &mut Stream,
+    server: &Identity,
+    from: (u32, u64),
+    until: u64,
+    sent: &mut Lag,
+) -> Result<Shown> {
     let (timeline, start) = from;
     match stream.start(&task.options.slot, timeline, start)? {
         Ok(None) => {}
@@ -156,9 +182,12 @@ fn first(task: &Task, stream: &mut Stream, server: &Identity, from: (u32, u64), 
     let more = timeline < server.timeline || server.end > until;
     while start + (bytes.len() as u64) < until || more && start + bytes.len() as u64 == until {
         match stream.receive(SHOW) {
-            Ok(Received::Wal { start: at, .. }) => {
+            Ok(Received::Wal { start: at, end, time }) => {
                 ensure!(at == start + bytes.len() as u64, "the server sent another position than was asked for");
                 bytes.extend_from_slice(stream.bytes());
+                if timeline == server.timeline {
+                    sent.said(end, time);
+                }
             }
             Ok(Received::Alive { .. }) => {}
             Ok(Received::Ended { next, at }) => {
@@ -207,14 +236,18 @@ pub fn follow(task: &Task, stream: &mut Stream, writer: &mut Writer, next: u32, 
     Ok(())
 }
 
-/// The writer; or a stretch to the recipients now in force that follows without a gap.
-fn of_this_epoch<'a>(task: &Task<'a>, server: &Identity, writer: Writer<'a>) -> Result<Writer<'a>> {
-    if writer.stretch.epoch == task.host.open.trust.epoch {
-        return Ok(writer);
-    }
+/// The writer; or one of a stretch that follows without a gap: to the recipients now in force, or beside what does not verify.
+fn to_go_on_with<'a>(task: &Task<'a>, server: &Identity, writer: Writer<'a>) -> Result<Writer<'a>> {
     let head = writer.head();
-    let why = "the recipients have changed";
-    Writer::begin(task.author(), &task.log()?, how(server, (head.timeline, head.end), true, why))
+    let why = if writer.stretch.epoch != task.host.open.trust.epoch {
+        "the recipients have changed".to_owned()
+    } else if writer.goes_on_beside() {
+        format!("what was stored after {} does not verify; it is stored again", Lsn(head.end))
+    } else {
+        return Ok(writer);
+    };
+    (task.tell)(&Event::Note { text: format!("{why}: nothing is missing") });
+    Writer::begin(task.author(), &task.log()?, how(server, (head.timeline, head.end), true, &why))
 }
 
 fn gap<'a>(
@@ -243,15 +276,16 @@ fn begin<'a>(task: &Task<'a>, stream: &mut Stream, server: &Identity, log: &Log,
             history.left.last().map(|(_, at)| (at.0, history.text))
         }
     };
+    let mut sent = Lag::default();
     for start in starts {
-        match first(task, stream, server, (server.timeline, start), start)? {
+        match first(task, stream, server, (server.timeline, start), start, &mut sent)? {
             Shown::Bytes { bytes, ended: None, .. } => {
                 let begin = how(server, (server.timeline, start), false, why);
                 let writer = Writer::begin(task.author(), log, begin)?;
                 if let Some((from, text)) = &born {
                     writer.keep_history(server.timeline, *from, text)?;
                 }
-                return Ok(Opened { writer, pending: bytes });
+                return Ok(Opened { writer, pending: bytes, sent });
             }
             Shown::Bytes { .. } => bail!("the server has just gone on to another timeline"),
             Shown::Removed => {}
