@@ -90,5 +90,5 @@ fn a_stale_copy_and_another_one_are_caught() {
         assert!(actual.as_str().unwrap().contains("MISSING") && found.is_null(), "{actual}");
     }
     let status = expect(at, &["status"], 4).out;
-    assert!(status.contains("the last drill FAILED"), "{status}");
+    assert!(status.contains("orders: a drill FAILED, of snapshot 3"), "{status}");
 }
