@@ -26,6 +26,9 @@ const SHAPE: &str = "
         delivered integer not null, error text);
     create table alarms (key text primary key, alarm text not null);
     create table held (id integer primary key, channel text not null, notice text not null);";
+/// What came later, beside the rest.
+const ADDED: &str =
+    "create table if not exists untold (id integer primary key, channel text not null, notice text not null);";
 
 pub struct Catalog {
     connection: Connection,
@@ -98,6 +101,7 @@ impl Catalog {
         } else if version != VERSION {
             anyhow::bail!("it is of version {version}, and this program writes {VERSION}");
         }
+        connection.execute_batch(ADDED).context("set up the catalog")?;
         let sound: String =
             connection.query_row("pragma quick_check(1)", [], |row| row.get(0)).context("check the catalog")?;
         anyhow::ensure!(sound == "ok", "it is damaged: {sound}");
@@ -209,8 +213,17 @@ impl Catalog {
 
     /// Notices that wait for the end of a channel's quiet hours.
     pub fn held(&self) -> Result<Vec<(String, Notice)>> {
+        self.notices("held")
+    }
+
+    /// Notices that had not arrived.
+    pub fn untold(&self) -> Result<Vec<(String, Notice)>> {
+        self.notices("untold")
+    }
+
+    fn notices(&self, table: &str) -> Result<Vec<(String, Notice)>> {
         let read = || {
-            let mut statement = self.connection.prepare("select channel, notice from held order by id")?;
+            let mut statement = self.connection.prepare(&format!("select channel, notice from {table} order by id"))?;
             let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
             let all: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
             anyhow::Ok(all)
@@ -219,11 +232,12 @@ impl Catalog {
         Ok(all.into_iter().filter_map(|(channel, text)| Some((channel, serde_json::from_str(&text).ok()?))).collect())
     }
 
-    /// The alarms that stand and the notices that wait: one without the other would tell something twice, or never.
+    /// The alarms that stand and the notices that wait or have not arrived: one without the other would tell something twice, or never.
     pub fn keep_alarms<'a>(
         &mut self,
         alarms: impl Iterator<Item = &'a Alarm>,
-        held: &[(String, Notice)],
+        held: &'a [(String, Notice)],
+        untold: impl Iterator<Item = (&'a String, &'a Notice)>,
     ) -> Result<()> {
         let keep = |connection: &mut Connection| -> Result<()> {
             let transaction = connection.transaction()?;
@@ -233,10 +247,12 @@ impl Catalog {
                 transaction
                     .execute("insert into alarms (key, alarm) values (?1, ?2)", params![alarm.problem.key, text])?;
             }
-            transaction.execute("delete from held", [])?;
-            for (channel, notice) in held {
+            transaction.execute_batch("delete from held; delete from untold;")?;
+            let held = held.iter().map(|(channel, notice)| ("held", channel, notice));
+            for (table, channel, notice) in held.chain(untold.map(|(channel, notice)| ("untold", channel, notice))) {
                 let text = serde_json::to_string(notice)?;
-                transaction.execute("insert into held (channel, notice) values (?1, ?2)", params![channel, text])?;
+                let insert = format!("insert into {table} (channel, notice) values (?1, ?2)");
+                transaction.execute(&insert, params![channel, text])?;
             }
             Ok(transaction.commit()?)
         };

@@ -38,6 +38,9 @@ pub struct Global {
     /// Print nothing but warnings and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// When it has ended, write metrics to FILE, for node_exporter's textfile collector: what the repository shows of the sources
+    #[arg(long, global = true, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +159,9 @@ pub struct Check {
     /// Try out this recovery key file
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+    /// Say what the shipped systemd unit cannot write, and print a drop-in for it
+    #[arg(long)]
+    pub service: bool,
 }
 
 /// Back up now

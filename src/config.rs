@@ -36,7 +36,8 @@ pub use source::{SourceConfig, SourceKind};
 pub(crate) use text::explain;
 
 const NAME: &str = "blackstart.toml";
-const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
+/// Where the service looks.
+pub const SYSTEM: &str = "/etc/blackstart/blackstart.toml";
 const VARIABLE: &str = "BLACKSTART_CONFIG";
 
 /// A parsed `blackstart.toml`. Paths in it are as written; the methods resolve them against the file's directory.

@@ -17,6 +17,8 @@ pub struct SourceFigures {
     pub newest: Option<Timestamp>,
     /// Up to when data can be brought back, the stored log included, and up to when a drill has proven it.
     pub reaches: Option<Timestamp>,
+    /// When all of it was last read from the repository.
+    pub looked: Option<Timestamp>,
     pub verified: Option<Timestamp>,
     pub head: Option<u64>,
     pub rpo_seconds: Option<f64>,
@@ -97,10 +99,12 @@ pub struct Figures {
     /// Severity: alarms that stand.
     pub alarms: BTreeMap<&'static str, u64>,
     pub running: u64,
-    pub repository_up: bool,
+    /// None: it has not been looked at yet.
+    pub repository_up: Option<bool>,
     pub configuration_ok: bool,
-    pub started: Timestamp,
-    pub tick: Timestamp,
+    /// Of an agent.
+    pub started: Option<Timestamp>,
+    pub tick: Option<Timestamp>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -182,8 +186,8 @@ pub fn page(figures: &Figures) -> Result<String> {
     page.gauges("runs_running", "Runs under way", alone(figures.running as f64));
     page.gauges(
         "repository_up",
-        "1 if the repository could be read when last looked at",
-        alone(f64::from(u8::from(figures.repository_up))),
+        "1 if the repository could be read when last looked at; absent before the first look",
+        figures.repository_up.map(|up| (Labels::new(), f64::from(u8::from(up)))),
     );
     page.gauges(
         "configuration_ok",
@@ -193,9 +197,10 @@ pub fn page(figures: &Figures) -> Result<String> {
     page.gauges(
         "scheduler_tick_timestamp_seconds",
         "When the scheduler last looked at the clock",
-        alone(seconds(figures.tick)),
+        figures.tick.map(|at| (Labels::new(), seconds(at))),
     );
-    page.gauges("start_timestamp_seconds", "When the agent started", alone(seconds(figures.started)));
+    let started = figures.started.map(|at| (Labels::new(), seconds(at)));
+    page.gauges("start_timestamp_seconds", "When the agent started", started);
     page.gauges(
         "build_info",
         "The version of the agent",
@@ -248,6 +253,11 @@ fn of_sources(page: &mut Page, figures: &Figures) {
         "head_seq",
         "Number of the newest commit: one that falls is an alarm",
         each(&|s| s.head.map(|h| h as f64)),
+    );
+    page.gauges(
+        "observed_timestamp_seconds",
+        "When all that is shown of the source was last read from the repository: what came since is not in the other figures",
+        each(&|s| s.looked.map(seconds)),
     );
     page.gauges("rpo_target_seconds", "Data that may be lost at most, as time", each(&|s| s.rpo_seconds));
     page.gauges("rto_target_seconds", "Time that a restore may take", each(&|s| s.rto_seconds));

@@ -144,7 +144,18 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>> {
         std::fs::File::open(path)?.take(LENGTH_MAX).read_to_string(&mut text)?;
         Ok(text)
     };
-    read().map_err(|e| wrong(format!("the secret in {} cannot be read: {e}", path.display())))
+    read().map_err(|e| match e.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            let uid = rustix::process::geteuid().as_raw();
+            let help = format!(
+                "Nothing was done. This runs as user {uid}, to whom it must belong: chown {uid} {0} && chmod 0400 {0}. In a container do so outside, \
+                 with the file that is mounted here.",
+                path.display()
+            );
+            Failure::new(Kind::Config, format!("the secret in {} may not be read: {e}", path.display()), help)
+        }
+        _ => wrong(format!("the secret in {} cannot be read: {e}", path.display())),
+    })
 }
 
 fn wrong(message: String) -> anyhow::Error {

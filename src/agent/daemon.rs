@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::canaries::Canaries;
 use super::memory::Memory;
 use super::observe::Seen;
+use super::page::Page;
 use super::problems::{Endings, View, problems};
 use super::receivers::Receivers;
 use super::serve::Shared;
@@ -19,7 +20,6 @@ use super::tell::Teller;
 use super::work::{Order, Ran, carry_out, run_id};
 use super::{watch, work};
 use crate::audit::{AuditLog, Entry, Phase, Who};
-use crate::bridge::Service;
 use crate::catalog::{Catalog, Run};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -71,7 +71,8 @@ pub struct Agent {
     pub(super) to_observe: BTreeSet<SourceName>,
     pub(super) observing: bool,
     pub(super) observed: Option<Instant>,
-    pub(super) repository: Result<(), String>,
+    /// Whether it could be read when last looked at; none before the first look.
+    pub(super) repository: Option<Result<(), String>>,
     pub(super) configuration: Result<(), String>,
     pub(super) files: Signature,
     pub(super) files_before: Signature,
@@ -79,7 +80,7 @@ pub struct Agent {
     pub(super) teller: Teller,
     pub(super) figures: Figures,
     pub(super) shared: Arc<Shared>,
-    pub(super) http: Option<Service>,
+    page: Page,
     pub(super) metrics_file_at: Option<Instant>,
     pub(super) stop: Option<Instant>,
     pub(super) sender: Sender<Signal>,
@@ -99,7 +100,9 @@ impl Agent {
         let shared = Arc::new(Shared::new(stalled_after));
         let now = clock.now();
         let clock_ = Arc::clone(&clock);
-        watch::scheduler(&shared, Arc::clone(&teller.deliveries), config.host_name(), move || clock_.now());
+        let watched = watch::Watched { host: config.host_name(), state: config.state() };
+        watch::scheduler(&shared, Arc::clone(&teller.deliveries), watched, move || clock_.now());
+        let page = Page::start(&config.agent, &shared)?;
         let files = watch::signature(&config);
         let mut agent = Agent {
             clock,
@@ -116,15 +119,15 @@ impl Agent {
             to_observe: BTreeSet::new(),
             observing: false,
             observed: None,
-            repository: Ok(()),
+            repository: None,
             configuration: Ok(()),
             files_before: files.clone(),
             files,
             files_at: Instant::now(),
             teller,
-            figures: Figures { started: now, ..Figures::default() },
+            figures: Figures { started: Some(now), ..Figures::default() },
             shared,
-            http: None,
+            page,
             metrics_file_at: None,
             stop: None,
             sender,
@@ -132,7 +135,9 @@ impl Agent {
             config: Arc::new(config),
         };
         agent.take_up(now);
-        agent.serve()?;
+        if let Some(since) = watch::stalled_before(&agent.config.state()) {
+            agent.teller.stalled(since);
+        }
         Ok(agent)
     }
 
@@ -184,6 +189,11 @@ impl Agent {
         self.shared.beat();
         watch::systemd(&[NotifyState::Watchdog]);
         self.look_for_changes();
+        self.page.tend(&self.config.agent, &self.shared);
+        if let Some(since) = self.shared.take_stall() {
+            tracing::warn!(%since, "the scheduler goes on");
+            self.teller.stalled(since);
+        }
         if self.stop.is_none() {
             let read =
                 self.running.keys().filter(|(_, task)| task.is_backup()).map(|(source, _)| source.clone()).collect();
@@ -204,18 +214,20 @@ impl Agent {
                 seen: &self.seen,
                 endings: &self.endings,
                 standings: &standings,
-                canaries: (&beats, self.figures.started),
-                repository: self.repository.as_ref().err().map(String::as_str),
+                canaries: (&beats, self.figures.started.unwrap_or(now)),
+                repository: self.repository.as_ref().and_then(|r| r.as_ref().err()).map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
                 channels: &self.config.notify,
                 wrong_plans: &self.config.wrong_plans,
                 groups: &self.config.group,
+                page: self.page.wrong.as_deref(),
                 mute: &self.teller.mute,
                 sent: &self.teller.sent,
             };
             let findings = problems(&view, now);
             self.teller.tell(findings, &self.seen, &mut self.catalog, now);
+            watch::forget_stall(&self.config.state());
         }
         self.show(&decisions, &history, (&standings, &beats), now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
@@ -224,7 +236,7 @@ impl Agent {
     }
 
     fn decide(&mut self, history: &scheduler::History, now: Timestamp) -> Vec<Decision> {
-        let (host, up_since) = (self.config.host_name(), self.figures.started);
+        let (host, up_since) = (self.config.host_name(), self.figures.started.unwrap_or(now));
         let limits = Limits { host, runs: self.config.agent.runs, drills: DRILLS, up_since };
         let decisions = scheduler::plan(&self.jobs, history, &limits, now);
         if self.stop.is_none() {
@@ -243,7 +255,7 @@ impl Agent {
             *self.figures.skipped.entry((source.to_string(), task.name())).or_default() += u64::from(*missed);
         }
         let members = self.jobs.iter().find(|job| job.source == *source).map(|job| job.members.clone());
-        self.teller.ping((source, &members.unwrap_or_default()), *task, "/start", &order.run);
+        self.teller.ping((source, &members.unwrap_or_default()), *task, "/start", &order.run, now);
         self.memory.begin(source, *task, now);
         self.running.insert((source.clone(), *task), order.clone());
         let (config, clock, sender) = (Arc::clone(&self.config), Arc::clone(&self.clock), self.sender.clone());
@@ -279,14 +291,18 @@ impl Agent {
                 self.observing = false;
                 self.observed.get_or_insert_with(Instant::now);
                 self.shared.set_ready(result.is_ok());
-                self.repository = result.map(|seen| self.seen.extend(seen));
-                if let Err(error) = &self.repository {
+                for (source, unread) in result.iter().flatten().filter_map(|(s, seen)| Some((s, seen.unread.as_ref()?)))
+                {
+                    tracing::error!(source = %source, since = %unread.since, error = unread.why, "the repository cannot be read");
+                }
+                if let Err(error) = &result {
                     tracing::error!(error, "the repository cannot be read");
                 }
+                self.repository = Some(result.map(|seen| self.seen.extend(seen)));
             }
             Signal::Delivered(delivered) => {
                 let now = self.clock.now();
-                self.teller.delivered(&delivered, &self.catalog, now);
+                self.teller.delivered(&delivered, &mut self.catalog, now);
             }
         }
     }
@@ -303,10 +319,13 @@ impl Agent {
         self.write_down(run);
         let covered = self.jobs.iter().filter(|job| job.source == run.source).flat_map(|job| job.members.clone());
         let covered: Vec<SourceName> = covered.collect();
-        match run.result.as_str() {
-            "done" => self.teller.ping((&run.source, &covered), run.task, "", &run.run),
-            "busy" => {}
-            _ => self.teller.ping((&run.source, &covered), run.task, "/fail", &run.run),
+        let suffix = match run.result.as_str() {
+            "done" => Some(""),
+            "busy" => None,
+            _ => Some("/fail"),
+        };
+        if let Some(suffix) = suffix {
+            self.teller.ping((&run.source, &covered), run.task, suffix, &run.run, self.clock.now());
         }
         self.keep(&ran);
         // What a group's run was for its members is theirs: none of them is due again at once.

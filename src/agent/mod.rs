@@ -7,7 +7,9 @@ mod canaries;
 mod daemon;
 mod memory;
 mod observe;
+mod once;
 mod options;
+mod page;
 mod problems;
 mod receivers;
 mod serve;
@@ -20,6 +22,7 @@ mod work;
 
 pub use daemon::{Agent, Signal, Stopped};
 pub use observe::{Seen, observe};
+pub use once::figures;
 pub use options::Options;
 pub use receivers::{options as receiver_options, stream_options};
 pub use signals::listen;

@@ -1,4 +1,6 @@
 //! What the repository shows: who wrote last, from when the data is, what has been proven. The catalog may be lost; this may not.
+//!
+//! What the store does not give is not known, and never taken for absent: what was seen before stays, with the moment since when it is old.
 
 mod group;
 
@@ -15,7 +17,7 @@ use crate::report::Outcome;
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::Series;
 use crate::repository::snapshot::{Line, LogRange, Mode};
-use crate::storage::Key;
+use crate::storage::{self, Key};
 
 /// Commits that are read at most to find the newest of each sort.
 const COMMITS_READ_MAX: usize = 200;
@@ -37,6 +39,10 @@ pub struct Newest {
     pub seq: u64,
     pub commit: String,
     pub data_time: Timestamp,
+    /// When its run began; the store's own time of the commit where that is earlier.
+    pub begun: Timestamp,
+    /// It looks wrong, and nobody has accepted that (FORMAT.md §4-11).
+    pub suspect: bool,
     /// Of a source with a log: what the snapshot itself has of it, and when it was begun.
     log: Option<(LogRange, Timestamp)>,
 }
@@ -44,7 +50,7 @@ pub struct Newest {
 #[cfg(test)]
 impl Newest {
     pub fn of_test(data_time: Timestamp) -> Newest {
-        Newest { seq: 1, commit: String::new(), data_time, log: None }
+        Newest { seq: 1, commit: String::new(), data_time, begun: data_time, suspect: false, log: None }
     }
 }
 
@@ -59,6 +65,14 @@ pub struct Drilled {
     pub phases: Vec<(String, f64)>,
     /// By how many seconds the canary of the copy was older than its data was said to be.
     pub canary_age: Option<f64>,
+}
+
+/// The store does not give what a source has in it: nothing newer is known of that source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unread {
+    pub since: Timestamp,
+    pub tried: Timestamp,
+    pub why: String,
 }
 
 /// What the series of one source shows, or the common points of a group.
@@ -85,8 +99,10 @@ pub struct Seen {
     pub verified: Option<Timestamp>,
     /// Of a plan: the text that was drilled last.
     pub plan: Option<Hash>,
-    /// When the repository was last looked at.
+    /// When all of it was last read. What happened since may have been missed.
     pub looked: Option<Timestamp>,
+    /// What could not be read since.
+    pub unread: Option<Unread>,
     /// The longest of the last backups.
     pub usual: Duration,
     last_report: Option<String>,
@@ -109,45 +125,71 @@ impl Seen {
     }
 }
 
-/// Looks at `sources`, each with the levels of drill that are promised of it; what has not changed since `before` is not read again.
+/// Looks at `sources`, each with the levels of drill that are promised of it; what has not changed since `before` is not read again. A source that
+/// cannot be read keeps what is known of it, and the others are looked at all the same. Fails where the store answers for none of them.
 pub fn observe(
     open: &Open,
     sources: &BTreeMap<SourceName, BTreeSet<Level>>,
     before: &BTreeMap<SourceName, Seen>,
 ) -> Result<BTreeMap<SourceName, Seen>> {
     let mut seen = BTreeMap::new();
+    let (mut answered, mut silent) = (sources.is_empty(), None);
     for (source, levels) in sources {
-        let known = before.get(source).cloned().unwrap_or_default();
-        let one = look(open, source, levels, known).with_context(|| format!("look at {source} in the repository"))?;
+        let mut one = before.get(source).cloned().unwrap_or_default();
+        let begun = open.now();
+        match look(open, source, levels, &mut one) {
+            Ok(()) => {
+                // What happened meanwhile may have been missed.
+                (one.looked, one.unread) = (Some(begun), None);
+                answered = true;
+            }
+            Err(error) => {
+                let error = error.context(format!("look at {source} in the repository"));
+                let since = one.unread.as_ref().map_or(begun, |unread| unread.since);
+                one.unread = Some(Unread { since, tried: begun, why: format!("{error:#}") });
+                if !storage::is_outage(&error) {
+                    answered = true;
+                } else if let Some(first) = silent.replace(error)
+                    && !answered
+                {
+                    // Each of them is waited for at length: of a store that is gone, two say enough.
+                    return Err(first);
+                }
+            }
+        }
         seen.insert(source.clone(), one);
     }
-    Ok(seen)
+    match silent {
+        Some(error) if !answered => Err(error),
+        _ => Ok(seen),
+    }
 }
 
-fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, known: Seen) -> Result<Seen> {
-    let begun = open.now();
-    let mut seen = known;
+/// What was read before a failure counts.
+fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut Seen) -> Result<()> {
     if source.plan().is_some() {
         return plan(open, source, seen);
     }
     if let Some(name) = source.group() {
-        group::look(open, &name, &mut seen)?;
-        return Ok(Seen { looked: Some(begun), ..seen });
+        return group::look(open, &name, seen);
     }
-    let series = Series::list(&open.store, &open.trust, source)?;
-    if seen.head.as_ref().map_or(0, |(seq, _)| *seq) != series.head() {
-        commits(&series, &mut seen);
-    }
+    commits(open, source, seen)?;
     // The log grows all the time, whether there are new commits or not.
     let way = match seen.newest.as_ref().and_then(|newest| newest.log.as_ref()) {
         Some((range, started)) => reach::way_on(open, source, range, *started)?,
         None => WayOn::default(),
     };
     (seen.log, seen.into) = (way.log, way.into);
-    drills(open, source, levels, &mut seen)?;
-    // What happened meanwhile may have been missed.
-    seen.looked = Some(begun);
-    Ok(seen)
+    drills(open, source, levels, seen)
+}
+
+/// What the store gave; `None` where that is not what it should be, which is for `verify` to tell of.
+fn given<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if storage::is_silence(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The newest drill of each level. Where there is a new report, and nothing is missing of what is known, only that is read.
@@ -167,7 +209,7 @@ fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut
         if left_off || enough {
             break;
         }
-        let Some(report) = read(open, source, &object.key) else { continue };
+        let Some(report) = given(read(open, source, &object.key))?.flatten() else { continue };
         if report.proves() {
             verified = verified.max(Some(report.data_time)).max(report.log_until);
         }
@@ -187,20 +229,25 @@ fn drills(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut
 }
 
 /// The newest drill of a plan.
-fn plan(open: &Open, subject: &SourceName, mut seen: Seen) -> Result<Seen> {
+fn plan(open: &Open, subject: &SourceName, seen: &mut Seen) -> Result<()> {
     let mut reports = open.store.list(&layout::drills(subject.as_str())).context("list drill reports")?;
     reports.sort_by(|a, b| b.key.as_str().cmp(a.key.as_str()));
     let last = reports.first().map(|r| r.key.as_str().to_owned());
     if last == seen.last_report {
-        return Ok(seen);
+        return Ok(());
     }
-    let read = |key: &Key| {
-        let stored = Stored::parse(&open.store.get(key).ok()?).ok()?;
-        stored.trusted(open).ok()?;
-        let report: PlanReport = (stored.head.r#type == "plan").then(|| stored.decode().ok())??;
-        (report.mode == "drill" && report.subject == subject.as_str()).then_some(report)
+    let read = |key: &Key| -> Result<Option<PlanReport>> {
+        let Some(stored) = stored(open, key, "plan")? else { return Ok(None) };
+        let report: PlanReport = stored.decode()?;
+        Ok((report.mode == "drill" && report.subject == subject.as_str()).then_some(report))
     };
-    let newest = reports.iter().take(DRILLS_READ).find_map(|object| read(&object.key));
+    let mut newest = None;
+    for object in reports.iter().take(DRILLS_READ) {
+        newest = given(read(&object.key))?.flatten();
+        if newest.is_some() {
+            break;
+        }
+    }
     seen.plan = newest.as_ref().map(|report| report.hash);
     let drilled = newest.map(|report| Drilled {
         span: Span { started: report.started, finished: report.finished },
@@ -212,15 +259,21 @@ fn plan(open: &Open, subject: &SourceName, mut seen: Seen) -> Result<Seen> {
     });
     seen.drills = drilled.into_iter().map(|drilled| (Level::Engine, drilled)).collect();
     seen.last_report = last;
-    Ok(seen)
+    Ok(())
 }
 
-/// A drill report that somebody signed who may. Real restores and plans have reports as well, which are not asked for here.
-fn read(open: &Open, source: &SourceName, key: &Key) -> Option<DrillReport> {
-    let stored = Stored::parse(&open.store.get(key).ok()?).ok()?;
-    stored.trusted(open).ok()?;
-    let report: DrillReport = (stored.head.r#type == "drill").then(|| stored.decode().ok())??;
-    (report.source == *source).then_some(report)
+/// A report of that type that somebody signed who may.
+fn stored(open: &Open, key: &Key, r#type: &str) -> Result<Option<Stored>> {
+    let stored = Stored::parse(&open.store.get(key).with_context(|| format!("read {key}"))?)?;
+    stored.trusted(open)?;
+    Ok((stored.head.r#type == r#type).then_some(stored))
+}
+
+/// A drill report. Real restores and plans have reports as well, which are not asked for here.
+fn read(open: &Open, source: &SourceName, key: &Key) -> Result<Option<DrillReport>> {
+    let Some(stored) = stored(open, key, "drill")? else { return Ok(None) };
+    let report: DrillReport = stored.decode()?;
+    Ok((report.source == *source).then_some(report))
 }
 
 fn drilled(report: &DrillReport) -> Drilled {
@@ -230,45 +283,60 @@ fn drilled(report: &DrillReport) -> Drilled {
     Drilled { span, seq: report.seq, passed: report.passed, seconds: report.achieved_rto_seconds, phases, canary_age }
 }
 
-fn commits(series: &Series, seen: &mut Seen) {
-    *seen = Seen {
-        drills: std::mem::take(&mut seen.drills),
-        verified: seen.verified,
-        last_report: seen.last_report.take(),
-        levels: std::mem::take(&mut seen.levels),
-        ..Seen::default()
+/// What the commits say, if there are others than before.
+fn commits(open: &Open, source: &SourceName, seen: &mut Seen) -> Result<()> {
+    let series = Series::list(&open.store, &open.trust, source)?;
+    if seen.head.as_ref().map_or(0, |(seq, _)| *seq) == series.head() {
+        return Ok(());
+    }
+    let mut found = Seen {
+        head: None,
+        newest: None,
+        full: None,
+        incremental: None,
+        prune: None,
+        retired: None,
+        usual: Duration::ZERO,
+        ..seen.clone()
     };
     let mut durations = Vec::new();
     for commit in series.newest_first().take(COMMITS_READ_MAX) {
         // One that does not verify is for `verify` to tell of; it is no point to go back to.
-        let Ok(commit) = commit else { continue };
-        seen.head.get_or_insert_with(|| (commit.seq(), commit.hash.to_string()));
+        let Some(commit) = given(commit)? else { continue };
+        found.head.get_or_insert_with(|| (commit.seq(), commit.hash.to_string()));
         match &commit.line {
             Line::Prune(prune) => {
-                seen.prune.get_or_insert(prune.started);
+                found.prune.get_or_insert(prune.started);
             }
             // Unless a snapshot came after it.
-            Line::Retire(record) if durations.is_empty() => seen.retired = seen.retired.or(Some(record.started)),
+            Line::Retire(record) if durations.is_empty() => found.retired = found.retired.or(Some(record.started)),
             Line::Retire(_) => {}
             Line::Snapshot(s) => {
                 let span = Span { started: s.started, finished: s.finished };
                 match s.mode {
-                    Mode::Full => seen.full.get_or_insert(span),
-                    Mode::Incremental => seen.incremental.get_or_insert(span),
+                    Mode::Full => found.full.get_or_insert(span),
+                    Mode::Incremental => found.incremental.get_or_insert(span),
                 };
                 if s.outcome == Outcome::Complete {
-                    let log = s.log.clone().map(|range| (range, s.started));
-                    let newest = Newest { seq: s.seq, commit: commit.hash.to_string(), data_time: s.data_time, log };
-                    seen.newest.get_or_insert(newest);
+                    found.newest.get_or_insert_with(|| Newest {
+                        seq: s.seq,
+                        commit: commit.hash.to_string(),
+                        data_time: s.data_time,
+                        begun: series.stored_at(s.seq).map_or(s.started, |at| at.min(s.started)),
+                        suspect: s.suspect && !s.accepted,
+                        log: s.log.clone().map(|range| (range, s.started)),
+                    });
                 }
                 durations.push(Duration::try_from(s.finished.duration_since(s.started)).unwrap_or_default());
             }
         }
-        if seen.newest.is_some() && seen.full.is_some() && durations.len() >= USUAL_OF && seen.prune.is_some() {
+        if found.newest.is_some() && found.full.is_some() && durations.len() >= USUAL_OF && found.prune.is_some() {
             break;
         }
     }
     // The first, a full, is not what runs usually take.
     durations.truncate(USUAL_OF);
-    seen.usual = durations.into_iter().max().unwrap_or_default();
+    found.usual = durations.into_iter().max().unwrap_or_default();
+    *seen = found;
+    Ok(())
 }

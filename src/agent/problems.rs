@@ -9,7 +9,6 @@ use super::receivers::Standing;
 use crate::config::GroupConfig;
 use crate::job::{Job, Task};
 use crate::notify::{Channel, Problem, REPOSITORY, Severity};
-use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
@@ -18,17 +17,17 @@ mod drills;
 mod endings;
 mod group;
 mod log;
+mod runs;
 mod unknown;
 
 pub use endings::{Ending, Endings};
 pub use log::needs_snapshot;
+use runs::of_runs;
 use unknown::{is_seen, unknown};
 
 /// A source without any snapshot is told of after twice its interval, within these bounds.
 const NEVER_MIN: SignedDuration = SignedDuration::from_secs(10);
 const NEVER_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// After so many failures in a row it is not chance.
-const FAILURES_CRITICAL: u32 = 3;
 
 /// What the agent knows.
 pub struct View<'a> {
@@ -50,6 +49,8 @@ pub struct View<'a> {
     /// Restore plans whose text is wrong, and why.
     pub wrong_plans: &'a [(String, String)],
     pub groups: &'a [GroupConfig],
+    /// Why metrics and health are not served where the configuration says, and where they are.
+    pub page: Option<&'a str>,
     /// Channels that do not deliver, and why.
     pub mute: &'a BTreeMap<String, String>,
     /// Channels that have delivered since the agent was started.
@@ -66,6 +67,7 @@ pub struct Findings {
 
 pub fn problems(view: &View, now: Timestamp) -> Findings {
     let mut found = of_the_agent(view);
+    of_the_unread(view, &mut found);
     let mut unknown = unknown(view, now);
     let given_up = |job: &&Job| view.seen.get(&job.source).is_some_and(|seen| seen.retired.is_some());
     for job in view.jobs.iter().filter(|job| job.enabled && !given_up(job)) {
@@ -104,11 +106,16 @@ fn problem(
 fn of_the_agent(view: &View) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(why) = view.repository {
-        let detail = format!("No backup can be made and none be read from here until it is back: {why}");
+        let detail = format!(
+            "No backup can be made and none be read from here until it is back; what is stored is as it was, and backups begin again by themselves. \
+             See whether the store runs, and whether its address and credentials still hold, with `blackstart check`: {why}"
+        );
         found.push(problem(REPOSITORY, Severity::Critical, None, "the repository cannot be reached".into(), detail));
     }
     if let Some(why) = view.configuration {
-        let detail = format!("The agent goes on with the configuration it has. Correct the file: {why}");
+        let detail = format!(
+            "Backups go on with the configuration of before; what was changed is not in force. Correct the file, and it is read again by itself: {why}"
+        );
         found.push(problem(
             "configuration",
             Severity::Warning,
@@ -124,6 +131,13 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
         );
         found.push(problem("drill-key", Severity::Warning, None, title, detail));
     }
+    if let Some(why) = view.page {
+        let title = "metrics and health are not served where the configuration says".into();
+        let detail = format!(
+            "Backups go on, and notices are sent. Free the port, or correct [agent] listen; it is tried again all the time: {why}"
+        );
+        found.push(problem("listen", Severity::Warning, None, title, detail));
+    }
     for (plan, why) in view.wrong_plans {
         let title = format!("the restore plan {plan} is wrong");
         let detail = format!(
@@ -138,6 +152,20 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
         found.push(problem(format!("notify/{channel}"), Severity::Warning, None, title, detail));
     }
     found
+}
+
+/// Sources of which the store does not give what there is.
+fn of_the_unread(view: &View, found: &mut Vec<Problem>) {
+    for (source, unread) in view.seen.iter().filter_map(|(source, seen)| Some((source, seen.unread.as_ref()?))) {
+        let known = view.seen.get(source).and_then(|seen| seen.looked);
+        let known = known.map_or("Nothing is known of it".into(), |at| format!("What is known of it is of {at}"));
+        let title = format!("{source}: the repository cannot be read since {}", unread.since);
+        let detail = format!(
+            "{known}: how old its newest point is and what drills have proven may have changed since, and a restore would fail there too.              Other sources are looked at as before. Look at the store, and at what this credential may read: {}",
+            unread.why
+        );
+        found.push(problem(format!("{source}/unread"), Severity::Critical, Some(source), title, detail));
+    }
 }
 
 /// How old the data is, and what has been proven.
@@ -165,8 +193,11 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
             let reaches = past.and_then(|p| p.reaches).map_or(newest, |reaches| reaches.max(newest));
             if let Some(rpo) = job.rpo.filter(|rpo| now.duration_since(reaches) > *rpo) {
                 let title = format!("{source}: the RPO of {rpo:#} is exceeded");
-                let detail =
-                    format!("A disaster now would lose everything since {reaches}. `blackstart status` shows more");
+                let detail = format!(
+                    "A disaster now would lose everything since {reaches}; what is older can be restored. Look for other alarms of {source}, and see why no \
+                     backup ends well: run `{}` by hand",
+                    group::backup(source)
+                );
                 add("rpo", Severity::Critical, title, detail);
             } else if (job.rpo.is_none() || job.continuous)
                 && let Some(expected) = expected
@@ -177,7 +208,10 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
                     "overdue",
                     Severity::Warning,
                     title,
-                    format!("The newest data is of {newest}. `blackstart status` shows more"),
+                    format!(
+                        "A disaster now would lose what was written since {newest}. See why no backup ends well: run `{}` by hand",
+                        group::backup(source)
+                    ),
                 );
             }
         }
@@ -185,65 +219,6 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
     }
     if let Some(warning) = scheduler::warning(job, usual, now) {
         add("schedule", Severity::Warning, format!("{source}: its schedule cannot keep its RPO"), warning);
-    }
-}
-
-/// How the last run of each task ended.
-fn of_runs(view: &View, job: &Job, found: &mut Vec<Problem>, unknown: &mut BTreeSet<String>) {
-    for task in job.tasks.keys() {
-        let key = format!("{}/{task}", job.source);
-        let Some(ending) = view.endings.of(&job.source, *task) else {
-            unknown.insert(key);
-            continue;
-        };
-        if let Task::Drill(level) = task
-            && let Some(drill) = view.seen.get(&job.source).and_then(|seen| seen.drills.get(level))
-            && drills::answers(drill, ending)
-        {
-            continue;
-        }
-        let failures = view.history.get(&job.source).and_then(|p| p.tasks.get(task)).map_or(0, |p| p.failures);
-        // Busy: another run holds the source, mostly one that somebody started by hand. With the repository away one alarm is enough.
-        // Neither says that what stood wrong before is over.
-        let says_nothing = match ending.result.as_str() {
-            "busy" => failures < FAILURES_CRITICAL,
-            "failed" => view.repository.is_some(),
-            _ => false,
-        };
-        if says_nothing {
-            unknown.insert(key);
-            continue;
-        }
-        let severity = match ending.result.as_str() {
-            "done" => continue,
-            "check-failed" => Severity::Critical,
-            "failed" if failures >= FAILURES_CRITICAL && task.is_backup() => Severity::Critical,
-            _ => Severity::Warning,
-        };
-        let (source, result) = (&job.source, ending.result.as_str());
-        let title = match result {
-            "check-failed" if source.plan().is_some() => format!("{source}: the drill of a restore plan FAILED"),
-            "check-failed" if *task == Task::Drill(Level::GameDay) => {
-                format!("{source}: a game day FAILED: a fault was not noticed as it should be")
-            }
-            "check-failed" if matches!(task, Task::Drill(level) if !level.proves()) => {
-                format!("{source}: a {task} FAILED: the newest snapshot is damaged")
-            }
-            "check-failed" if task.is_drill() => {
-                format!("{source}: a drill FAILED: the newest backup does not come back")
-            }
-            "check-failed" if task.is_backup() => format!("{source}: the newest snapshot is SUSPECT"),
-            "check-failed" => format!("{source}: the repository is damaged"),
-            "environment" => format!("{source}: the drill could not be carried out here"),
-            "partial" => format!("{source}: the {task} is partial"),
-            "missed" => format!("{source}: a drill came back, and missed its target"),
-            _ => format!("{source}: the {task} failed"),
-        };
-        let detail = match &ending.help {
-            Some(help) => format!("{}. {help}", ending.line),
-            None => ending.line.clone(),
-        };
-        found.push(problem(key, severity, Some(source), title, detail));
     }
 }
 
@@ -275,10 +250,11 @@ mod tests {
         if let Some((result, _)) = ending {
             endings.take(&run(&job.source, Task::Incremental, result));
         }
+        let seen = repository.is_none().then(|| (job.source.clone(), Seen::of_test(None, None, at(0))));
         let view = View {
             history: &History::from([(job.source.clone(), past)]),
             jobs: &[job],
-            seen: &BTreeMap::new(),
+            seen: &seen.into_iter().collect(),
             endings: &endings,
             standings: &BTreeMap::new(),
             canaries: (&BTreeMap::new(), at(0)),
@@ -288,6 +264,7 @@ mod tests {
             channels: &[],
             wrong_plans: &[],
             groups: &[],
+            page: None,
             mute: &BTreeMap::new(),
             sent: &BTreeMap::new(),
         };
@@ -332,6 +309,9 @@ mod tests {
         assert_eq!(keys(without, Some(0), 41, None, None), ["a/overdue"]);
         let drilled = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(drilled, Some(120), 121, None, None), ["a/drill-overdue"]);
+        let ladder = "source = \"a\"\nevery = \"20m\"\n[[drill]]\nevery = \"1h\"\nlevel = \"hashes\"\n[[drill]]\nevery = \"2h\"\n";
+        assert_eq!(keys(ladder, Some(120), 121, None, None), ["a/drill-hashes-overdue"], "each level for itself");
+        assert_eq!(keys(ladder, Some(240), 241, None, None), ["a/drill-hashes-overdue", "a/drill-overdue"]);
         let plan = "plan = \"p\"\ndrill = { every = \"1h\" }\n";
         assert_eq!(keys(plan, Some(120), 119, None, None), [] as [&str; 0]);
         assert_eq!(keys(plan, Some(120), 121, None, None), ["plan.p/drill-overdue"]);

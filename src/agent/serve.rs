@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,19 +23,37 @@ pub struct Shared {
     beat: Mutex<Instant>,
     ready: AtomicBool,
     stalled_after: Duration,
+    /// Since when it had stalled, as whoever watches has told; the scheduler takes it when it goes on.
+    stall: Mutex<Option<Timestamp>>,
 }
 
 impl Shared {
     /// A scheduler that has not looked at the clock for `stalled_after` has stalled.
     pub fn new(stalled_after: Duration) -> Shared {
         let beat = Mutex::new(Instant::now());
-        Shared { figures: Mutex::default(), beat, ready: AtomicBool::new(false), stalled_after }
+        Shared {
+            figures: Mutex::default(),
+            beat,
+            ready: AtomicBool::new(false),
+            stalled_after,
+            stall: Mutex::default(),
+        }
     }
 
     /// For how long it has been silent, if it has stalled.
     pub fn stalled(&self) -> Option<Duration> {
         let silent = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         (silent > self.stalled_after).then_some(silent)
+    }
+
+    /// It has been told that the scheduler stalls.
+    pub fn note_stall(&self, since: Timestamp) {
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) = Some(since);
+    }
+
+    /// The stall that is over, once.
+    pub fn take_stall(&self) -> Option<Timestamp> {
+        self.stall.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The scheduler is alive.
@@ -52,9 +71,8 @@ impl Shared {
     }
 }
 
-/// Serves at `address` until the result is dropped; also gives the address, with its port.
-pub fn serve(address: SocketAddr, shared: Arc<Shared>) -> Result<(Service, SocketAddr)> {
-    let listener = TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
+/// Serves until the result is dropped; also gives the address, with its port.
+pub fn serve(listener: TcpListener, shared: Arc<Shared>) -> Result<(Service, SocketAddr)> {
     listener.set_nonblocking(true).context("set up the listener")?;
     let bound = listener.local_addr().context("set up the listener")?;
     let router = Router::new()

@@ -44,9 +44,9 @@ impl Agent {
         now: Timestamp,
     ) {
         let figures = &mut self.figures;
-        figures.tick = now;
+        figures.tick = Some(now);
         figures.running = self.running.len() as u64;
-        figures.repository_up = self.repository.is_ok();
+        figures.repository_up = self.repository.as_ref().map(Result::is_ok);
         figures.configuration_ok = self.configuration.is_ok();
         figures.alarms = self.teller.standing();
         // A counter that begins at one has not risen: all begin at nought.
@@ -107,6 +107,7 @@ fn figures_of(
         // A plan has no recovery points of its own.
         newest: past.newest.filter(|_| job.plan.is_none()),
         reaches: past.reaches.max(past.newest).filter(|_| job.plan.is_none()),
+        looked: seen.looked,
         verified: seen.verified,
         plan_verified: job
             .plan
@@ -116,13 +117,7 @@ fn figures_of(
         rpo_seconds: job.rpo.map(|d| d.as_secs_f64()),
         rto_seconds: job.rto.map(|d| d.as_secs_f64()),
         expected_interval_seconds: scheduler::expected_interval(job, past.usual).map(|d| d.as_secs_f64()),
-        drill: engine.map(|d| DrillFigures {
-            passed: d.passed,
-            finished: d.span.finished,
-            seconds: d.seconds,
-            phases: d.phases,
-            canary_age: d.canary_age,
-        }),
+        drill: engine.as_ref().map(of_drill),
         levels: job
             .drills()
             .map(|(level, rhythm)| (level.name(), level_figures(seen.drills.get(&level), rhythm)))
@@ -138,6 +133,12 @@ fn level_figures(last: Option<&Drilled>, rhythm: &Rhythm) -> LevelFigures {
         last: last.map(|drill| (drill.span.finished, drill.passed)),
         interval_seconds: rhythm.gaps().1.as_secs_f64(),
     }
+}
+
+pub fn of_drill(drill: &Drilled) -> DrillFigures {
+    let Drilled { span, passed, seconds, phases, canary_age, .. } = drill;
+    let (passed, seconds, canary_age) = (*passed, *seconds, *canary_age);
+    DrillFigures { passed, finished: span.finished, seconds, phases: phases.clone(), canary_age }
 }
 
 fn of_log(standing: &Standing) -> LogFigures {

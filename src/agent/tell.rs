@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::daemon::Signal;
 use super::observe::Seen;
 use super::problems::Findings;
+use super::watch;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::job::Task;
@@ -26,6 +27,8 @@ pub struct Teller {
     held: Vec<(String, Notice)>,
     /// By channel and key: the newest notice that did not arrive, and when it is tried again.
     again: BTreeMap<(String, String), (Timestamp, Notice)>,
+    /// By channel and key: on its way. What has not arrived when the process ends, the next one sends.
+    under_way: BTreeMap<(String, String), Notice>,
     host: String,
     /// Channels that do not deliver, and why.
     pub mute: BTreeMap<String, String>,
@@ -41,7 +44,8 @@ impl Teller {
             alarms: Alarms::recall(alarms),
             deliveries,
             held: catalog.held().unwrap_or_default(),
-            again: BTreeMap::new(),
+            again: again(catalog.untold().unwrap_or_default()),
+            under_way: BTreeMap::new(),
             host: config.host_name(),
             mute: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -49,11 +53,19 @@ impl Teller {
         })
     }
 
+    /// The scheduler had stalled, which was told without it, and goes on.
+    pub fn stalled(&mut self, since: Timestamp) {
+        self.alarms.add(watch::stall(), since);
+    }
+
     /// Goes over to the channels of a new configuration.
     pub fn reload(&mut self, config: &Config, to: &Sender<Signal>) -> std::io::Result<()> {
         *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(channels(config, to)?);
         self.mute.retain(|name, _| config.notify.iter().any(|c| c.name == *name));
-        self.held.retain(|(name, _)| config.notify.iter().any(|c| c.name == *name));
+        let is_there = |name: &str| config.notify.iter().any(|c| c.name == name);
+        self.held.retain(|(name, _)| is_there(name));
+        self.again.retain(|(name, _), _| is_there(name));
+        self.under_way.retain(|(name, _), _| is_there(name));
         Ok(())
     }
 
@@ -94,12 +106,18 @@ impl Teller {
                 self.route(&deliveries, &channel.name, channel.route(&notice, now), &notice);
             }
         }
-        let waiting = self.held.len();
+        let waiting = (self.held.len(), self.again.len());
         self.release(&deliveries, now);
-        if changes.is_empty() && self.held.len() == waiting {
-            return;
+        if !changes.is_empty() || (self.held.len(), self.again.len()) != waiting {
+            self.keep(catalog);
         }
-        if let Err(error) = catalog.keep_alarms(self.alarms.all(), &self.held) {
+    }
+
+    fn keep(&self, catalog: &mut Catalog) {
+        let again = self.again.iter().map(|((channel, _), (_, notice))| (channel, notice));
+        let under_way = self.under_way.iter().map(|((channel, _), notice)| (channel, notice));
+        let untold = again.chain(under_way).take(NOTICES_QUEUED_MAX);
+        if let Err(error) = catalog.keep_alarms(self.alarms.all(), &self.held, untold) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the alarms cannot be kept: after a restart they are told again"
@@ -127,7 +145,7 @@ impl Teller {
         }
         match route {
             Route::Drop => {}
-            Route::Send => self.put(deliveries, channel, Message::Notice(Box::new(notice.clone()))),
+            Route::Send => self.put(deliveries, channel, Message::Notice(Box::new(notice.clone())), notice.at),
             Route::Hold(_) if self.held.len() < NOTICES_QUEUED_MAX => self.held.push((channel.into(), notice.clone())),
             Route::Hold(_) => *self.failed.entry(channel.into()).or_default() += 1,
         }
@@ -147,19 +165,34 @@ impl Teller {
         let due = self.again.extract_if(.., |(name, _), (at, notice)| !rests(*at) && !quiet(name, notice));
         let due: Vec<(String, Notice)> = due.map(|((name, _), (_, notice))| (name, notice)).collect();
         for (name, notice) in released.into_iter().chain(due) {
-            self.put(deliveries, &name, Message::Notice(Box::new(notice)));
+            self.put(deliveries, &name, Message::Notice(Box::new(notice)), now);
         }
     }
 
-    fn put(&mut self, deliveries: &Deliveries, channel: &str, message: Message) {
-        if !deliveries.put(channel, message) {
+    fn put(&mut self, deliveries: &Deliveries, channel: &str, message: Message, now: Timestamp) {
+        let notice = if let Message::Notice(notice) = &message { Some((**notice).clone()) } else { None };
+        let queued = deliveries.put(channel, message);
+        if !queued {
             *self.failed.entry(channel.into()).or_default() += 1;
             self.mute.insert(channel.into(), "its queue is full".into());
+        }
+        let Some(notice) = notice else { return };
+        if queued {
+            self.under_way.insert((channel.into(), notice.problem.key.clone()), notice);
+        } else {
+            self.settle(channel, &notice, false, now);
         }
     }
 
     /// Pings of a run, of a group for its members too: `suffix` is `/start`, nothing for success, or `/fail`.
-    pub fn ping(&mut self, of: (&SourceName, &[SourceName]), task: Task, suffix: &'static str, run: &str) {
+    pub fn ping(
+        &mut self,
+        of: (&SourceName, &[SourceName]),
+        task: Task,
+        suffix: &'static str,
+        run: &str,
+        now: Timestamp,
+    ) {
         let (source, members) = of;
         let of = match task {
             // A cheap drill must not keep the switch from falling that tells that nothing is restored any more.
@@ -174,12 +207,12 @@ impl Teller {
         let wanted = deliveries.channels().filter(|c| c.ping.is_some()).filter(about);
         let names: Vec<String> = wanted.map(|c| c.name.clone()).collect();
         for name in names {
-            self.put(&deliveries, &name, Message::Ping { of, suffix, run: run.into() });
+            self.put(&deliveries, &name, Message::Ping { of, suffix, run: run.into() }, now);
         }
     }
 
     /// Takes note of what became of a message.
-    pub fn delivered(&mut self, delivered: &Delivered, catalog: &Catalog, now: Timestamp) {
+    pub fn delivered(&mut self, delivered: &Delivered, catalog: &mut Catalog, now: Timestamp) {
         let channel = &delivered.channel;
         match &delivered.error {
             None => {
@@ -193,7 +226,13 @@ impl Teller {
             }
         }
         if let Message::Notice(notice) = &delivered.message {
+            let key = (channel.clone(), notice.problem.key.clone());
+            // A newer one of the same alarm is still on its way.
+            if self.under_way.get(&key).is_some_and(|newest| newest.at <= notice.at) {
+                self.under_way.remove(&key);
+            }
             self.settle(channel, notice, delivered.error.is_none(), now);
+            self.keep(catalog);
         }
         if let Message::Notice(notice) = &delivered.message
             && let Err(error) =
@@ -224,6 +263,12 @@ impl Teller {
         let count = |severity| self.alarms.all().filter(|a| a.problem.severity == severity).count() as u64;
         BTreeMap::from([("info", count(Info)), ("warning", count(Warning)), ("critical", count(Critical))])
     }
+}
+
+/// What has not arrived before this process began is due at once.
+fn again(untold: Vec<(String, Notice)>) -> BTreeMap<(String, String), (Timestamp, Notice)> {
+    let due = |(channel, notice): (String, Notice)| ((channel, notice.problem.key.clone()), (Timestamp::MIN, notice));
+    untold.into_iter().map(due).collect()
 }
 
 fn channels(config: &Config, to: &Sender<Signal>) -> std::io::Result<Deliveries> {
@@ -268,7 +313,7 @@ mod tests {
             let told = receiver.recv_timeout(patience).ok().map(|signal| {
                 let Signal::Delivered(delivered) = signal else { panic!("nothing else is reported") };
                 let error = (!arrives).then(|| "lost".to_owned());
-                teller.delivered(&Delivered { error, ..*delivered.clone() }, &catalog, at(minutes));
+                teller.delivered(&Delivered { error, ..*delivered.clone() }, &mut catalog, at(minutes));
                 let Message::Notice(notice) = delivered.message else { panic!("nothing but notices is told") };
                 notice.phase
             });

@@ -1,6 +1,6 @@
 //! What the agent looks at beside the clock: its configuration, and the repository.
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::daemon::{Agent, Signal};
 use super::observe::observe;
 use super::receivers::Standing;
-use super::serve::serve;
 use super::watch;
 use super::work::open;
 use crate::config::Config;
@@ -19,25 +18,12 @@ use crate::repository::layout::SourceName;
 
 /// Changed files are looked for this often.
 const FILES: Duration = Duration::from_secs(2);
+/// What cannot be reached, or read, is looked at this often.
+const AGAIN: Duration = Duration::from_secs(30);
 /// While the snapshots do not lead into the log that is being written, the repository is looked at this often.
 const UNTIL_LED: Duration = Duration::from_secs(5);
 
 impl Agent {
-    pub(super) fn serve(&mut self) -> Result<()> {
-        self.http = None;
-        if let Some(address) = self.config.agent.address() {
-            let (service, bound) = serve(address, Arc::clone(&self.shared))?;
-            tracing::info!(address = %bound, "serving metrics and health");
-            if !bound.ip().is_loopback() {
-                tracing::warn!(
-                    "the metrics can be read from other machines: names of sources, sizes and times are in them"
-                );
-            }
-            self.http = Some(service);
-        }
-        Ok(())
-    }
-
     /// Makes the jobs of the configuration the agent's own.
     pub(super) fn take_up(&mut self, now: Timestamp) {
         let key = self.config.drill_key();
@@ -75,12 +61,11 @@ impl Agent {
     /// Reads the configuration again. One that is wrong changes nothing, and is told of.
     pub(super) fn reload(&mut self) {
         self.files = watch::signature(&self.config);
-        let listen = self.config.agent.listen.clone();
         let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
             self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
             self.config = Arc::new(config);
             self.take_up(self.clock.now());
-            if self.config.agent.listen == listen { Ok(()) } else { self.serve() }
+            Ok(())
         });
         match &loaded {
             Ok(()) => tracing::info!(jobs = self.jobs.len(), "the configuration is read again"),
@@ -97,7 +82,8 @@ impl Agent {
     pub(super) fn look_at_the_repository(&mut self, standings: &BTreeMap<SourceName, Standing>) {
         let interval = Duration::try_from(self.config.agent.observe).unwrap_or_default();
         // What cannot be reached is looked at more often: one wants to know when it is back.
-        let interval = if self.repository.is_err() { interval.min(Duration::from_secs(30)) } else { interval };
+        let well = matches!(self.repository, Some(Ok(()))) && self.seen.values().all(|seen| seen.unread.is_none());
+        let interval = if !well { interval.min(AGAIN) } else { interval };
         if self.observed.is_none_or(|at| at.elapsed() >= interval) && !self.observing {
             self.to_observe.extend(self.observed_sources());
             self.observed = self.observed.map(|_| Instant::now());
@@ -109,7 +95,8 @@ impl Agent {
             let led = seen.into == Some(stretch);
             let now = self.clock.now();
             let again = seen.looked.is_none_or(|at| at <= since || now.duration_since(at).unsigned_abs() > UNTIL_LED);
-            if !led && again {
+            // What the store does not give is asked for again with the rest.
+            if !led && again && seen.unread.is_none() {
                 self.to_observe.insert(source.clone());
             }
         }

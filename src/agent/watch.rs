@@ -1,12 +1,13 @@
 //! Who watches the scheduler: systemd by its watchdog, Prometheus by the tick, and a thread here that tells when it has stalled.
 
 use jiff::Timestamp;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::serve::Shared;
 use crate::config::Config;
+use crate::durable;
 use crate::job;
 use crate::notify::{Deliveries, Message, Notice, Phase, Problem, Route, Severity};
 use crate::plan;
@@ -14,11 +15,21 @@ use crate::plan;
 /// The watcher looks this often.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Tells on every channel, once, when the scheduler has stalled: it cannot do so itself. Ends with the agent.
+/// Below the state directory: since when a scheduler had stalled, for the process that takes its place.
+const STALLED: &str = "stalled";
+
+/// Whose scheduler is watched.
+pub struct Watched {
+    pub host: String,
+    pub state: PathBuf,
+}
+
+/// Tells on every channel, once, when the scheduler has stalled: it cannot do so itself. That it goes on, it tells itself, or the process that was
+/// started in its place. Ends with the agent.
 pub fn scheduler(
     shared: &Arc<Shared>,
     deliveries: Arc<Mutex<Arc<Deliveries>>>,
-    host: String,
+    watched: Watched,
     now: impl Fn() -> Timestamp + Send + 'static,
 ) {
     let shared: Weak<Shared> = Arc::downgrade(shared);
@@ -30,8 +41,15 @@ pub fn scheduler(
             let stalled = shared.stalled();
             if let Some(silent) = stalled.filter(|_| !told) {
                 tracing::error!(seconds = silent.as_secs(), "the scheduler has stalled");
-                let deliveries = Arc::clone(&deliveries.lock().unwrap_or_else(PoisonError::into_inner));
-                tell(&deliveries, &host, now());
+                let (deliveries, at) = (Arc::clone(&deliveries.lock().unwrap_or_else(PoisonError::into_inner)), now());
+                tell(&deliveries, &watched.host, at);
+                shared.note_stall(at);
+                // Without it only the end of the alarm is not told by another process.
+                if let Err(error) =
+                    durable::publish_over(&watched.state.join(STALLED), at.to_string().as_bytes(), 0o600)
+                {
+                    tracing::warn!(%error, "the stall cannot be noted");
+                }
             }
             told = stalled.is_some();
         }
@@ -41,15 +59,35 @@ pub fn scheduler(
     }
 }
 
-fn tell(deliveries: &Deliveries, host: &str, now: Timestamp) {
-    let problem = Problem {
+/// The stall of a process before this one.
+pub fn stalled_before(state: &Path) -> Option<Timestamp> {
+    std::fs::read_to_string(state.join(STALLED)).ok()?.parse().ok()
+}
+
+/// Its end has been told.
+pub fn forget_stall(state: &Path) {
+    let path = state.join(STALLED);
+    if path.exists()
+        && let Err(error) = durable::remove(&path)
+    {
+        tracing::warn!(%error, "the note of a stall cannot be removed: its end is told again after a restart");
+    }
+}
+
+/// What is told of a stall.
+pub fn stall() -> Problem {
+    Problem {
         key: "scheduler".into(),
         severity: Severity::Critical,
         source: None,
         title: "the scheduler has stalled".into(),
-        detail: "No backup starts any more. Restart the agent (systemd does so by itself), and report this as a bug"
+        detail: "No backup starts any more; what is stored is as it was. Restart the agent: systemctl restart blackstart (the unit's watchdog does so by itself after two minutes).                  Often a disk or a network mount hangs: see with `dmesg` and `df`"
             .into(),
-    };
+    }
+}
+
+fn tell(deliveries: &Deliveries, host: &str, now: Timestamp) {
+    let problem = stall();
     let notice =
         Notice { version: 1, phase: Phase::Begun, at: now, since: now, host: host.into(), problem, head: None };
     for channel in deliveries.channels() {

@@ -304,7 +304,14 @@ fn look_over(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> 
     let open = open(config, clock)?;
     let options = verify::Options { expected: vec![source.name.clone()], ..verify::Options::default() };
     let report = verify::verify(&open, Some(&source.name), &options)?;
+    let unread: u64 = report.sources.iter().map(|s| s.unread).sum();
+    let faults: u64 = report.sources.iter().map(|s| s.faults.len() as u64).sum();
     let first = report.sources.iter().flat_map(|s| &s.faults).next().map(|f| format!("{}: {}", f.object, f.what));
+    if unread > 0 && unread == faults {
+        let what = first.unwrap_or_default();
+        let help = "Whether it is whole is not known. Look at the store, and at what this credential may read";
+        return Err(Failure::new(Kind::Failed, format!("the store does not give {what}"), help));
+    }
     let result = if report.sound() { "done" } else { "check-failed" };
     let line = first.map_or(format!("{} is whole", source.name), |f| format!("{} is DAMAGED: {f}", source.name));
     Ok(Done { result, line, report: serde_json::to_value(&report)?, ..Done::default() })

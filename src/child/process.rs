@@ -23,7 +23,8 @@ pub struct Process {
 impl Process {
     /// The one that has this number now.
     pub fn of(pid: u32) -> Option<Process> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        // Where a service sees of `/proc` its processes only, number and ticks must do.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         Some(Process { pid, started: Stat::of(pid)?.started, boot })
     }
 
@@ -137,13 +138,32 @@ pub fn memory_available() -> Option<u64> {
     Some(machine.min(allowed_by_the_group().unwrap_or(u64::MAX)))
 }
 
-/// What the memory controller leaves (cgroup v2); `None`: it sets no bound.
+/// What the memory controller leaves (cgroup v2), with what it could take back from the page cache; `None`: it sets no bound.
 fn allowed_by_the_group() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_start_matches('/').to_owned();
-    let number = |name: &str| {
-        let text = std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(&path).join(name)).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    let read = |name: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(&path).join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let used = number("memory.current")?.saturating_sub(page_cache(&read("memory.stat")?));
+    Some(number("memory.max")?.saturating_sub(used))
+}
+
+/// Bytes of files that the kernel can drop, in `memory.stat`; what lies in a tmpfs is none of them.
+fn page_cache(stat: &str) -> u64 {
+    let pairs = stat.lines().filter_map(|line| line.split_once(' '));
+    let files = pairs.filter(|(name, _)| ["active_file", "inactive_file"].contains(name));
+    files.filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_dropped_is_free() {
+        let stat = "anon 1000\nfile 700\nshmem 100\ninactive_anon 5\nactive_file 200\ninactive_file 400\n";
+        assert_eq!(page_cache(stat), 600);
+        assert!(memory_available().is_some_and(|free| free > 1 << 20), "this machine has some memory left");
+        assert!(memory(std::process::id()) > 1 << 16, "this process holds some");
+    }
 }

@@ -205,7 +205,7 @@ pub fn end_noted(notes: &Path, directory: &Path) -> bool {
     for entry in std::fs::read_dir(notes).into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        let (Some(pid), Some((started, boot))) = (pid, text.trim().split_once(' ')) else { continue };
+        let (Some(pid), Some((started, boot))) = (pid, text.trim_end_matches('\n').split_once(' ')) else { continue };
         let Ok(started) = started.parse() else { continue };
         let process = Process { pid, started, boot: boot.to_owned() };
         if process.is_there() && process.is_about(directory) {

@@ -9,10 +9,11 @@ use super::bucket::{self, Remark};
 use super::open::KeyCanary;
 use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::plan::say_state;
+use super::service::{self, Obstacle};
 use super::setup::lacking;
 use crate::agent;
 use crate::cli::Check;
-use crate::config::{Config, SourceConfig, SourceKind};
+use crate::config::{Config, SYSTEM, SourceConfig, SourceKind};
 use crate::error::help_of;
 use crate::operations::Open;
 use crate::operations::reach;
@@ -26,6 +27,7 @@ use crate::scheduler;
 use crate::source::canary::Act;
 use crate::source::postgres;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +74,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
     found.add("repository", State::Ok, format!("{}, root key {}", open.store.place(), open.trust.root.id()));
     store(&open, &mut found);
     bucket(&config, &open, &mut found);
+    let drop_in = paths(&config, args.service, &mut found)?;
     found.result("host key", host_key(&config, &open));
     recovery(args, &open, &mut found)?;
     for source in &config.source {
@@ -104,7 +107,42 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
         (false, true) => Exit::Missed,
         _ => Exit::Done,
     };
-    Ending::new(exit, json!({"checks": found.0}))
+    if let Some(text) = &drop_in {
+        shell.say(format!("\nA drop-in that lets the unit write there:\n\n{text}"));
+    }
+    Ending::new(exit, json!({"checks": found.0, "drop_in": drop_in}))
+}
+
+/// That what the agent writes can be written: by this process, and under the shipped unit where that is asked for, or where it would be used.
+/// Gives the drop-in that the unit needs.
+fn paths(config: &Config, asked: bool, found: &mut Findings) -> Result<Option<String>> {
+    let (written, allowed) = (service::written(config)?, service::allowed());
+    let unit = asked || (Path::new("/run/systemd/system").is_dir() && config.file == Path::new(SYSTEM));
+    let mut needed = Vec::new();
+    for one in &written {
+        let (path, what) = (one.path.display(), &one.what);
+        if let Err(error) = service::may_write(&one.path) {
+            let state = if one.lasting { State::Failed } else { State::Warning };
+            found.add(format!("path {path}"), state, format!("{what} cannot be written by this user: {error}"));
+        }
+        match service::obstacle(one, &allowed).filter(|_| unit) {
+            None => {}
+            Some(Obstacle::ReadOnly) => {
+                needed.push(one.path.as_path());
+                let text =
+                    format!("{what} is read-only to the service: its unit may write below /var/lib/blackstart alone");
+                found.add(format!("path {path}"), State::Warning, text);
+            }
+            Some(Obstacle::Private) => {
+                let text = format!(
+                    "{what} would be lost: the service has a /tmp of its own, which is gone when it stops. Put it elsewhere"
+                );
+                found.add(format!("path {path}"), State::Failed, text);
+            }
+        }
+    }
+    needed.dedup();
+    Ok((!needed.is_empty()).then(|| service::drop_in(&needed)))
 }
 
 /// That every restore plan reads, and whether a drill has verified it as it is now.
@@ -208,6 +246,13 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
         if !job.enabled {
             found.add(what, State::Ok, format!("{} is switched off", job.source));
             continue;
+        }
+        if let Some(unread) = seen.get(&job.source).and_then(|seen| seen.unread.as_ref()) {
+            found.add(
+                what.clone(),
+                State::Failed,
+                format!("{}: the store does not give it: {}", job.source, unread.why),
+            );
         }
         let usual = seen.get(&job.source).map_or(Duration::ZERO, |s| s.usual);
         let usual = SignedDuration::try_from(usual).unwrap_or_default();

@@ -3,20 +3,24 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::output::{Ending, Exit, Shell, time};
-use super::policies::{self, Place};
+use super::policies::{self, Own, Place};
 use super::setup::{RECOVER, RECOVER_LOG};
 use crate::cli::Kit;
 use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
+use crate::plan;
 use crate::repository::keys::KeyFile;
-use crate::repository::layout::Hash;
+use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series;
 use crate::storage::location::Location;
+
+/// Characters of a managed policy, white space aside: "IAM and AWS STS quotas" in the IAM User Guide.
+const MANAGED_MAX: usize = 6144;
 
 pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     let config = shell.config()?;
@@ -39,10 +43,21 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
         put(&args.dir, &format!("{name}.sha256"), format!("{hash}  {name}\n").as_bytes(), 0o644)?;
     }
     if let Location::S3(options) = Location::parse(&config.location()?)? {
-        put_policies(&args.dir, &Place { bucket: &options.bucket, prefix: &options.prefix })?;
+        let own = own(&config)?;
+        let place = Place { bucket: &options.bucket, prefix: &options.prefix };
+        put_policies(&args.dir, &place, &own)?;
         shell.say(
             "policies/ has what the agent, the keeper, who restores and who watches need in the bucket, and no more.",
         );
+        shell.say(if own.sources.is_empty() {
+            "This configuration has no source yet: agent.json lets a host write to all of them. Write the kit again when it has.".to_owned()
+        } else {
+            format!("agent.json lets this host write where {} lie, and nowhere else: a new source or group needs a new one.", own.sources.join(", "))
+        });
+        let length = policies::agent(&place, &own).to_string().len();
+        if length > MANAGED_MAX {
+            shell.warn(format!("agent.json has {length} characters, and IAM takes {MANAGED_MAX}: divide it into several policies of the same user"));
+        }
     }
     if let Some(key) = &key {
         put(&args.dir, "recovery.key", key, 0o600)?;
@@ -59,10 +74,21 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     Ending::new(Exit::Done, json!({"dir": args.dir, "recovery_key": key.is_some(), "recover_sha256": hashes[0]}))
 }
 
+/// What the configuration works on.
+fn own(config: &Config) -> Result<Own> {
+    let plans = plan::files(config)?;
+    let stem = |path: &PathBuf| Some(SourceName::of_plan(path.file_stem()?.to_str()?).ok()?.to_string());
+    Ok(Own {
+        sources: config.source.iter().map(|source| source.name.to_string()).collect(),
+        plans: plans.iter().filter_map(stem).collect(),
+        groups: config.group.iter().map(|group| group.name.to_string()).collect(),
+    })
+}
+
 /// What each role may do in the bucket, as IAM takes it; `create-only.json` is for the bucket itself.
-fn put_policies(dir: &Path, place: &Place) -> Result<()> {
+fn put_policies(dir: &Path, place: &Place, own: &Own) -> Result<()> {
     let all = [
-        ("agent", policies::agent(place)),
+        ("agent", policies::agent(place, own)),
         ("keeper", policies::keeper(place)),
         ("restorer", policies::restorer(place)),
         ("watcher", policies::watcher(place)),

@@ -40,10 +40,12 @@ mod report;
 mod restore;
 mod retire;
 mod sample;
+mod service;
 mod setup;
 mod signals;
 mod snapshots;
 mod status;
+mod textfile;
 mod timeline;
 mod verify;
 mod wal;
@@ -73,6 +75,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let result = run(&shell, &cli.verb);
     let outcome = output::outcome(&result);
     let code = shell.finish(cli.verb.name(), result);
+    if let Some(path) = cli.global.metrics_file.as_deref().filter(|_| !matches!(cli.verb, Verb::Agent(_))) {
+        textfile::write(&shell, path);
+    }
     if let Some(record) = record {
         record.end(&shell, outcome, code);
     }

@@ -1,6 +1,8 @@
 //! Least-privilege policies for who works with a repository on S3, as IAM takes them, and the bucket policy that makes create-only a law.
 //!
-//! Everything in a repository is ciphertext or public, so reading is given freely; what tells the roles apart is who may write and delete.
+//! Everything in a repository is ciphertext or public, so reading is given freely; what tells the roles apart is who may write and delete. A host
+//! writes only where its own sources lie: what it must not forge, it cannot even put there. `probe/` is for all; listing is, too, since `status`,
+//! `verify` and `watch` look at the whole repository, so that names, sizes and times of other sources can be seen.
 
 use serde_json::{Value, json};
 
@@ -11,6 +13,42 @@ pub struct Place<'a> {
     pub bucket: &'a str,
     /// Empty, or without slashes at either end.
     pub prefix: &'a str,
+}
+
+/// What a host works on, by name: its policy lets it write nowhere else. Empty: everything.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    pub sources: Vec<String>,
+    pub plans: Vec<String>,
+    pub groups: Vec<String>,
+}
+
+impl Own {
+    /// Areas below which it writes.
+    fn writes(&self) -> Vec<String> {
+        let of_each = |names: &[String], areas: &[&str], end: &str| -> Vec<String> {
+            areas.iter().flat_map(|area| names.iter().map(move |name| format!("{area}/{name}{end}"))).collect()
+        };
+        let any = ["*".to_owned()];
+        let sources = if self.sources.is_empty() { &any[..] } else { &self.sources };
+        let areas = ["packs", "index", "snapshots", "wal", "drills"];
+        let mut all = of_each(sources, &areas, if self.sources.is_empty() { "" } else { "/*" });
+        all.extend(of_each(sources, &["leases"], ""));
+        if self.sources.is_empty() {
+            all.push("groups/*".into());
+        } else {
+            all.extend(of_each(&self.plans, &["drills"], "/*"));
+            all.extend(of_each(&self.groups, &["groups"], "/*"));
+        }
+        all.push("probe/*".into());
+        all
+    }
+
+    /// Of these, what locks are extended on.
+    fn locked(&self) -> Vec<String> {
+        let all = self.writes().into_iter();
+        all.filter(|area| LOCKED.iter().any(|locked| area.starts_with(locked.trim_end_matches('*')))).collect()
+    }
 }
 
 /// Areas that are written once.
@@ -40,8 +78,8 @@ impl Place<'_> {
         format!("arn:aws:s3:::{}/{}{slash}{area}", self.bucket, self.prefix)
     }
 
-    fn arns(&self, areas: &[&str]) -> Vec<String> {
-        areas.iter().map(|area| self.arn(area)).collect()
+    fn arns(&self, areas: &[impl AsRef<str>]) -> Vec<String> {
+        areas.iter().map(|area| self.arn(area.as_ref())).collect()
     }
 
     fn looks(&self) -> Vec<Value> {
@@ -66,15 +104,12 @@ fn policy(statements: Vec<Value>) -> Value {
     json!({"Version": "2012-10-17", "Statement": statements})
 }
 
-/// A host: writes snapshots, extends locks, never deletes.
-pub fn agent(place: &Place) -> Value {
+/// A host: writes snapshots of its own sources, extends locks on them, never deletes.
+pub fn agent(place: &Place, own: &Own) -> Value {
     let mut all = place.looks();
     all.push(place.reads(&["*"]));
-    all.push(allow(
-        &["s3:PutObject"],
-        place.arns(&["packs/*", "index/*", "snapshots/*", "wal/*", "drills/*", "groups/*", "leases/*", "probe/*"]),
-    ));
-    all.push(allow(&["s3:PutObjectRetention"], place.arns(&LOCKED)));
+    all.push(allow(&["s3:PutObject"], place.arns(&own.writes())));
+    all.push(allow(&["s3:PutObjectRetention"], place.arns(&own.locked())));
     policy(all)
 }
 
@@ -139,4 +174,42 @@ pub fn lifecycle(place: &Place, class: Class) -> Value {
         "Filter": {"And": {"Prefix": format!("{}{slash}packs/", place.prefix), "Tags": [{"Key": CLASS_TAG, "Value": class.name()}]}},
         "Transitions": [{"Days": days, "StorageClass": class.name()}],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_writes_only_where_its_own_sources_lie() {
+        let place = Place { bucket: "b", prefix: "p" };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let written = |own: &Own| -> Vec<String> {
+            let policy = agent(&place, own);
+            let statements = policy["Statement"].as_array().unwrap().iter();
+            let writes = statements.filter(|s| s["Action"][0].as_str().unwrap().starts_with("s3:Put"));
+            let resources = writes.flat_map(|s| s["Resource"].as_array().unwrap().clone());
+            resources.map(|r| r.as_str().unwrap().trim_start_matches("arn:aws:s3:::b/p/").to_owned()).collect()
+        };
+        let own = Own { sources: names(&["app"]), plans: names(&["plan.all"]), groups: names(&["shop"]) };
+        assert_eq!(
+            written(&own),
+            [
+                "packs/app/*",
+                "index/app/*",
+                "snapshots/app/*",
+                "wal/app/*",
+                "drills/app/*",
+                "leases/app",
+                "drills/plan.all/*",
+                "groups/shop/*",
+                "probe/*",
+                "packs/app/*",
+                "index/app/*",
+                "snapshots/app/*"
+            ]
+        );
+        let any = written(&Own::default());
+        assert!(["packs/*", "leases/*", "groups/*"].iter().all(|area| any.contains(&(*area).to_owned())), "{any:?}");
+    }
 }

@@ -23,7 +23,7 @@ use crate::operations::{Open, drill};
 use crate::report::Outcome;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::sealed::SealedPart;
-use crate::repository::series::{self, Series};
+use crate::repository::series::{self, Series, Whole};
 
 #[derive(Serialize)]
 struct Row {
@@ -141,12 +141,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             exit = exit.max(how);
         }
     };
-    note(!whole.faults.is_empty(), Severity::Unproven, "commits do not verify: run `blackstart verify`");
-    note(
-        !whole.covers.is_empty(),
-        Severity::Unproven,
-        "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
-    );
+    wrong_in_the_store(&whole).for_each(|what| note(true, Severity::Unproven, what));
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
@@ -181,6 +176,23 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+fn wrong_in_the_store(whole: &Whole) -> impl Iterator<Item = &'static str> {
+    let damaged = whole.faults.iter().any(|(seq, _)| !whole.unread.contains(seq));
+    [
+        (damaged, "commits do not verify: run `blackstart verify`"),
+        (
+            !whole.unread.is_empty(),
+            "the store does not give some commits, so that there may be newer points than are shown here: look at the store, and at what this credential may read",
+        ),
+        (
+            !whole.covers.is_empty(),
+            "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, what)| holds.then_some(what))
 }
 
 fn suspected(source: &SourceName, suspect: &[u64]) -> String {

@@ -1,8 +1,10 @@
 //! `watch`: raises the alarm when agents fall silent. It needs no key and changes nothing in the repository.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use crate::notify::{self, Channel, Finding, Head, Ledger, Message, Problem, Puls
 use crate::operations::Open;
 use crate::operations::group;
 use crate::operations::watch::{self, Alarm, Bounds, Cause, GroupAlarm, Seen, Sight};
+use crate::repository::layout::SourceName;
 
 /// What does not arrive at once is tried again after these; and at the next look.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
@@ -30,6 +33,9 @@ struct Memory {
     /// Who was told what.
     #[serde(default)]
     told: Ledger,
+    /// Sources that the store does not give, and since when.
+    #[serde(default)]
+    unread: BTreeMap<SourceName, Timestamp>,
 }
 
 /// What one look has found.
@@ -50,6 +56,13 @@ impl Looked {
         let of_sources = self.alarms.iter().map(|alarm| format!("{}/{:?}", alarm.source, alarm.cause));
         let of_groups = self.group_alarms.iter().map(|alarm| format!("group {}/{:?}", alarm.group, alarm.cause));
         of_sources.chain(of_groups).collect()
+    }
+
+    /// How the keys of all problems begin of what could not be read.
+    fn unread(&self) -> BTreeSet<String> {
+        let sources = self.sights.iter().filter(|s| s.unread.is_some()).map(|s| format!("watch/{}/", s.source));
+        let groups = self.groups.iter().filter(|s| s.unread.is_some()).map(|s| format!("watch/group.{}/", s.group));
+        sources.chain(groups).collect()
     }
 
     fn ending(&self, told: bool) -> Result<Ending> {
@@ -147,7 +160,13 @@ impl Watcher<'_> {
         for (source, head) in open.remembered() {
             before.0.entry(source).or_insert(head);
         }
-        let sights = watch::look(open, &before, &self.bounds, &reader.expected())?;
+        let mut sights = watch::look(open, &before, &self.bounds, &reader.expected())?;
+        let mut unread = BTreeMap::new();
+        for (source, found) in sights.iter_mut().filter_map(|sight| Some((&sight.source, sight.unread.as_mut()?))) {
+            found.since = self.memory.unread.get(source).copied().unwrap_or(found.since);
+            unread.insert(source.clone(), found.since);
+        }
+        self.memory.unread = unread;
         if sights.is_empty() {
             let help =
                 "Nothing is protected here: somebody emptied it, or nothing was ever backed up. Is the address right?";
@@ -175,7 +194,9 @@ impl Watcher<'_> {
             Some(Head { seq: *seq, commit: commit.to_string() })
         };
         let (host, now) = (config.host_name(), self.shell.clock.now());
-        let finding = Finding { problems: &problems, whole: looked.is_ok(), host: &host, now, head: &head };
+        let unread: BTreeSet<String> = looked.as_ref().map(Looked::unread).unwrap_or_default();
+        let unknown = |problem: &Problem| looked.is_err() || unread.iter().any(|of| problem.key.starts_with(of));
+        let finding = Finding { problems: &problems, unknown: &unknown, host: &host, now, head: &head };
         let mut failed = self.memory.told.tell(&config.notify, &finding, |channel, notice| {
             send(channel, &Message::Notice(Box::new(notice.clone())), config.base())
         });
@@ -211,6 +232,7 @@ fn name_of(cause: Cause) -> String {
 
 fn problem_of_group(alarm: &GroupAlarm) -> Problem {
     let next = match alarm.cause {
+        Cause::Unread => "Whether it is whole cannot be said. Look at the store, and at what this credential may read",
         Cause::Damaged => "Somebody may be at work in the store. Find out who before you trust it: `blackstart verify`",
         _ => "The snapshots of its members may be fresh, but do not belong together. Run `blackstart backup --group`",
     };
@@ -233,6 +255,10 @@ fn problem(alarm: &Alarm) -> Problem {
             Severity::Critical,
             "Its agent, its host, its network or its credentials are down, and nobody else may tell. Look at the host: `blackstart status`",
         ),
+        Cause::Unread => (
+            Severity::Critical,
+            "Whether it was backed up since cannot be said, and a restore would fail there too. Look at the store, and at what this credential may read",
+        ),
         Cause::Missing => (Severity::Critical, "Nothing of it can be restored. Look at the host: `blackstart status`"),
         Cause::Damaged | Cause::Covered | Cause::RolledBack => (
             Severity::Critical,
@@ -254,7 +280,10 @@ fn out_of_reach(error: &anyhow::Error) -> Problem {
         severity: Severity::Critical,
         source: None,
         title: "the repository cannot be looked at".into(),
-        detail: format!("Whether backups are made is not known: {error:#}"),
+        detail: format!(
+            "Whether backups are made is not known, and nothing could be restored from here. See whether the store answers, and whether this credential \
+             may still read: {error:#}"
+        ),
     }
 }
 
@@ -284,9 +313,10 @@ fn say(shell: &Shell, looked: &Looked) {
     let rows: Vec<[String; 4]> = sights
         .iter()
         .map(|sight| {
-            let newest = sight.newest.map_or("none".into(), |at| {
-                format!("{} ({} ago)", time(at), span(now.duration_since(at).as_secs_f64()))
-            });
+            let none = if sight.unread.is_some() { "not known" } else { "none" };
+            let newest = sight
+                .newest
+                .map_or(none.into(), |at| format!("{} ({} ago)", time(at), span(now.duration_since(at).as_secs_f64())));
             let host = sight.host.clone().unwrap_or_else(|| "?".into());
             let wrong = alarms.iter().any(|alarm| alarm.source == sight.source);
             let state = match (wrong, sight.retired) {
@@ -299,7 +329,8 @@ fn say(shell: &Shell, looked: &Looked) {
         .collect();
     shell.say(table(["SOURCE", "HOST", "NEWEST POINT", "STATE"], &rows));
     for group in groups {
-        let newest = group.newest.map_or("none".into(), time);
+        let none = if group.unread.is_some() { "not known" } else { "none" };
+        let newest = group.newest.map_or(none.into(), time);
         shell.say(format!("group {}: newest whole common point {newest}", group.group));
         if !group.expired.is_empty() {
             let gone = numbers(&group.expired);

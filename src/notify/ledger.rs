@@ -26,8 +26,8 @@ pub struct Ledger(BTreeMap<String, BTreeMap<String, Known>>);
 /// What a look has found.
 pub struct Finding<'a> {
     pub problems: &'a [Problem],
-    /// What was found is all there is: what is not among `problems` is over. Nothing can be said of that after a look that failed.
-    pub whole: bool,
+    /// Whether nothing can be said of a problem that is not among `problems`, since what it is about could not be read; otherwise it is over.
+    pub unknown: &'a dyn Fn(&Problem) -> bool,
     pub host: &'a str,
     pub now: Timestamp,
     /// Where the series stood that a problem is about.
@@ -84,11 +84,10 @@ fn tell_one(
         }
         entry.told = Some(now);
     }
-    if !finding.whole {
-        return Ok(());
-    }
-    let over: Vec<String> =
-        known.keys().filter(|key| !finding.problems.iter().any(|problem| problem.key == **key)).cloned().collect();
+    let is_over = |known: &Known| {
+        !finding.problems.iter().any(|p| p.key == known.problem.key) && !(finding.unknown)(&known.problem)
+    };
+    let over: Vec<String> = known.iter().filter(|(_, known)| is_over(known)).map(|(key, _)| key.clone()).collect();
     for key in over {
         let Some(entry) = known.get(&key) else { continue };
         if entry.told.is_some() {
@@ -127,8 +126,9 @@ mod tests {
     /// What a look at that hour tells; with the channel deaf, nothing arrives.
     fn look(ledger: &mut Ledger, channel: &Channel, hour: i64, found: Option<&[Problem]>, deaf: bool) -> Vec<Phase> {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hour);
+        let unknown = |problem: &Problem| found.is_none() || problem.key == "unread";
         let finding =
-            Finding { problems: found.unwrap_or_default(), whole: found.is_some(), host: "h", now, head: &|_| None };
+            Finding { problems: found.unwrap_or_default(), unknown: &unknown, host: "h", now, head: &|_| None };
         let mut told = Vec::new();
         let failed = ledger.tell(std::slice::from_ref(channel), &finding, |_, notice| {
             anyhow::ensure!(!deaf, "nobody answers");
@@ -155,6 +155,9 @@ mod tests {
         assert_eq!(go(-100, Some(&bad)), [Phase::Reminder]);
         assert_eq!(go(28, Some(&[])), [Phase::Recovered]);
         assert_eq!(go(29, Some(&[])), []);
+        // Nor does one that could not read just what it is about.
+        assert_eq!(go(30, Some(&[problem("unread", Severity::Warning)])), [Phase::Begun]);
+        assert_eq!(go(31, Some(&[])), []);
     }
 
     #[test]

@@ -116,6 +116,12 @@ impl Alarms {
         Alarms(alarms.into_iter().map(|a| (a.problem.key.clone(), a)).collect())
     }
 
+    /// One that somebody else has told of, so that its end is told here.
+    pub fn add(&mut self, problem: Problem, since: Timestamp) {
+        let worst = Some(problem.severity);
+        self.0.entry(problem.key.clone()).or_insert(Alarm { problem, since, told: since, worst });
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &Alarm> {
         self.0.values()
     }

@@ -62,7 +62,7 @@ pub fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
 
 fn send_notice(channel: &Channel, notice: &Notice, base: &Path) -> Result<()> {
     if let Some(slack) = &channel.slack {
-        let text = format!("{}\n{}", headline(notice), notice.problem.detail);
+        let text = format!("{}\n{}", headline(notice), said(notice));
         post(&address(&slack.url, base)?, &json!({"text": text}), None, slack.ca.as_deref(), base)
     } else if let Some(webhook) = &channel.webhook {
         let token = webhook.token.as_ref().map(|t| t.read(base)).transpose()?;
@@ -94,6 +94,21 @@ pub fn headline(notice: &Notice) -> String {
         Phase::Test => "TEST",
     };
     format!("[{mark}] {}: {}", notice.host, notice.problem.title)
+}
+
+/// What it means and what to do. Of what is over, what was to be done must not read as if it were still.
+fn said(notice: &Notice) -> String {
+    let Notice { problem, since, at, .. } = notice;
+    match notice.phase {
+        Phase::Recovered => {
+            format!(
+                "It is over since {at:.0}, and had stood since {since:.0}. Nothing need be done. It had been: {}",
+                problem.detail
+            )
+        }
+        Phase::Reminder => format!("It has stood since {since:.0}. {}", problem.detail),
+        Phase::Begun | Phase::Test => problem.detail.clone(),
+    }
 }
 
 /// <https://developer.pagerduty.com/docs/send-alert-event>
@@ -179,7 +194,7 @@ fn mail(email: &Email, notice: &Notice, base: &Path) -> Result<()> {
     let text = format!(
         "{}\n\n{}\n\nsince {}\nhost {}\n{}",
         notice.problem.title,
-        notice.problem.detail,
+        said(notice),
         notice.since,
         notice.host,
         notice.head.as_ref().map_or(String::new(), |h| format!("newest commit {} {}\n", h.seq, h.commit)),

@@ -1,15 +1,17 @@
 //! Expiry: a pure plan, then a sweep. The sweep commits what it removes before it removes anything (FORMAT.md §3-6).
 
+mod decided;
+
+pub use decided::{decisions, points};
+
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::drill::Proof;
-use super::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
+use super::retention::{Decision, Policy, Reason};
 use super::wal::keep::{self, Anchor};
-use super::wal::recover::holds;
 use super::{Host, Open, drill};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
@@ -17,7 +19,7 @@ use crate::repository::FORMAT;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::lease::Lease;
-use crate::repository::log::{Gone, Log, Window};
+use crate::repository::log::{Gone, Log};
 use crate::repository::series::{self, CLOCK_SLACK, Series, Whole};
 use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
 use crate::repository::trust::Role;
@@ -141,43 +143,6 @@ fn sort_out(
         named.extend(series::packs_of(&open.store, snapshot)?.keys().map(|hash| layout::pack(source, hash)));
     }
     Ok((named, remove))
-}
-
-/// What retention decides, with what gaps in the log make necessary.
-pub fn decisions(
-    open: &Open,
-    source: &SourceName,
-    whole: &Whole,
-    proofs: &[Proof],
-    policy: &Policy,
-) -> Result<Vec<Decision>> {
-    let (points, now) = (points(whole, proofs), open.now());
-    let mut decisions = decide(&points, policy, now);
-    if policy.points_in_time.is_some() && points.iter().any(|point| point.reaches_from.is_some()) {
-        let log = Log::list(&open.store, &open.trust, source)?;
-        let windows = log.windows(&open.store, &open.trust)?;
-        let inside = |window: &Window| {
-            let lies = |s: &&Snapshot| s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started));
-            whole.snapshots().map(|(_, s)| s).filter(lies).map(|s| s.seq).collect()
-        };
-        let parts: Vec<LogPart> =
-            windows.iter().map(|window| LogPart { until: window.until, snapshots: inside(window) }).collect();
-        keep_for_the_log(&mut decisions, &points, &parts, policy, now);
-    }
-    Ok(decisions)
-}
-
-/// What retention knows of each snapshot.
-pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
-    let point = |(commit, s): (&Commit, &Snapshot)| Point {
-        seq: s.seq,
-        data_time: s.data_time,
-        complete: s.outcome == Outcome::Complete,
-        verified: proofs.iter().any(|p| p.commit == commit.hash),
-        suspect: whole.is_suspect(s),
-        reaches_from: s.log.as_ref().map(|_| s.finished),
-    };
-    whole.snapshots().map(point).collect()
 }
 
 /// Until when a lock holds the first version of `key`, if it still does.

@@ -51,6 +51,10 @@ pub struct WayOn {
 pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<WayOn> {
     let read = || {
         let log = Log::list(&open.store, &open.trust, source)?;
+        if let Some(key) = &log.unread {
+            let why = log.faults.iter().find(|(at, _)| at == key).map_or("", |(_, why)| why);
+            anyhow::bail!("the store does not give {key}: {why}");
+        }
         let windows = log.windows(&open.store, &open.trust)?;
         let found = windows.iter().rev().find(|window| holds(&log, window, range, started));
         let end = found.map(|window| LogEnd {

@@ -57,6 +57,8 @@ pub struct SourceVerified {
     /// Packs that could not be read because they lie in an archive class. That they are there has been checked.
     pub archived: u64,
     pub faults: Vec<Fault>,
+    /// Of the faults, those of commits and of the log that the store did not give: whether anything is wrong with them is not known.
+    pub unread: u64,
     /// Drill reports by keys that may not sign here. They count for nothing and hurt nothing.
     pub foreign: Vec<Fault>,
     /// Objects that somebody has deleted or written over in a store that keeps versions. Older versions of them are there, and count.
@@ -172,6 +174,7 @@ fn verify_source(
         bytes_read,
         coverage,
         archived,
+        unread: (whole.unread.len() + usize::from(log.unread)) as u64,
         faults,
         foreign,
         covers,

@@ -11,6 +11,7 @@ use crate::report::Outcome;
 use crate::repository::layout::{self, GroupName, Hash, SourceName};
 use crate::repository::series::{self, Series};
 use crate::repository::snapshot::{Commit, Line, Snapshot};
+use crate::storage;
 
 /// How old a newest point may be.
 #[derive(Debug, Clone)]
@@ -47,6 +48,15 @@ pub struct Sight {
     pub rolled_back: bool,
     /// Since when it is given up on purpose: then it may be silent.
     pub retired: Option<Timestamp>,
+    /// The store does not give what the source has in it: nothing above is known.
+    pub unread: Option<Unread>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unread {
+    /// The first look that could not read it; of a look alone, that one.
+    pub since: Timestamp,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -56,6 +66,8 @@ pub enum Cause {
     Stale,
     /// The newest proven point is older than it may be, or there is none.
     Unproven,
+    /// The store does not give what there is: whether all is well cannot be said.
+    Unread,
     /// There is no complete snapshot.
     Missing,
     /// Commits do not verify.
@@ -93,28 +105,37 @@ pub fn look(open: &Open, seen: &Seen, bounds: &Bounds, expected: &[SourceName]) 
     names.extend(
         leases.iter().filter_map(|lease| SourceName::new(lease.key.as_str().strip_prefix(layout::LEASES)?).ok()),
     );
-    names.into_iter().map(|name| look_at(open, name, seen, bounds.verified.is_some())).collect()
+    let mut sights = Vec::new();
+    for name in names {
+        let sight = look_at(open, name.clone(), seen, bounds.verified.is_some());
+        sights.push(match sight {
+            // Each source of a store that is gone is waited for at length: two say enough.
+            Err(error) if storage::is_outage(&error) && sights.iter().all(Sight::is_unread) && !sights.is_empty() => {
+                return Err(error);
+            }
+            Err(error) => {
+                let unread = Some(Unread { since: open.now(), why: format!("{error:#}") });
+                Sight { unread, ..Sight::of(name) }
+            }
+            Ok(sight) => sight,
+        });
+    }
+    Ok(sights)
 }
 
 fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> Result<Sight> {
     let series = Series::list(&open.store, &open.trust, &source)?;
-    let mut sight = Sight {
-        host: None,
-        head: None,
-        seq: None,
-        newest: None,
-        verified: None,
-        faults: Vec::new(),
-        covered: series.covers().len(),
-        retired: None,
-        rolled_back: match seen.0.get(&source) {
-            Some((seq, hash)) => !series.has(*seq, *hash).unwrap_or(false),
-            None => false,
-        },
-        source,
-    };
+    let mut sight = Sight::of(source);
+    sight.covered = series.covers().len();
+    if let Some((seq, hash)) = seen.0.get(&sight.source) {
+        sight.rolled_back = match series.has(*seq, *hash) {
+            Err(error) if storage::is_silence(&error) => return Err(error),
+            had => !had.unwrap_or(false),
+        };
+    }
     for commit in series.newest_first() {
         match commit {
+            Err(error) if storage::is_silence(&error) => return Err(error),
             Err(e) => sight.faults.push(format!("{e:#}")),
             Ok(commit) => {
                 sight.head.get_or_insert((commit.seq(), commit.hash));
@@ -134,6 +155,9 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
     }
     if with_drills {
         let whole = series.whole();
+        if let Some((seq, why)) = whole.faults.iter().find(|(seq, _)| whole.unread.contains(seq)) {
+            anyhow::bail!("the store does not give commit {seq} of {}: {why}", sight.source);
+        }
         let proofs = drill::verified(open, &sight.source)?;
         let proven = whole.snapshots().filter(|(commit, _)| proofs.iter().any(|p| p.commit == commit.hash));
         sight.verified = proven.map(|(_, s)| s.data_time).max();
@@ -142,6 +166,27 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
 }
 
 impl Sight {
+    /// Nothing is known yet.
+    fn of(source: SourceName) -> Sight {
+        Sight {
+            host: None,
+            head: None,
+            seq: None,
+            newest: None,
+            verified: None,
+            faults: Vec::new(),
+            covered: 0,
+            rolled_back: false,
+            retired: None,
+            unread: None,
+            source,
+        }
+    }
+
+    fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
     /// `commit`'s snapshot, if it is the newest complete one.
     fn take<'c>(&mut self, commit: &'c Commit, series: &Series) -> Option<&'c Snapshot> {
         let Line::Snapshot(snapshot) = &commit.line else { return None };
@@ -161,6 +206,11 @@ pub fn judge(sights: &[Sight], bounds: &Bounds, now: Timestamp) -> Vec<Alarm> {
     for sight in sights {
         let source = &sight.source;
         let mut raise = |cause, text: String| alarms.push(Alarm { source: source.clone(), cause, text });
+        if let Some(Unread { since, why }) = &sight.unread {
+            let since = since.strftime("%Y-%m-%dT%H:%M:%SZ");
+            raise(Cause::Unread, format!("it cannot be read since {since}: {why}"));
+            continue;
+        }
         if sight.rolled_back {
             raise(
                 Cause::RolledBack,
@@ -209,6 +259,10 @@ pub fn judge_groups(sights: &[group::Sight], bounds: &Bounds, now: Timestamp) ->
     let mut alarms = Vec::new();
     for sight in sights {
         let mut raise = |cause, text: String| alarms.push(GroupAlarm { group: sight.group.clone(), cause, text });
+        if let Some(why) = &sight.unread {
+            raise(Cause::Unread, format!("it cannot be read: {why}"));
+            continue;
+        }
         if let Some(first) = sight.faults.first() {
             raise(Cause::Damaged, format!("{} common points are wrong: {first}", sight.faults.len()));
         }
@@ -250,16 +304,11 @@ mod tests {
     fn sight(age_minutes: i64) -> Sight {
         let newest = Timestamp::UNIX_EPOCH - SignedDuration::from_mins(age_minutes);
         Sight {
-            source: SourceName::new("orders").unwrap(),
             host: Some("db1".into()),
             head: Some((3, Hash([0; 32]))),
             seq: Some(3),
             newest: Some(newest),
-            verified: None,
-            faults: Vec::new(),
-            covered: 0,
-            rolled_back: false,
-            retired: None,
+            ..Sight::of(SourceName::new("orders").unwrap())
         }
     }
 
@@ -277,6 +326,8 @@ mod tests {
             causes(Sight { rolled_back: true, covered: 1, ..sight(0) }, &bounds),
             [Cause::RolledBack, Cause::Covered]
         );
+        let unread = Some(Unread { since: Timestamp::UNIX_EPOCH, why: "x".into() });
+        assert_eq!(causes(Sight { newest: None, unread, ..sight(0) }, &bounds), [Cause::Unread], "not Missing");
         assert_eq!(causes(Sight { faults: vec!["x".into()], ..sight(0) }, &bounds), [Cause::Damaged]);
         // What is given up may be silent, and nothing else.
         let retired = Sight { retired: Some(Timestamp::UNIX_EPOCH), ..sight(9999) };

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Plan};
-use crate::operations::evidence::{Chain, Environment, Keys};
+use crate::operations::evidence::{Chain, Environment, Keys, Public};
 use crate::operations::measures::{self, Prediction};
 use crate::operations::{Open, drill};
-use crate::report::{Check, Phase};
+use crate::report::{Check, HIDDEN, Phase, remarks_in_public};
 use crate::repository::layout::{GroupName, Hash, SourceName};
 
 /// How a stage ended.
@@ -73,6 +73,16 @@ pub struct CommonPoint {
     pub members: Vec<PointReport>,
 }
 
+impl StageReport {
+    /// What went wrong is told in a program's or an engine's words.
+    fn in_public(&self) -> StageReport {
+        let failed = self.outcome == Ended::Failed && !self.detail.is_empty();
+        let detail =
+            if failed { format!("{HIDDEN} ({} bytes of text)", self.detail.len()) } else { self.detail.clone() };
+        StageReport { checks: self.checks.iter().map(Check::in_public).collect(), detail, ..self.clone() }
+    }
+}
+
 /// A recovery point that a plan restored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PointReport {
@@ -128,6 +138,14 @@ pub struct PlanReport {
     pub configuration: Option<Hash>,
     pub scratch_removed: bool,
     pub agent: String,
+}
+
+impl Public for PlanReport {
+    fn in_public(&self) -> PlanReport {
+        let stages = self.stages.iter().map(StageReport::in_public).collect();
+        let checks = self.checks.iter().map(Check::in_public).collect();
+        PlanReport { stages, checks, deviations: remarks_in_public(&self.deviations), ..self.clone() }
+    }
 }
 
 /// The name under which reports on a plan are kept.

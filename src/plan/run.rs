@@ -249,7 +249,9 @@ impl Run<'_> {
                     report.checks.push(check.make(&case)?);
                 }
                 engines.stop()?;
-                progress.deviations.extend(left_out.iter().map(|c| format!("not checked in a drill: {}", c.name())));
+                progress
+                    .deviations
+                    .extend(left_out.iter().map(|c| format!("{:?} was not checked in a drill", c.name())));
                 Ok(format!("{} checks", made.len()))
             }
             Action::WaitFor(what) => stage::wait(what, &progress.variables, stage.timeout),

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -24,6 +26,9 @@ struct Holder {
     key: String,
     host: String,
     boot: String,
+    /// What `pid` counts in: `/proc/self/ns/pid`. Absent where that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid_namespace: Option<String>,
     pid: u32,
     expires: Timestamp,
 }
@@ -60,7 +65,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease, or fails with [`Kind::Busy`]. A lease that has expired, or whose process is known to be dead, is taken over.
+    /// Takes the lease, or fails with [`Kind::Busy`]. A lease that has expired, or whose process is known to be dead, is taken over; whether one
+    /// is dead that runs elsewhere, or in another container, cannot be known, so that its lease stands until it expires.
     pub fn acquire(store: &Store, source: &SourceName, key: &str, host: &str, clock: Arc<dyn Clock>) -> Result<Lease> {
         let mut id = [0u8; 8];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
@@ -69,6 +75,7 @@ impl Lease {
             key: key.into(),
             host: host.into(),
             boot: boot_id(),
+            pid_namespace: pid_namespace(),
             pid: std::process::id(),
             expires: clock.now() + TTL,
         };
@@ -128,7 +135,7 @@ fn take(store: &Store, source: &SourceName, mine: &Holder, now: Timestamp) -> Re
                         Kind::Busy,
                         format!("another run on {} (pid {}) is writing {source}", holder.host, holder.pid),
                         format!(
-                            "Nothing was lost. Wait for it to end; if it is dead, its lease ends at {}.",
+                            "Nothing was lost. Wait for it to end, and try again. Whether it still runs cannot be seen from every container or machine: if it is dead, its lease ends at {}.",
                             holder.expires
                         ),
                     ));
@@ -158,18 +165,89 @@ fn take(store: &Store, source: &SourceName, mine: &Holder, now: Timestamp) -> Re
 
 impl Holder {
     fn is_over(&self, mine: &Holder, now: Timestamp) -> bool {
-        let same_host = self.key == mine.key && self.host == mine.host;
-        let dead = if self.boot != mine.boot {
-            true
-        } else if self.pid == mine.pid {
-            !running().contains(&self.holder)
-        } else {
-            !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
-        };
-        now >= self.expires || (same_host && dead)
+        now >= self.expires || self.is_dead(mine)
     }
+
+    /// Whether its process is known to have ended. Where that cannot be judged from here, its age must say so.
+    fn is_dead(&self, mine: &Holder) -> bool {
+        let same_host = self.key == mine.key && self.host == mine.host && !self.boot.is_empty();
+        let (Some(theirs), Some(ours)) = (&self.pid_namespace, &mine.pid_namespace) else { return false };
+        if !same_host || theirs != ours {
+            return false;
+        }
+        if self.boot != mine.boot {
+            // This machine was started anew. A container may have been brought to another machine, and still run on the old one.
+            return ours == HOST_NAMESPACE;
+        }
+        if self.pid == mine.pid {
+            return !running().contains(&self.holder);
+        }
+        is_gone(self.pid)
+    }
+}
+
+/// Whether no process has that number. It is asked by a signal: /proc hides those of other users where it is mounted so (systemd's `ProtectProc`).
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+/// The first PID namespace of a machine: the same number on all of them (`PROC_PID_INIT_INO` of Linux).
+const HOST_NAMESPACE: &str = "pid:[4026531836]";
+
+fn pid_namespace() -> Option<String> {
+    std::fs::read_link("/proc/self/ns/pid").ok()?.into_os_string().into_string().ok()
 }
 
 fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> Holder {
+        Holder {
+            holder: "another".into(),
+            key: "k".into(),
+            host: "h".into(),
+            boot: "b".into(),
+            pid_namespace: Some(HOST_NAMESPACE.into()),
+            pid: std::process::id(),
+            expires: Timestamp::UNIX_EPOCH + TTL,
+        }
+    }
+
+    #[test]
+    fn only_who_is_known_to_be_dead_is_taken_for_dead() {
+        let mine = holder();
+        // One that has ended and been waited for: its number is free.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = child.id();
+        child.wait().unwrap();
+        let namespace = |name: &str| Some(name.to_owned());
+        for (what, held, over) in [
+            ("our own number, and not among our runs", holder(), true),
+            ("ended", Holder { pid: ended, ..holder() }, true),
+            // Process 1 belongs to another user, or is at least never gone.
+            ("alive", Holder { pid: 1, ..holder() }, false),
+            ("another host", Holder { host: "other".into(), pid: ended, ..holder() }, false),
+            ("another key", Holder { key: "other".into(), pid: ended, ..holder() }, false),
+            ("another container", Holder { pid_namespace: namespace("pid:[1]"), pid: ended, ..holder() }, false),
+            ("one that did not say where", Holder { pid_namespace: None, pid: ended, ..holder() }, false),
+            ("before a restart of the machine", Holder { boot: "before".into(), pid: 1, ..holder() }, true),
+        ] {
+            assert_eq!(held.is_over(&mine, Timestamp::UNIX_EPOCH), over, "{what}");
+            assert!(held.is_over(&mine, Timestamp::UNIX_EPOCH + TTL), "{what}: its age says so");
+        }
+        let container = Holder { pid_namespace: namespace("pid:[2]"), ..holder() };
+        let moved = Holder { boot: "elsewhere".into(), ..container.clone() };
+        assert!(!moved.is_over(&container, Timestamp::UNIX_EPOCH), "a container that another machine may still run");
+        let unsure = Holder { pid_namespace: None, ..holder() };
+        assert!(
+            !Holder { pid: ended, ..holder() }.is_over(&unsure, Timestamp::UNIX_EPOCH),
+            "we do not know where we are"
+        );
+    }
 }

@@ -36,6 +36,8 @@ pub struct Whole {
     pub commits: Vec<Commit>,
     /// What does not verify, or breaks the chain: (seq, why).
     pub faults: Vec<(u64, String)>,
+    /// Those of `faults` that the store did not give: nothing is known of them.
+    pub unread: BTreeSet<u64>,
     /// Commits that a prune record lists as removed and that are still there: that prune was interrupted. They count no more.
     pub leftover: Vec<u64>,
     /// The store's own time of each commit.
@@ -178,6 +180,9 @@ impl<'a> Series<'a> {
                 }
                 // The outermost context only names the commit.
                 Err(e) => {
+                    if storage::is_silence(&e) {
+                        whole.unread.insert(seq);
+                    }
                     let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
                     whole.faults.push((seq, why.join(": ")));
                 }

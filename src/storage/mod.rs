@@ -199,6 +199,19 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Whether `error` comes of a store that did not give what it was asked for: then nothing is known of it, least of all that it is not there. Of
+/// what is not there, or is too short, that is known.
+pub fn is_silence(error: &anyhow::Error) -> bool {
+    let of_store = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    of_store.is_some_and(|e| !matches!(e.kind, Kind::NotFound | Kind::Truncated))
+}
+
+/// Whether not even a listing came, after all tries: most likely the whole store is out of reach.
+pub fn is_outage(error: &anyhow::Error) -> bool {
+    let of_store = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    of_store.is_some_and(|e| e.kind == Kind::Transient && e.operation == "list")
+}
+
 impl Error {
     pub fn new(kind: Kind, operation: &'static str, key: impl fmt::Display) -> Error {
         Error { kind, operation, key: key.to_string(), source: None }

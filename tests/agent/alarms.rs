@@ -145,3 +145,27 @@ fn an_alarm_stands_over_restarts_and_outages_until_it_is_known_to_be_over() {
     clock.set(begin + SignedDuration::from_hours(29));
     assert_eq!(reach(&mut agent, at, &["etc/drill"]), drill);
 }
+
+#[test]
+fn a_backup_by_hand_ends_the_alarm_of_one_that_failed() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    configure(at, "\n[agent]\nlisten = \"off\"\nobserve = \"1s\"\n");
+    fs::create_dir(at.join("schedules")).unwrap();
+    fs::write(at.join("schedules/etc.toml"), "source = \"etc\"\nevery = \"3s\"\njitter = \"0s\"\n").unwrap();
+    fs::rename(at.join("app/etc"), at.join("app/away")).unwrap();
+    // A little ahead of what `protect` wrote, and standing still: the agent tries no second time.
+    let failed_at = Timestamp::now() + SignedDuration::from_secs(4);
+    let clock = Arc::new(TestClock::at(&failed_at.to_string()));
+    let mut agent = Agent::start(Config::load(Some(&at.join("blackstart.toml"))).unwrap(), clock).unwrap();
+    reach(&mut agent, at, &["etc/incremental"]);
+    fs::rename(at.join("app/away"), at.join("app/etc")).unwrap();
+    while Timestamp::now() <= failed_at {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    settle(&mut agent);
+    assert_eq!(alarms(at).into_keys().collect::<Vec<_>>(), ["etc/incremental"], "nothing has cured it yet");
+    expect(at, &["backup", "etc"], 0);
+    reach(&mut agent, at, &[]);
+}

@@ -16,6 +16,7 @@ pub fn sample() -> Figures {
         newest: Some(at(1_699_999_000)),
         reaches: Some(at(1_700_000_000)),
         verified: Some(at(1_699_990_000)),
+        looked: Some(at(1_700_000_020)),
         head: Some(7),
         rpo_seconds: Some(3600.0),
         rto_seconds: Some(14400.0),
@@ -51,7 +52,9 @@ pub fn sample() -> Figures {
         durations: BTreeMap::from([(("orders".to_owned(), "incremental"), 2.0)]),
         alarms: BTreeMap::from([("critical", 1)]),
         notices_failed: BTreeMap::from([("on \"call\"\n".to_owned(), 2)]),
-        repository_up: true,
+        repository_up: Some(true),
+        started: Some(at(1_699_000_000)),
+        tick: Some(at(1_700_000_030)),
         configuration_ok: true,
         ..Figures::default()
     }
@@ -64,6 +67,8 @@ fn the_page_says_what_is_known() {
         "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"false\"} 1700000000.0",
         "blackstart_recovery_point_timestamp_seconds{source=\"orders\",verified=\"true\"} 1699990000.0",
         "blackstart_snapshot_timestamp_seconds{source=\"orders\"} 1699999000.0",
+        "blackstart_observed_timestamp_seconds{source=\"orders\"} 1700000020.0",
+        "blackstart_repository_up{} 1.0",
         "blackstart_log_receiver_up{source=\"orders\"} 1.0",
         "blackstart_log_current_timestamp_seconds{source=\"orders\"} 1700000000.0",
         "blackstart_log_retained_bytes{source=\"orders\"} 4096.0",
@@ -90,7 +95,34 @@ fn the_page_says_what_is_known() {
 fn what_is_gone_leaves_nothing_behind() {
     let text = page(&Figures::default()).unwrap();
     assert!(!text.contains("orders") && !text.contains("recovery_point"), "{text}");
-    assert!(text.contains("blackstart_repository_up{} 0.0"), "{text}");
+    // Before the first look it is neither up nor down.
+    assert!(!text.contains("blackstart_repository_up{}"), "{text}");
+    let down = Figures { repository_up: Some(false), ..Figures::default() };
+    assert!(page(&down).unwrap().contains("blackstart_repository_up{} 0.0"));
+}
+
+#[test]
+fn a_run_without_an_agent_writes_the_file_and_leaves_it_where_nothing_can_be_seen() {
+    let home = super::support::binary::home();
+    let at = home.path();
+    super::support::binary::expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    super::support::binary::expect(at, &["backup", "etc", "--metrics-file", "out.prom"], 0);
+    let text = fs::read_to_string(at.join("out.prom")).unwrap();
+    promtool(&["check", "metrics"], Some(&text));
+    for name in [
+        "recovery_point_timestamp_seconds{source=\"etc\",verified=\"false\"}",
+        "recovery_point_timestamp_seconds{source=\"etc\",verified=\"true\"}",
+        "last_success_timestamp_seconds{source=\"etc\",task=\"incremental\"}",
+        "drill_passed{source=\"etc\"} 1",
+        "head_seq{source=\"etc\"} 2",
+    ] {
+        assert!(text.contains(&format!("\nblackstart_{name}")), "{name}: {text}");
+    }
+    assert!(!text.contains("scheduler_tick"), "no scheduler has stalled where there is none: {text}");
+    fs::rename(at.join("repo"), at.join("gone")).unwrap();
+    let failed = super::support::binary::run(at, &["backup", "--metrics-file", "out.prom"]);
+    assert!(failed.code != 0 && failed.err.contains("the metrics in out.prom stay as they are"), "{}", failed.all());
+    assert_eq!(fs::read_to_string(at.join("out.prom")).unwrap(), text, "its times grow old");
 }
 
 fn packaged(name: &str) -> PathBuf {

@@ -57,7 +57,8 @@ fn a_bucket_that_goes_away_is_ridden_out_or_told_and_all_goes_on() {
 fn a_full_disk_is_told_and_the_agent_goes_on_when_there_is_room() {
     let home = home();
     let at = home.path();
-    let Some(_disk) = Small::mount(at.join("disk"), 24) else { return };
+    let test = "outage::a_full_disk_is_told_and_the_agent_goes_on_when_there_is_room";
+    let Some(_disk) = Small::mount(at.join("disk"), 24, test) else { return };
     expect(at, &["protect", "app/etc", "--repo", "disk/repo"], 0);
     // The state, with catalog and audit log, lies on the same disk.
     let config = fs::read_to_string(at.join("blackstart.toml")).unwrap();

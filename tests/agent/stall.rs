@@ -56,6 +56,13 @@ fn a_scheduler_that_hangs_is_noticed_from_within_and_by_systemd() {
     assert!(!alive_within(Duration::from_millis(2500)), "the watchdog is fed though nothing moves");
     server.wait("the notice", |got| got.body["key"] == "scheduler" && got.body["severity"] == "critical");
     assert_eq!(daemon.count(|l| l["message"] == "the scheduler has stalled"), 1);
+    // From here on somebody listens all the time, as systemd does: nobody may write to a socket that is full. Until the end of the process.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            let _silence = socket.recv(&mut buffer).is_err();
+        }
+    });
     // Once what it waits for comes, it goes on as if nothing had been.
     fs::write(&config, &text).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
@@ -64,6 +71,8 @@ fn a_scheduler_that_hangs_is_noticed_from_within_and_by_systemd() {
         std::thread::sleep(Duration::from_millis(100));
     }
     fs::rename(at.join("aside"), &config).unwrap();
+    server.wait("the end of it", |got| got.body["key"] == "scheduler" && got.body["phase"] == "recovered");
+    assert!(!at.join("blackstart/state/stalled").exists(), "the note of it is gone");
     let before = daemon.count(ended("incremental"));
     daemon.wait("backups again", before + 1, ended("incremental"));
     assert_eq!(daemon.stop(), 0);

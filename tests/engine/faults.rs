@@ -19,6 +19,8 @@ pub enum Fault {
     Unanswered(usize),
     /// The n-th creation of an object below a prefix, and all calls after it, fail.
     Create(&'static str, usize),
+    /// Every call of that name on keys that begin so fails in that way; all else goes on.
+    Silent(&'static str, &'static str, Kind),
     Never,
 }
 
@@ -103,6 +105,12 @@ impl Faulty {
 
     fn enter(&self, operation: &'static str, key: &str) -> Result<()> {
         (self.hook)(operation, key);
+        if let Fault::Silent(wanted, area, kind) = self.fault
+            && operation == wanted
+            && key.starts_with(area)
+        {
+            return Err(Error::new(kind, operation, key).because("a bad sector"));
+        }
         let n = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let strikes = match self.fault {
             Fault::Call(at) => n == at,

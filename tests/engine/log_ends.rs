@@ -240,7 +240,7 @@ fn log_of(lab: &Lab, taken: &[Taken], end: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// Every moment since the horizon that could be reached before can be reached after, however long uploads took, and across gaps.
     #[test]

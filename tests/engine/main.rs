@@ -17,6 +17,7 @@ mod order;
 mod reread;
 mod retire;
 mod roundtrip;
+mod silence;
 mod spool;
 mod streams;
 mod tiers;

@@ -1,5 +1,5 @@
 """Units, packages and manifests, each tried with the real tool. BLACKSTART names the binary to package."""
-import os, re, shutil, subprocess, sys, tempfile, unittest
+import json, os, re, shutil, subprocess, sys, tempfile, unittest
 from pathlib import Path
 
 import yaml
@@ -41,6 +41,22 @@ class Systemd(Scratch):
     def test_the_unit_is_hardened(self):
         # 0 is safe, 100 is unsafe.
         run("systemd-analyze", "security", "--offline=true", "--threshold=20", self.unit())
+
+    def test_the_drop_in_that_is_printed_is_understood(self):
+        home = self.scratch / "home"
+        (home / "tree").mkdir(parents=True)
+        run(BINARY, "protect", home / "tree", "--repo", home / "repo", "--config", home / "blackstart.toml")
+        with open(home / "blackstart.toml", "a") as config:
+            config.write('\n[agent]\nmetrics_file = "/srv/metrics/blackstart.prom"\n')
+        checked = run(BINARY, "--config", home / "blackstart.toml", "check", "--service", "--json", ok=False)
+        drop_in = json.loads(checked.stdout)["report"]["drop_in"]
+        self.assertIn("ReadWritePaths=/srv/metrics\n", drop_in)
+        unit = self.unit()
+        (self.scratch / "blackstart.service.d").mkdir()
+        (self.scratch / "blackstart.service.d/paths.conf").write_text(drop_in)
+        self.assertEqual(self.verify(unit).stdout.strip(), "")
+        (self.scratch / "blackstart.service.d/paths.conf").write_text(drop_in.replace("ReadWritePaths", "ReadWritePath"))
+        self.assertIn("ReadWritePath", self.verify(unit, ok=False).stdout, "the drop-in is read at all")
 
     def test_the_user_can_be_made(self):
         said = run("systemd-sysusers", "--dry-run", PACKAGING / "systemd/blackstart.sysusers").stdout
@@ -116,6 +132,20 @@ class Containers(Scratch):
         self.assertTrue(sidecar["securityContext"]["readOnlyRootFilesystem"] and sidecar["securityContext"]["runAsNonRoot"])
         agent = next(iter(documents("compose.yaml")))["services"]["blackstart"]
         self.assertTrue(agent["read_only"] and agent["cap_drop"] == ["ALL"])
+
+    def test_the_secrets_of_compose_belong_to_whom_it_runs_as(self):
+        # Compose takes no owner for the files of secrets: what is documented must be the user that the container has.
+        text = (PACKAGING / "compose.yaml").read_text()
+        service = next(iter(documents("compose.yaml")))["services"]["blackstart"]
+        self.assertIn("chown %s packaging/secrets/*" % service["user"], text)
+        self.assertIn("USER %s" % service["user"], (PACKAGING / "container/Containerfile").read_text())
+
+    def test_the_image_can_dump_the_database_beside_it(self):
+        """Debian's client is of one version for each release; pg_dump refuses a newer server."""
+        client = {"bookworm": 15, "trixie": 17}
+        base = re.search(r"^ARG BASE=\S+debian:(\w+)-slim", (PACKAGING / "container/Containerfile").read_text(), re.M).group(1)
+        server = next(iter(documents("compose.yaml")))["services"]["db"]["image"]
+        self.assertGreaterEqual(client[base], int(server.rsplit(":", 1)[1]))
 
     def test_the_configurations_in_them_are_valid(self):
         settings = next(d for d in documents("kubernetes/sidecar.yaml") if d["kind"] == "ConfigMap")["data"]

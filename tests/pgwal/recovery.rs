@@ -64,6 +64,8 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     let cluster = setup.start();
     let home = Home::new(&cluster);
     cluster.sql("create table t (n int)");
+    // As in a server that was once brought back to a point.
+    cluster.sql("alter system set recovery_target_name = 'of an earlier recovery'");
     let too_early = mark(&cluster);
     home.run(&["backup"], 0);
     home.receive();
@@ -100,6 +102,10 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     ready(&copy);
     assert_eq!(copy.value("select to_regclass('t') is null and to_regclass('after') is not null"), "t");
     assert_eq!(copy.value("show archive_mode"), "off");
+    // A snapshot alone: what it was once recovered to is no aim of this recovery.
+    let copy = home.back_to(&cluster, &["--snapshot", "1"]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "0");
     the_timeline_leads_to_just_before_a_mistake(&home, &cluster);
     what_cannot_be_reached_is_refused(&home, &too_early.0, &last.1);
     // The windows are shown.
@@ -160,6 +166,8 @@ fn a_drill_goes_to_a_moment_and_no_further() {
     let cluster = setup.start();
     let home = Home::new(&cluster);
     cluster.sql("create table t (n int)");
+    // As in a server that was once brought back to a point.
+    cluster.sql("alter system set recovery_target_name = 'of an earlier recovery'");
     let too_early = mark(&cluster);
     home.run(&["backup"], 0);
     home.receive();

@@ -1,6 +1,6 @@
 //! The chain of reports: complete, signed, verified offline and by OpenSSH; and what each level of a drill notices.
 
-use super::{plan, protected};
+use super::{plan, protected, sql};
 use crate::support::binary::{expect, files_below, noise, root_of, run};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::Hash;
@@ -353,4 +353,46 @@ fn a_period_for_an_auditor() {
     expect(at, &["drill", "orders"], 0);
     expect(at, &["report", "--period", month], 0);
     expect(at, &["report", "--period", "Q4"], 64);
+}
+
+#[test]
+fn answers_and_the_words_of_programs_are_shown_here_and_are_not_in_the_repository() {
+    let home = protected();
+    let at = home.path();
+    sql(at, "create table people (mail text); insert into people values ('alice@example.com')");
+    expect(at, &["backup"], 0);
+    let text = r#"
+[[stage]]
+name = "database"
+restore = { source = "orders", to = "x/orders" }
+[[stage]]
+name = "asked"
+check = [
+  { name = "first mail", sql = "select mail from people" },
+  { name = "rows", sql = "select count(*) from t", at_least = 3 },
+]
+[[stage]]
+name = "import"
+run = ["sh", "-c", "echo duplicate key alice@example.com >&2; exit 1"]
+drill = "run"
+"#;
+    plan(at, "people", text);
+    let drilled = expect(at, &["drill", "--plan", "people"], 4);
+    assert_eq!(drilled.all().matches("alice@example.com").count(), 2, "whoever drills sees all: {}", drilled.all());
+    let stored = files_below(&at.join("repo/drills"), |_| true);
+    assert_eq!(stored.len(), 2, "one report of the source, one of the plan: {stored:?}");
+    for path in stored {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("alice"), "{}: {text}", path.display());
+    }
+    let report = expect(at, &["report", "show", "plan.people", "--json"], 0).json()["report"]["report"].clone();
+    let checks: Vec<(&str, &str)> = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["name"].as_str().unwrap(), c["actual"].as_str().unwrap()))
+        .collect();
+    assert!(checks.contains(&("asked: rows", "3")), "counts stay: {checks:?}");
+    assert!(checks.contains(&("asked: first mail", "not kept here (17 bytes of text)")), "{checks:?}");
+    assert!(report["stages"][2]["detail"].as_str().unwrap().starts_with("not kept here"), "{report}");
 }

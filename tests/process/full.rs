@@ -1,4 +1,4 @@
-//! A full disk: under the repository, and under a restore. Only root can make one, so these tests are skipped without.
+//! A full disk: under the repository, and under a restore.
 
 use crate::support::binary::{configure, expect, noise};
 use crate::support::small::Small;
@@ -14,7 +14,7 @@ fn source(at: &Path) {
 fn a_full_repository_keeps_what_it_has() {
     let home = tempfile::tempdir().unwrap();
     let at = home.path();
-    let Some(_disk) = Small::mount(at.join("disk"), 24) else { return };
+    let Some(_disk) = Small::mount(at.join("disk"), 24, "full::a_full_repository_keeps_what_it_has") else { return };
     source(at);
     expect(at, &["init", "--repo", "disk/repo"], 0);
     configure(at, "[[source]]\nname = \"tree\"\nkind = \"files\"\npath = \"tree\"\n");
@@ -42,7 +42,10 @@ fn a_full_repository_keeps_what_it_has() {
 fn a_restore_that_does_not_fit_is_refused_before_it_writes() {
     let home = tempfile::tempdir().unwrap();
     let at = home.path();
-    let Some(_disk) = Small::mount(at.join("disk"), 2) else { return };
+    let Some(_disk) = Small::mount(at.join("disk"), 2, "full::a_restore_that_does_not_fit_is_refused_before_it_writes")
+    else {
+        return;
+    };
     source(at);
     expect(at, &["init", "--repo", "repo"], 0);
     configure(at, "[[source]]\nname = \"tree\"\nkind = \"files\"\npath = \"tree\"\n");

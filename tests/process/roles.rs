@@ -103,15 +103,17 @@ fn each_role_can_do_its_work_and_no_more() {
     let at = home.path();
     expect(at, &["init", "--repo", &repo], 0);
     configure(at, SOURCE);
-    expect(at, &["kit", "kit"], 0);
+    configure(at, "[[source]]\nname = \"shop\"\nkind = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/shop\"\n");
+    let kit = expect(at, &["kit", "kit"], 0);
+    assert!(kit.out.contains("where app, shop lie, and nowhere else"), "{}", kit.out);
     apply_policies(server, "with-roles", &at.join("kit"));
     let create_only = fs::read_to_string(at.join("kit/policies/create-only.json")).unwrap();
     assert!(create_only.contains("s3:if-none-match") && create_only.contains("with-roles/some/where/packs/*"));
 
     // A host writes, and cannot delete; it leaves no litter, and says plainly what it lacks.
-    expect_as("agent", at, &["backup"], 0);
+    expect_as("agent", at, &["backup", "app"], 0);
     fs::write(at.join("app/etc/app.toml"), "port = 2\n").unwrap();
-    expect_as("agent", at, &["backup"], 0);
+    expect_as("agent", at, &["backup", "app"], 0);
     for _ in 0..3 {
         let check = run_as("agent", at, &["check", "--identity", "blackstart/keys/recovery.key"]);
         assert!(
@@ -121,15 +123,22 @@ fn each_role_can_do_its_work_and_no_more() {
         );
     }
     // Its log, too: a segment as `archive_command` gives it, of which only the system identifier is looked at.
-    configure(at, "[[source]]\nname = \"shop\"\nkind = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/shop\"\n");
     let mut segment = vec![0; 1 << 20];
     segment[2] = 2;
     segment[24] = 1;
     fs::write(at.join("000000010000000000000001"), segment).unwrap();
     expect_as("agent", at, &["wal-push", "shop", "000000010000000000000001"], 0);
-    let pruned = expect_as("agent", at, &["prune"], 1);
+    // Nor does it write where the sources of others lie; that it may read there is as it is meant.
+    configure(at, &SOURCE.replace("\"app\"\nkind", "\"foreign\"\nkind"));
+    let foreign = expect_as("agent", at, &["backup", "foreign"], 1);
+    assert!(foreign.err.contains("denied"), "{}", foreign.all());
+    expect(at, &["backup", "foreign"], 0);
+    assert!(expect_as("agent", at, &["snapshots", "foreign"], 0).out.contains("1"), "it may be read");
+    let foreign = run_as("agent", at, &["backup", "foreign"]);
+    assert!(foreign.code == 1 && foreign.err.contains("denied"), "{}", foreign.all());
+    let pruned = expect_as("agent", at, &["prune", "app"], 1);
     assert!(pruned.err.contains("may not delete") && pruned.err.contains("keeper"), "{}", pruned.all());
-    assert!(expect_as("agent", at, &["snapshots"], 0).out.lines().count() == 3, "no snapshot is gone");
+    assert!(expect_as("agent", at, &["snapshots", "app"], 0).out.lines().count() == 3, "no snapshot is gone");
 
     // A keeper on a machine of its own, with a key that writes no snapshots.
     let keeper = tempfile::tempdir().unwrap();

@@ -3,13 +3,12 @@
 use anyhow::Result;
 use std::time::Duration;
 
-use super::{Newest, Seen, Span, USUAL_OF};
+use super::{Newest, Seen, Span, USUAL_OF, given};
 use crate::operations::Open;
 use crate::operations::group::{Standing, look_at};
 use crate::repository::group::{Point, Points};
 use crate::repository::layout::{GroupName, SourceName};
 use crate::repository::series::Series;
-use crate::storage;
 
 /// Points that are read at most to find the newest run of each sort.
 const POINTS_READ_MAX: usize = 200;
@@ -27,8 +26,15 @@ pub fn look(open: &Open, name: &GroupName, seen: &mut Seen) -> Result<()> {
     let sight = look_at(open, &mut standing, &points)?;
     runs(&points, &mut standing, seen)?;
     let newest = sight.n.zip(sight.hash).zip(sight.data_time);
-    seen.newest =
-        newest.map(|((n, hash), data_time)| Newest { seq: n, commit: hash.to_string(), data_time, log: None });
+    seen.newest = newest.map(|((n, hash), data_time)| Newest {
+        seq: n,
+        commit: hash.to_string(),
+        data_time,
+        // No later than that: what a run before it left open, it answers.
+        begun: data_time,
+        suspect: false,
+        log: None,
+    });
     (seen.faults, seen.listed) = (sight.faults, Some(listed));
     Ok(())
 }
@@ -76,12 +82,4 @@ fn runs(points: &Points, standing: &mut Standing, seen: &mut Seen) -> Result<()>
     durations.truncate(USUAL_OF);
     seen.usual = durations.into_iter().max().unwrap_or_default();
     Ok(())
-}
-
-/// A point that verifies; one that does not is named among the faults.
-fn given(read: Result<Point>) -> Result<Option<Point>> {
-    match read {
-        Err(e) if e.downcast_ref::<storage::Error>().is_some_and(|e| e.kind != storage::Kind::NotFound) => Err(e),
-        read => Ok(read.ok()),
-    }
 }

@@ -18,6 +18,14 @@ pub fn of_points(view: &View, group: &GroupConfig) -> Option<Problem> {
     Some(problem(format!("{name}/damaged"), Severity::Critical, None, title, detail))
 }
 
+/// The command that backs a source up, or a group.
+pub fn backup(source: &SourceName) -> String {
+    match source.group() {
+        Some(group) => format!("blackstart backup --group {group}"),
+        None => format!("blackstart backup {source}"),
+    }
+}
+
 /// Title and detail of the alarm that there is nothing to go back to.
 pub fn never(source: &SourceName) -> (String, String) {
     match source.group() {
@@ -29,7 +37,9 @@ pub fn never(source: &SourceName) -> (String, String) {
         ),
         None => (
             format!("{source} has never been backed up"),
-            "Everything in it would be lost. Run `blackstart backup` by hand and see what it says".into(),
+            format!(
+                "A disaster now would lose everything in it. Run `blackstart backup {source}` by hand, and see what it says"
+            ),
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! What cannot be said, where nothing has been seen yet.
+//! What cannot be said: where nothing has been seen yet, or the store does not give what there is.
 
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -7,9 +7,18 @@ use super::{View, log};
 use crate::job::{Job, Task};
 use crate::repository::layout::SourceName;
 
-/// Whether the repository has shown, since the agent was started, what it has of the source.
+/// Whether the repository has shown, since the agent was started, what it has of the source; of a plan, of all its sources.
 pub fn is_seen(view: &View, job: &Job) -> bool {
-    view.repository.is_none() || view.seen.contains_key(&job.source)
+    sources(job).all(|source| view.seen.get(source).is_some_and(|seen| seen.looked.is_some()))
+}
+
+/// Whether the last look could read all of it.
+fn is_read(view: &View, job: &Job) -> bool {
+    is_seen(view, job) && sources(job).all(|source| view.seen.get(source).is_some_and(|seen| seen.unread.is_none()))
+}
+
+fn sources(job: &Job) -> impl Iterator<Item = &SourceName> {
+    std::iter::once(&job.source).chain(job.plan.iter().flat_map(|plan| &plan.sources))
 }
 
 /// What a look at the data, the channels and the receivers would say, where there has been none.
@@ -22,7 +31,8 @@ pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
     for job in view.jobs {
         let source = &job.source;
         let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
-        if !is_seen(view, job) {
+        // What is old may still begin an alarm; that one is over, only what is new can tell.
+        if !is_read(view, job) {
             add(&["never", "rpo", "overdue", "edited", "schedule"]);
         }
         for drill in Task::ALL.into_iter().filter(|task| task.is_drill()) {

@@ -239,7 +239,8 @@ impl Drilled {
             Ok(report) => {
                 (self.entries, self.bytes, self.bytes_fetched) = (report.entries, report.bytes, report.bytes_fetched);
                 note_phases(&self.times, &report.phases);
-                self.deviations.extend(report.notes.iter().map(|n| format!("{}: {}", n.path, n.why)));
+                self.deviations
+                    .extend(report.notes.iter().map(|n| format!("restored with a note: {}: {}", n.path, n.why)));
                 self.checks.push(Check::compare("restore", "done", "done"));
                 Ok(())
             }

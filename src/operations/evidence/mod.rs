@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use super::Open;
 use super::canary::CanaryReport;
 use crate::error::{Failure, Kind, kind_of};
-use crate::report::{Check, Outcome, Phase};
+use crate::report::{Check, Outcome, Phase, remarks_in_public};
 use crate::repository::check_format;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
@@ -285,8 +285,25 @@ fn belongs(open: &Open, subject: &str, n: u64, stored: &Stored) -> Result<()> {
     Ok(())
 }
 
-/// Signs what `make` gives for its place in the chain of `subject`, and stores it. Of two writers of one place, one goes behind the other.
-pub fn append<T: Serialize>(
+/// A report as it is stored: signed plain text, for everybody who may read the repository.
+pub trait Public: Serialize {
+    /// Without answers of engines and words of programs, which may hold the data itself (docs/decisions/018).
+    fn in_public(&self) -> Self;
+}
+
+impl Public for DrillReport {
+    fn in_public(&self) -> DrillReport {
+        DrillReport {
+            checks: self.checks.iter().map(Check::in_public).collect(),
+            deviations: remarks_in_public(&self.deviations),
+            ..self.clone()
+        }
+    }
+}
+
+/// Signs what `make` gives for its place in the chain of `subject`, as far as it is for the public, and stores it; gives all of it. Of two writers of
+/// one place, one goes behind the other.
+pub fn append<T: Public>(
     open: &Open,
     signer: &SigningKey,
     subject: &str,
@@ -301,7 +318,7 @@ pub fn append<T: Serialize>(
         };
         let n = last.map_or(0, |(n, _)| n) + 1;
         let report = make(n, previous);
-        let body = signer.sign_line(&report)?;
+        let body = signer.sign_line(&report.in_public())?;
         // Reports are never removed: one that no reader would count must not be written.
         Stored::parse(&body)?.trusted(open)?;
         let hash = Hash::of(&body);

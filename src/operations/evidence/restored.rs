@@ -37,7 +37,8 @@ pub fn record(
     let finished = open.now();
     let times = Stopwatch::default();
     note_phases(&times, &report.phases);
-    let mut deviations: Vec<String> = report.notes.iter().map(|n| format!("{}: {}", n.path, n.why)).collect();
+    let mut deviations: Vec<String> =
+        report.notes.iter().map(|n| format!("restored with a note: {}: {}", n.path, n.why)).collect();
     let wall = finished.duration_since(how.started).as_secs_f64();
     deviations.extend(implausible(report.phases.total, report.bytes, wall));
     if how.partial {

@@ -9,6 +9,7 @@ use crate::operations::Open;
 use crate::repository::group::{self, Member, Point, Points};
 use crate::repository::layout::{GroupName, Hash};
 use crate::repository::series::Series;
+use crate::storage;
 
 /// Points of each group that are looked at, the newest first.
 const LOOKED_AT: u64 = 20;
@@ -28,20 +29,35 @@ pub struct Sight {
     pub expired: Vec<u64>,
     /// Points that do not verify, are missing, or have lost a member that no prune record lists: what and why.
     pub faults: Vec<String>,
+    /// Why nothing is known of it: the store does not give it, or a member of it.
+    pub unread: Option<String>,
 }
 
 impl Sight {
     /// Of a group that has no points.
     pub fn of(group: GroupName) -> Sight {
-        Sight { group, n: None, hash: None, newest: None, data_time: None, expired: Vec::new(), faults: Vec::new() }
+        Sight {
+            group,
+            n: None,
+            hash: None,
+            newest: None,
+            data_time: None,
+            expired: Vec::new(),
+            faults: Vec::new(),
+            unread: None,
+        }
     }
 }
 
 /// Looks at the newest points of every group.
 pub fn look(open: &Open) -> Result<Vec<Sight>> {
     let mut standing = Standing::new(open);
-    let names = group::names(&open.store)?;
-    names.iter().map(|name| look_at(open, &mut standing, &Points::list(&open.store, &open.trust, name)?)).collect()
+    let mut look = |name: GroupName| {
+        let points = Points::list(&open.store, &open.trust, &name);
+        let looked = points.and_then(|points| look_at(open, &mut standing, &points));
+        looked.unwrap_or_else(|error| Sight { unread: Some(format!("{error:#}")), ..Sight::of(name) })
+    };
+    Ok(group::names(&open.store)?.into_iter().map(&mut look).collect())
 }
 
 /// Looks at the newest of the points listed.
@@ -74,8 +90,11 @@ pub fn look_at(open: &Open, standing: &mut Standing, points: &Points) -> Result<
     Ok(sight)
 }
 
-/// Whether a prune record lists just this commit. One that cannot be read, or is another, was not pruned.
+/// Whether a prune record lists just this commit. One that is damaged, or is another, was not pruned.
 fn was_pruned(open: &Open, member: &Member) -> Result<bool> {
     let series = Series::list(&open.store, &open.trust, &member.source)?;
-    Ok(series.has(member.seq, member.commit).unwrap_or(false))
+    match series.has(member.seq, member.commit) {
+        Err(error) if storage::is_silence(&error) => Err(error),
+        had => Ok(had.unwrap_or(false)),
+    }
 }

@@ -14,6 +14,8 @@ pub struct Checked {
     pub bytes_read: u64,
     /// (object, what)
     pub faults: Vec<(String, String)>,
+    /// Whether one of the faults is that the store did not give an object.
+    pub unread: bool,
     pub covers: Vec<Cover>,
 }
 
@@ -21,7 +23,8 @@ pub struct Checked {
 pub fn check(open: &Open, source: &SourceName, read: bool) -> Result<Checked> {
     let log = Log::list(&open.store, &open.trust, source)?;
     let faults = log.faults.iter().map(|(key, why)| (key.to_string(), why.clone())).collect();
-    let mut checked = Checked { faults, covers: log.covers.clone(), ..Checked::default() };
+    let mut checked =
+        Checked { faults, covers: log.covers.clone(), unread: log.unread.is_some(), ..Checked::default() };
     for stretch in &log.stretches {
         if stretch.lacks_history() {
             let key = layout::log_history(source, stretch.line.n, stretch.line.timeline);

@@ -29,7 +29,7 @@ pub struct Spare {
 /// What is needed no more of what was stored before `old`. `horizon`: points in time before it need not be reached, but for the snapshots.
 pub fn spare(open: &Open, log: &Log, kept: &[Anchor], horizon: Option<Timestamp>, old: Timestamp) -> Result<Spare> {
     // Whoever cannot read it, or does not understand it, must not judge it.
-    if log.unread {
+    if log.unsure {
         return Ok(Spare::default());
     }
     let Some(parts) = parts(open, log)? else { return Ok(Spare::default()) };

@@ -121,8 +121,8 @@ pub fn recoverable(open: &Open, source: &SourceName) -> Result<Vec<Recoverable>>
             s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started)) && s.outcome == Outcome::Complete
         };
         let Some(first) = whole.snapshots().map(|(_, s)| s).find(begins) else { continue };
-        // What is being caught up on is not known to reach as far as the snapshot yet.
-        if window.until < first.started {
+        // Of what is being caught up on nobody knows how far it reaches.
+        if window.until == Timestamp::UNIX_EPOCH {
             continue;
         }
         found.push(Recoverable {

@@ -22,8 +22,10 @@ pub struct Log {
     pub stretches: Vec<Stretch>,
     /// (key, why)
     pub faults: Vec<(Key, String)>,
+    /// The first of `faults` that the store did not give: nothing is known of it.
+    pub unread: Option<Key>,
     /// Some of the faults say nothing against the log: the store did not give the object, or a newer version or a key that is not known here wrote it.
-    pub unread: bool,
+    pub unsure: bool,
     /// The highest number that a stretch has been given, whatever has become of it.
     pub numbered: u64,
     /// What somebody has put over its objects in a store that keeps versions.
@@ -106,7 +108,8 @@ impl Log {
             source: source.clone(),
             stretches: Vec::new(),
             faults: Vec::new(),
-            unread: false,
+            unread: None,
+            unsure: false,
             numbered: 0,
             covers: Vec::new(),
         };
@@ -157,7 +160,10 @@ impl Log {
     }
 
     fn fault(&mut self, key: Key, why: &anyhow::Error) {
-        self.unread |= !is_damage(why);
+        if storage::is_silence(why) {
+            self.unread.get_or_insert_with(|| key.clone());
+        }
+        self.unsure |= !is_damage(why);
         self.faults.push((key, format!("{why:#}")));
     }
 
@@ -167,7 +173,7 @@ impl Log {
         let since = newest.map_or(0, |stretch| stretch.line.n);
         let matters = |key: &Key| layout::parse_log(&self.source, key).is_some_and(|place| place.stretch() >= since);
         if let Some((key, why)) = self.faults.iter().find(|(key, _)| matters(key)) {
-            ensure!(!self.unread, "{key} cannot be read: {why}");
+            ensure!(!self.unsure, "{key} cannot be read: {why}");
             return Ok(Tail::Lost(format!("{key} does not verify: {why}")));
         }
         let Some(newest) = newest.filter(|stretch| !stretch.timelines.is_empty()) else { return Ok(Tail::Nothing) };

@@ -49,9 +49,7 @@ impl<'a> Tail<'a> {
             let commit = match read {
                 Ok(commit) => commit,
                 // Not to know whether it is there is not the same as that it is gone.
-                Err(e) if e.downcast_ref::<storage::Error>().is_some_and(|cause| says_nothing(cause.kind)) => {
-                    return Err(e);
-                }
+                Err(e) if storage::is_silence(&e) => return Err(e),
                 Err(e) => {
                     // The outermost context only names the commit.
                     let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
@@ -74,8 +72,4 @@ impl<'a> Tail<'a> {
         self.down_to = seq;
         Ok(())
     }
-}
-
-fn says_nothing(kind: storage::Kind) -> bool {
-    matches!(kind, storage::Kind::Transient | storage::Kind::Other)
 }

@@ -11,6 +11,9 @@ use super::outside;
 
 /// Where restored tablespaces lie, below the data directory.
 const TABLESPACES: &str = "tablespaces";
+/// How the names of settings begin that are one recovery's alone.
+const OF_A_RECOVERY: [&str; 4] =
+    ["recovery_target", "restore_command", "recovery_end_command", "archive_cleanup_command"];
 /// Added to `postgresql.auto.conf` by [`recover`].
 const SETTINGS: &str = "\n# Written by blackstart: recovery with the WAL that came with the snapshot, then a timeline of its own.\n\
                         restore_command = 'false'\nrecovery_target_timeline = 'latest'\n";
@@ -57,6 +60,7 @@ pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
 /// Makes the next start of the server a recovery from what lies in `pg_wal`, which ends with a timeline of its own: two clusters
 /// never write WAL of one timeline.
 pub fn recover(staged: &Path) -> Result<()> {
+    forget_recovery(staged)?;
     let owner = Owner::of(staged)?;
     let settings = staged.join("postgresql.auto.conf");
     let mut file = OpenOptions::new().append(true).create(true).open(&settings).context("open postgresql.auto.conf")?;
@@ -66,6 +70,24 @@ pub fn recover(staged: &Path) -> Result<()> {
     owner.give(&settings)?;
     owner.give(&signal)?;
     configure(staged, &owner)
+}
+
+/// Takes the settings of an earlier recovery out of `postgresql.auto.conf`, where a server that was once restored keeps them: an old target would
+/// end the next recovery before it has begun, and two kinds of targets are an error.
+pub fn forget_recovery(staged: &Path) -> Result<()> {
+    let path = staged.join("postgresql.auto.conf");
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.context("read postgresql.auto.conf")?,
+    };
+    let of_a_recovery = |line: &&[u8]| {
+        let name = line.trim_ascii_start().to_ascii_lowercase();
+        OF_A_RECOVERY.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+    };
+    let kept: Vec<&[u8]> = text.split_inclusive(|b| *b == b'\n').filter(|line| !of_a_recovery(line)).collect();
+    // In place: it stays whose it was.
+    let write = || OpenOptions::new().write(true).truncate(true).open(&path)?.write_all(&kept.concat());
+    write().context("write postgresql.auto.conf")
 }
 
 /// A directory whose configuration lay elsewhere gets one of its own, from what was taken along.

@@ -12,6 +12,7 @@ use crate::operations::Open;
 use crate::operations::wal::get::Files;
 use crate::repository::agefile::Identity;
 use crate::repository::log::Window;
+use crate::source::postgres::restored;
 use crate::source::postgres::wal::events::Follower;
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::wal::{Lsn, WalFile};
@@ -29,6 +30,7 @@ pub fn prepare(
     recovery: &Recovery,
     data: &Path,
 ) -> Result<Prepared> {
+    restored::forget_recovery(data)?;
     let (mut prepared, reached) = fill(open, identities, route, &recovery.target, data)?;
     let target = if reached { recovery.target.clone() } else { Target::Latest };
     if !reached {

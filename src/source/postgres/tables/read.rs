@@ -49,8 +49,10 @@ impl Reading<'_> {
                 Ok(found) => {
                     self.rows += found.rows;
                     let told = |what: String| format!("{name} in {database} {what}");
+                    // What follows upon the colon is not for everybody who may read the repository.
+                    let aside = |what: String| format!("a table is not as it was estimated: {}", told(what));
                     self.wrong.extend(noted.and_then(|then| wrong(then, &found)).map(told));
-                    self.remarks.extend(noted.and_then(|then| remark(then, &found)).map(told));
+                    self.remarks.extend(noted.and_then(|then| remark(then, &found)).map(aside));
                 }
                 Err(e) => self.unreadable.push(format!("{table}: {e:#}")),
             }

@@ -309,10 +309,6 @@ mod tests {
         found
     }
 
-    fn text(commands: &[(i64, &[&str])]) -> Vec<String> {
-        told(commands, false).iter().map(|h| h.what.to_string()).collect()
-    }
-
     #[test]
     fn what_destroys_is_told_by_name_and_what_does_not_is_left_out() {
         let long = "k".repeat(90);
@@ -343,7 +339,8 @@ mod tests {
             "FLUSHALL: every key of every database",
             "deleted: 4 keys in database 5 (\"a\", \"b\", \"c\", …)",
         ];
-        assert_eq!(text(commands), expected);
+        let lines: Vec<String> = told(commands, false).iter().map(|h| h.what.to_string()).collect();
+        assert_eq!(lines, expected);
         let all = told(commands, true);
         assert_eq!(all[0].what.to_string(), "SET \"a\" in database 0");
         assert_eq!((all.len(), all[0].position), (commands.len() - 1, 1000 + command(commands[0].1).len() as u64));

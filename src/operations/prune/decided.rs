@@ -1,0 +1,50 @@
+//! What retention decides on the snapshots of a source, as they are stored, with the log between them.
+
+use anyhow::Result;
+
+use crate::operations::Open;
+use crate::operations::drill::Proof;
+use crate::operations::retention::{Decision, LogPart, Point, Policy, decide, keep_for_the_log};
+use crate::operations::wal::recover::holds;
+use crate::report::Outcome;
+use crate::repository::layout::SourceName;
+use crate::repository::log::{Log, Window};
+use crate::repository::series::Whole;
+use crate::repository::snapshot::{Commit, Snapshot};
+
+/// What retention decides, with what gaps in the log make necessary.
+pub fn decisions(
+    open: &Open,
+    source: &SourceName,
+    whole: &Whole,
+    proofs: &[Proof],
+    policy: &Policy,
+) -> Result<Vec<Decision>> {
+    let (points, now) = (points(whole, proofs), open.now());
+    let mut decisions = decide(&points, policy, now);
+    if policy.points_in_time.is_some() && points.iter().any(|point| point.reaches_from.is_some()) {
+        let log = Log::list(&open.store, &open.trust, source)?;
+        let windows = log.windows(&open.store, &open.trust)?;
+        let inside = |window: &Window| {
+            let lies = |s: &&Snapshot| s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started));
+            whole.snapshots().map(|(_, s)| s).filter(lies).map(|s| s.seq).collect()
+        };
+        let parts: Vec<LogPart> =
+            windows.iter().map(|window| LogPart { until: window.until, snapshots: inside(window) }).collect();
+        keep_for_the_log(&mut decisions, &points, &parts, policy, now);
+    }
+    Ok(decisions)
+}
+
+/// What retention knows of each snapshot.
+pub fn points(whole: &Whole, proofs: &[Proof]) -> Vec<Point> {
+    let point = |(commit, s): (&Commit, &Snapshot)| Point {
+        seq: s.seq,
+        data_time: s.data_time,
+        complete: s.outcome == Outcome::Complete,
+        verified: proofs.iter().any(|p| p.commit == commit.hash),
+        suspect: whole.is_suspect(s),
+        reaches_from: s.log.as_ref().map(|_| s.finished),
+    };
+    whole.snapshots().map(point).collect()
+}
