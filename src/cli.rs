@@ -13,7 +13,7 @@ mod verify;
 pub mod wal;
 mod watch;
 pub use daemon::{Agent, Audit, Health, Notify};
-pub use evidence::{Bisect, Drill, Form, Report, ReportVerb};
+pub use evidence::{Bisect, Canary, Drill, Form, Report, ReportVerb};
 pub use verify::{Confirm, Verify};
 pub use watch::Watch;
 
@@ -72,6 +72,7 @@ pub enum Verb {
     WalGet(wal::WalGet),
     Report(Report),
     Bisect(Bisect),
+    Canary(Canary),
     Watch(Watch),
     Audit(Audit),
     Completions(Completions),
@@ -103,6 +104,7 @@ impl Verb {
             Verb::WalGet(_) => "wal-get",
             Verb::Report(_) => "report",
             Verb::Bisect(_) => "bisect",
+            Verb::Canary(_) => "canary",
             Verb::Watch(_) => "watch",
             Verb::Audit(_) => "audit",
             Verb::Completions(_) => "completions",

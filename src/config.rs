@@ -1,5 +1,6 @@
 //! `blackstart.toml`: strict TOML. Unknown keys are errors that name the line and the nearest known key.
 
+mod canary;
 mod drill;
 mod group;
 mod named;
@@ -187,6 +188,12 @@ impl Config {
         Redis::open(&url.read(self.base())?, password, options, Arc::clone(clock))
     }
 
+    /// What may change while it is read: also the canary, which is written whenever it is due.
+    fn may_change(&self, source: &SourceConfig) -> Vec<String> {
+        let canary = self.canary(source).ok().flatten().map(|canary| format!("/{}", canary.at));
+        source.tolerate_changing.iter().cloned().chain(canary).collect()
+    }
+
     /// Opens a source for one run.
     pub fn open_source(&self, source: &SourceConfig, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
         Ok(match source.kind {
@@ -210,7 +217,7 @@ impl Config {
                 let options = FilesOptions {
                     exclude: source.exclude.clone(),
                     one_file_system: source.one_file_system,
-                    tolerate_changing: source.tolerate_changing.clone(),
+                    tolerate_changing: self.may_change(source),
                     within: self.within(source)?,
                 };
                 Box::new(Files::open(&self.path_of(source)?, options, &**clock)?)

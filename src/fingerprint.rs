@@ -57,6 +57,13 @@ impl Fingerprint {
             }
         }
         counts.extend(nested(facts));
+        // What is written for us must not make a source look full that has lost all else.
+        if let Some(canary) = facts["canary"]["at"].as_str() {
+            counts.retain(|name, _| !name.ends_with(&format!(" {canary}")));
+            if let Some(keys) = counts.get_mut("keys").filter(|_| facts["canary"]["written"].is_string()) {
+                *keys = keys.saturating_sub(1);
+            }
+        }
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let known = |value: &&Value| !value.is_null() && value.as_i64() != Some(0);
         let identity =
@@ -242,6 +249,14 @@ mod tests {
         let keys =
             |keys: u64, expiring: u64| of(json!({"rdb": {"databases": {"0": {"keys": keys, "expiring": expiring}}}}));
         says(&keys(3, 3), &[keys(9, 2)], &["zero rows: 0, and 7 before"]);
+        let canary = |keys: u64| {
+            let written = json!({"at": "k", "every_seconds": 60, "written": "2026-11-23T09:00:00Z"});
+            of(json!({"rdb": {"databases": {"0": {"keys": keys, "expiring": 0}}}, "canary": written}))
+        };
+        says(&canary(1), &[canary(9)], &["zero rows: 0, and 8 before"]);
+        let rows =
+            |n: u64| of(json!({"tables": {"orders": n, "beat": 1}, "canary": {"at": "beat", "every_seconds": 60}}));
+        says(&rows(0), &[rows(12)], &["zero rows: 0, and 12 before"]);
         // A cache that runs empty by itself.
         says(&keys(0, 0), &[keys(900, 900)], &[]);
         says(&of(json!({"rdb": {"databases": {}, "uncounted": "a module"}})), &[keys(9, 0)], &[]);

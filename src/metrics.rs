@@ -67,12 +67,24 @@ pub struct DrillFigures {
     pub finished: Timestamp,
     pub seconds: f64,
     pub phases: Vec<(String, f64)>,
+    /// Seconds by which the canary of the copy was older than its data was said to be.
+    pub canary_age: Option<f64>,
+}
+
+/// Of a source with a canary.
+#[derive(Debug, Clone, Default)]
+pub struct CanaryFigures {
+    /// The last that this host has written.
+    pub written: Option<Timestamp>,
+    /// Whether the last try succeeded.
+    pub up: bool,
 }
 
 /// What the agent knows, as numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     pub sources: BTreeMap<String, SourceFigures>,
+    pub canaries: BTreeMap<String, CanaryFigures>,
     /// (source, task, result): runs since the start.
     pub runs: BTreeMap<(String, &'static str, String), u64>,
     /// (source, task): seconds of the last run.
@@ -132,6 +144,7 @@ fn seconds(at: Timestamp) -> f64 {
 pub fn page(figures: &Figures) -> Result<String> {
     let mut page = Page(Registry::with_prefix("blackstart"));
     of_sources(&mut page, figures);
+    of_canaries(&mut page, figures);
     of_logs(&mut page, figures);
     let two =
         |(source, name): &(String, &'static str), label| vec![("source", source.clone()), (label, (*name).to_owned())];
@@ -288,6 +301,20 @@ fn of_sources(page: &mut Page, figures: &Figures) {
     page.gauges("last_success_timestamp_seconds", "End of the last run that did what it was to do", successes);
     let next = by_task(&|s| s.next.iter().map(|(task, t)| (*task, *t)).collect());
     page.gauges("schedule_next_timestamp_seconds", "When the next run is to start", next);
+}
+
+fn of_canaries(page: &mut Page, figures: &Figures) {
+    let label = |source: &String| vec![("source", source.clone())];
+    let written = figures.canaries.iter().filter_map(|(source, c)| Some((label(source), seconds(c.written?))));
+    page.gauges("canary_timestamp_seconds", "When the canary of the source was last written from this host", written);
+    let up = figures.canaries.iter().map(|(source, c)| (label(source), f64::from(u8::from(c.up))));
+    page.gauges("canary_up", "1 if the canary of the source could be written when it was last tried", up);
+    let ages = figures.sources.iter().filter_map(|(source, s)| Some((label(source), s.drill.as_ref()?.canary_age?)));
+    page.gauges(
+        "drill_canary_age_seconds",
+        "By how much the canary in the copy of the last drill was older than the copy's data was said to be",
+        ages,
+    );
 }
 
 fn of_levels(page: &mut Page, figures: &Figures) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::canaries::Canaries;
 use super::memory::Memory;
 use super::observe::Seen;
 use super::page::Page;
@@ -65,6 +66,7 @@ pub struct Agent {
     pub(super) endings: Endings,
     pub(super) running: BTreeMap<(SourceName, Task), Order>,
     pub(super) receivers: Receivers,
+    pub(super) canaries: Canaries,
     /// Sources to be looked at in the repository.
     pub(super) to_observe: BTreeSet<SourceName>,
     pub(super) observing: bool,
@@ -113,6 +115,7 @@ impl Agent {
             endings: Endings::default(),
             running: BTreeMap::new(),
             receivers: Receivers::default(),
+            canaries: Canaries::default(),
             to_observe: BTreeSet::new(),
             observing: false,
             observed: None,
@@ -167,9 +170,9 @@ impl Agent {
         }
     }
 
-    /// Whether no run and no receiver is under way.
+    /// Whether no run, no receiver and no canary is under way.
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.receivers.running().next().is_none()
+        self.running.is_empty() && self.receivers.running().next().is_none() && self.canaries.is_idle()
     }
 
     /// Takes what the threads have reported so far, without waiting. True if nothing is under way.
@@ -193,9 +196,14 @@ impl Agent {
         }
         // A source that is given up would get a receiver, and its server a slot, before the first look shows it.
         if self.stop.is_none() && self.observed.is_some() {
-            let given_up = self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source);
-            self.receivers.tend(&self.config, &given_up.collect(), &self.clock);
+            let given_up: BTreeSet<&SourceName> =
+                self.seen.iter().filter(|(_, seen)| seen.retired.is_some()).map(|(source, _)| source).collect();
+            let read = self.running.keys().filter(|(_, task)| task.is_backup()).map(|(source, _)| source);
+            let left_alone = read.chain(given_up.iter().copied()).cloned().collect();
+            self.canaries.tend(&self.config, &self.clock, &left_alone);
+            self.receivers.tend(&self.config, &given_up, &self.clock);
         }
+        let beats = self.canaries.beats();
         let standings = self.receivers.standings();
         self.look_at_the_repository(&standings);
         let history = self.memory.history(&self.jobs, &self.seen, &standings, now);
@@ -208,6 +216,7 @@ impl Agent {
                 seen: &self.seen,
                 endings: &self.endings,
                 standings: &standings,
+                canaries: (&beats, self.figures.started.unwrap_or(now)),
                 repository: self.repository.as_ref().and_then(|r| r.as_ref().err()).map(String::as_str),
                 configuration: self.configuration.as_ref().err().map(String::as_str),
                 drill_key: self.drill_key_missing.as_deref(),
@@ -222,7 +231,7 @@ impl Agent {
             self.teller.tell(findings, &self.seen, &mut self.catalog, now);
             watch::forget_stall(&self.config.state());
         }
-        self.show(&decisions, &history, &standings, now);
+        self.show(&decisions, &history, (&standings, &beats), now);
         let next = decisions.iter().filter(|d| d.state == State::Waiting).map(|d| d.at).min();
         let until = next.map_or(TICK, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         until.clamp(Duration::from_millis(20), TICK)

@@ -3,6 +3,7 @@
 //! One thread, the scheduler, owns everything here; runs, looks at the repository and deliveries are threads that report back through one
 //! channel. Nothing that the agent keeps matters to the data: the repository does, and the catalog is made anew from it.
 
+mod canaries;
 mod daemon;
 mod memory;
 mod observe;

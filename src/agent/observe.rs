@@ -63,6 +63,8 @@ pub struct Drilled {
     pub seconds: f64,
     /// Seconds by phase.
     pub phases: Vec<(String, f64)>,
+    /// By how many seconds the canary of the copy was older than its data was said to be.
+    pub canary_age: Option<f64>,
 }
 
 /// The store does not give what a source has in it: nothing newer is known of that source.
@@ -258,6 +260,7 @@ fn plan(open: &Open, subject: &SourceName, seen: &mut Seen) -> Result<()> {
         passed: report.passed,
         seconds: report.achieved_rto_seconds,
         phases: report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect(),
+        canary_age: None,
     });
     seen.drills = drilled.into_iter().map(|drilled| (Level::Engine, drilled)).collect();
     seen.last_report = last;
@@ -281,7 +284,8 @@ fn read(open: &Open, source: &SourceName, key: &Key) -> Result<Option<DrillRepor
 fn drilled(report: &DrillReport) -> Drilled {
     let phases = report.timeline.iter().map(|phase| (phase.name.clone(), phase.seconds)).collect();
     let span = Span { started: report.started, finished: report.finished };
-    Drilled { span, seq: report.seq, passed: report.passed, seconds: report.achieved_rto_seconds, phases }
+    let canary_age = report.canary.map(|canary| canary.age_seconds);
+    Drilled { span, seq: report.seq, passed: report.passed, seconds: report.achieved_rto_seconds, phases, canary_age }
 }
 
 /// What the commits say, if there are others than before.

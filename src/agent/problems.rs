@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::canaries::Beat;
 use super::observe::Seen;
 use super::receivers::Standing;
 use crate::config::GroupConfig;
@@ -11,6 +12,7 @@ use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
 
+mod canary;
 mod drills;
 mod endings;
 mod group;
@@ -34,6 +36,8 @@ pub struct View<'a> {
     pub seen: &'a BTreeMap<SourceName, Seen>,
     /// Of sources whose log is received.
     pub standings: &'a BTreeMap<SourceName, Standing>,
+    /// Of sources with a canary, and when the agent was started.
+    pub canaries: (&'a BTreeMap<SourceName, Beat>, Timestamp),
     pub endings: &'a Endings,
     /// Why the repository cannot be read.
     pub repository: Option<&'a str>,
@@ -85,6 +89,10 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
             }));
         }
     }
+    let (beats, started) = view.canaries;
+    found.extend(beats.iter().filter_map(|(source, beat)| canary::problem(source, beat, started, now)));
+    let silent = beats.iter().filter(|(_, beat)| !canary::is_known(beat, started));
+    unknown.extend(silent.map(|(source, _)| format!("{source}/canary")));
     found.extend(view.groups.iter().filter_map(|group| group::of_points(view, group)));
     Findings { wrong: found, unknown }
 }
@@ -265,13 +273,26 @@ mod tests {
         if let Some((result, _)) = ending {
             endings.take(&run(&job.source, Task::Incremental, result));
         }
-        let seen = repository.is_none().then(|| (job.source.clone(), Seen::of_test(None, None, at(0))));
+        let seen = repository.is_none().then(|| Seen::of_test(None, None, at(0)));
+        look(job, past, seen, &endings, repository, minutes)
+    }
+
+    /// What is wrong with one job, and nothing else the matter.
+    fn look(
+        job: Job,
+        past: SourcePast,
+        seen: Option<Seen>,
+        endings: &Endings,
+        repository: Option<&str>,
+        minutes: i64,
+    ) -> Findings {
         let view = View {
             history: &History::from([(job.source.clone(), past)]),
-            jobs: &[job],
-            seen: &seen.into_iter().collect(),
-            endings: &endings,
+            jobs: std::slice::from_ref(&job),
+            seen: &seen.map(|seen| (job.source.clone(), seen)).into_iter().collect(),
+            endings,
             standings: &BTreeMap::new(),
+            canaries: (&BTreeMap::new(), at(0)),
             repository,
             configuration: None,
             drill_key: None,
@@ -295,23 +316,8 @@ mod tests {
         if task == Task::Full {
             endings.take(&run(&job.source, Task::Incremental, "done"));
         }
-        let view = View {
-            history: &History::new(),
-            seen: &[(job.source.clone(), seen)].into_iter().collect(),
-            jobs: &[job],
-            endings: &endings,
-            standings: &BTreeMap::new(),
-            repository: None,
-            configuration: None,
-            drill_key: None,
-            channels: &[],
-            wrong_plans: &[],
-            groups: &[],
-            page: None,
-            mute: &BTreeMap::new(),
-            sent: &BTreeMap::new(),
-        };
-        problems(&view, at(60)).wrong.into_iter().map(|p| p.key).collect()
+        let findings = look(job, SourcePast::default(), Some(seen), &endings, None, 60);
+        findings.wrong.into_iter().map(|p| p.key).collect()
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Agent;
+use super::canaries::Beat;
 use super::observe::{Drilled, Seen};
 use super::receivers::Standing;
 use super::work::Ran;
 use crate::catalog::Run;
 use crate::durable;
 use crate::job::{Job, Rhythm};
-use crate::metrics::{self, DrillFigures, LevelFigures, LogFigures, SourceFigures};
+use crate::metrics::{self, CanaryFigures, DrillFigures, LevelFigures, LogFigures, SourceFigures};
 use crate::operations::evidence::Level;
 use crate::operations::receiver::Event;
 use crate::repository::layout::SourceName;
@@ -39,7 +40,7 @@ impl Agent {
         &mut self,
         decisions: &[Decision],
         history: &scheduler::History,
-        standings: &Standings,
+        (standings, beats): (&Standings, &BTreeMap<SourceName, Beat>),
         now: Timestamp,
     ) {
         let figures = &mut self.figures;
@@ -64,6 +65,12 @@ impl Agent {
                 let figures = figures_of(job, history, &self.seen, decisions);
                 let log = standings.get(&job.source).map(of_log);
                 (job.source.to_string(), SourceFigures { log, ..figures })
+            })
+            .collect();
+        figures.canaries = beats
+            .iter()
+            .map(|(source, beat)| {
+                (source.to_string(), CanaryFigures { written: beat.written, up: beat.failing.is_none() })
             })
             .collect();
         *self.shared.figures() = figures.clone();
@@ -129,8 +136,9 @@ fn level_figures(last: Option<&Drilled>, rhythm: &Rhythm) -> LevelFigures {
 }
 
 pub fn of_drill(drill: &Drilled) -> DrillFigures {
-    let Drilled { span, passed, seconds, phases, .. } = drill;
-    DrillFigures { passed: *passed, finished: span.finished, seconds: *seconds, phases: phases.clone() }
+    let Drilled { span, passed, seconds, phases, canary_age, .. } = drill;
+    let (passed, seconds, canary_age) = (*passed, *seconds, *canary_age);
+    DrillFigures { passed, finished: span.finished, seconds, phases: phases.clone(), canary_age }
 }
 
 fn of_log(standing: &Standing) -> LogFigures {

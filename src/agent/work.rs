@@ -160,9 +160,9 @@ fn work(config: &Config, clock: &Arc<dyn Clock>, order: &Order) -> Result<Done> 
 fn back_up(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, full: bool) -> Result<Done> {
     let host = host(config, clock)?;
     let open_source = || config.open_source(source, clock);
-    let report =
-        backup::backup_tiered(&host, &source.name, &open_source, options(config, full)?, config.tiering(source)?)
-            .with_context(|| format!("back up {}", config.place_of(source)))?;
+    let options = backup::Options { canary: config.canary_stated(source), ..options(config, full)? };
+    let report = backup::backup_tiered(&host, &source.name, &open_source, options, config.tiering(source)?)
+        .with_context(|| format!("back up {}", config.place_of(source)))?;
     backed_up(&report)
 }
 

@@ -124,3 +124,20 @@ pub enum Form {
     Html,
     Json,
 }
+
+/// Write a heartbeat into sources, so that a restored copy tells how old it is; for cron: each minute
+///
+/// Only sources with `canary = true`, or a [source.canary] table, have one. The backups then say that it is due, and drills ask the copy for it.
+/// What is written: the row SOURCE of the table blackstart_canary (SQLite, PostgreSQL, and Chroma's chroma.sqlite3), the key
+/// blackstart:canary:SOURCE (Redis), the file .blackstart-canary (files). The agent writes them by itself.
+///
+/// Example: blackstart canary orders
+#[derive(Debug, Args)]
+pub struct Canary {
+    /// Sources of the configuration; without any, all that have a canary
+    #[arg(value_parser = super::source)]
+    pub sources: Vec<SourceName>,
+    /// Take out of the source what was written into it
+    #[arg(long)]
+    pub remove: bool,
+}

@@ -69,6 +69,8 @@ fn matters(verb: &Verb) -> bool {
         Verb::Prune(args) => !args.dry_run,
         Verb::Confirm(args) => !args.snapshot.is_empty(),
         Verb::Check(args) => args.identity.is_some(),
+        // Written each minute, perhaps.
+        Verb::Canary(args) => args.remove,
         Verb::Snapshots(_) | Verb::Verify(_) | Verb::Status(_) | Verb::Notify(_) | Verb::Health(_) => false,
         // A server calls them for each file of its log.
         Verb::WalPush(_) | Verb::WalGet(_) => false,

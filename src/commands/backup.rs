@@ -1,6 +1,7 @@
 //! `backup`: one run of each source named. A source that fails does not keep the next from its run.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use crate::operations::backup::{self, BackupReport, Options};
 use crate::operations::{Host, Open};
 use crate::report::Outcome;
 use crate::repository::series::Series;
+use crate::source::canary::Stated;
 
 pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
     let config = shell.config()?;
@@ -127,12 +129,26 @@ pub fn one(
     options: Options,
 ) -> Result<BackupReport> {
     let busy = shell.busy(format!("backing up {}", source.name), &options.progress);
+    let options = Options { canary: config.canary_stated(source), ..options };
     let open = || config.open_source(source, &shell.clock);
     let report = backup::backup_tiered(host, &source.name, &open, options, config.tiering(source)?)
         .with_context(|| format!("back up {}", config.place_of(source)))?;
     drop(busy);
     say(shell, &report);
     Ok(report)
+}
+
+/// How old, at the most, the canary in the snapshot is.
+fn of_canary(canary: &Stated, data: Timestamp) -> String {
+    match canary.written {
+        Some(written) => {
+            format!(
+                "its canary was written {} before the data's time",
+                span(data.duration_since(written).as_secs_f64())
+            )
+        }
+        None => "no canary is known to have been written: the agent does, or `blackstart canary`".into(),
+    }
 }
 
 pub fn say(shell: &Shell, report: &BackupReport) {
@@ -148,8 +164,17 @@ pub fn say(shell: &Shell, report: &BackupReport) {
         size(report.stats.bytes_stored),
         span(report.seconds),
     ));
+    if let Some(canary) = Stated::of(&report.facts) {
+        shell.say(format!("{}: {}", report.source, of_canary(&canary, report.data_time)));
+    }
     if let Some(why) = report.facts["read_whole"].as_str() {
         shell.say(format!("{}: everything was read, since {why}", report.source));
+    }
+    if let Some(why) = report.facts["counted"]["left_out"].as_str() {
+        shell.say(format!(
+            "{}: the rows of its tables are not all known, so that drills cannot miss them: {why}",
+            report.source
+        ));
     }
     if report.taken_over > 0 {
         let had = size(report.taken_over);

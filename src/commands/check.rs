@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::apart;
 use super::bucket::{self, Remark};
-use super::open::Canary;
+use super::open::KeyCanary;
 use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::plan::say_state;
 use super::service::{self, Obstacle};
@@ -25,6 +25,7 @@ use crate::repository::layout::GroupName;
 use crate::repository::series::Series;
 use crate::repository::trust::Role;
 use crate::scheduler;
+use crate::source::canary::Act;
 use crate::source::postgres;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -88,6 +89,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
         if source.continuous && source.kind == SourceKind::Redis {
             found.result(format!("log of {}", source.name), may_follow(shell, &config, source));
         }
+        canary(&config, source, &mut found);
         age(&open, source, &mut found);
     }
     schedule(shell, &config, &open, &mut found);
@@ -218,11 +220,11 @@ fn recovery(args: &Check, open: &Open, found: &mut Findings) -> Result<()> {
         let keys = KeyFile::read(path)?;
         found.result(
             "recovery key",
-            Canary::fly(open, &keys.identities).map(|()| "it decrypts what is sealed to it".into()),
+            KeyCanary::fly(open, &keys.identities).map(|()| "it decrypts what is sealed to it".into()),
         );
         return Ok(());
     }
-    match Canary::recall(open) {
+    match KeyCanary::recall(open) {
         Some(canary) => found.add("recovery key", State::Ok, format!("last tried {}", time(canary.at))),
         None => found.add(
             "recovery key",
@@ -287,6 +289,23 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
         let detail =
             format!("there is no key file at {}: drills on the schedule cannot run", config.drill_key().display());
         found.add("drill key", State::Warning, detail);
+    }
+}
+
+/// That the canary can be written. A backup does not depend on it.
+fn canary(config: &Config, source: &SourceConfig, found: &mut Findings) {
+    let what = format!("canary of {}", source.name);
+    let tried = config.canary(source).and_then(|canary| {
+        let Some(canary) = canary else { return Ok(None) };
+        canary.carry_out(Act::Try).map(|()| Some(canary.place()))
+    });
+    match tried {
+        Ok(None) => {}
+        Ok(Some(place)) => found.add(what, State::Ok, format!("can be written: {place}")),
+        Err(error) => {
+            let help = help_of(&error).map_or(String::new(), |help| format!("\n         help: {help}"));
+            found.add(what, State::Warning, format!("{error:#}{help}"));
+        }
     }
 }
 

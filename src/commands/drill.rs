@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::backup::each;
-use super::open::{Canary, recovery_key};
+use super::open::{KeyCanary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::restore::configuration;
 use super::{group, plan};
@@ -131,7 +131,7 @@ pub fn one(
         ..Options::new(base)
     };
     let report = drill::drill(open, &keys.identities, signer, &chosen.commit, &chosen.snapshot, &options)?;
-    Canary::remember(open)?;
+    KeyCanary::remember(open)?;
     drop(busy);
     say(shell, &report);
     say_outlook(shell, open, &report, source)?;

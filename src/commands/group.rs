@@ -66,7 +66,7 @@ fn back_up(shell: &Shell, config: &Config, host: &Host, name: &GroupName, args: 
         members.push(MemberRun {
             name: source.name.clone(),
             open: Box::new(|| config.open_source(source, &shell.clock)),
-            options: options.clone(),
+            options: backup::Options { canary: config.canary_stated(source), ..options.clone() },
             tiering: config.tiering(source)?,
         });
     }

@@ -28,7 +28,8 @@ pub fn run(shell: &Shell, args: &Kit) -> Result<Ending> {
     let key = match &args.identity {
         Some(path) => {
             let keys = KeyFile::read(path)?;
-            super::open::Canary::fly(&open, &keys.identities).context("the key does not belong to this repository")?;
+            super::open::KeyCanary::fly(&open, &keys.identities)
+                .context("the key does not belong to this repository")?;
             Some(zeroize::Zeroizing::new(std::fs::read(path).with_context(|| format!("read {}", path.display()))?))
         }
         None => None,

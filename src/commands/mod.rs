@@ -18,6 +18,7 @@ mod audit;
 mod backup;
 mod bisect;
 mod bucket;
+mod canary;
 mod check;
 mod confirm;
 mod drill;
@@ -108,6 +109,7 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::WalGet(args) => wal::run_get(shell, args),
         Verb::Report(args) => report::run(shell, args),
         Verb::Bisect(args) => bisect::run(shell, args),
+        Verb::Canary(args) => canary::run(shell, args),
         Verb::Watch(args) => watch::run(shell, args),
         Verb::Confirm(args) => confirm::run(shell, args),
         Verb::Retire(args) => retire::run(shell, args),

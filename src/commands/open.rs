@@ -122,32 +122,32 @@ pub fn host_identity(config: Option<&Config>) -> Vec<Identity> {
 
 /// That the recovery key has once decrypted something sealed to the recipients now in force.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Canary {
+pub struct KeyCanary {
     repository: String,
     epoch: u64,
     pub at: jiff::Timestamp,
 }
 
-impl Canary {
+impl KeyCanary {
     /// Seals a few bytes to the recipients in force and opens them with `identities`.
     pub fn fly(open: &Open, identities: &[Identity]) -> Result<()> {
         open.trust.require_reader(identities)?;
-        Canary::remember(open)
+        KeyCanary::remember(open)
     }
 
     /// Notes a success in the state directory.
     pub fn remember(open: &Open) -> Result<()> {
         let Some(state) = &open.state else { return Ok(()) };
-        let canary = Canary { repository: open.trust.id.clone(), epoch: open.trust.epoch, at: open.now() };
+        let canary = KeyCanary { repository: open.trust.id.clone(), epoch: open.trust.epoch, at: open.now() };
         let path = state.join("canary.json");
         durable::publish_over(&path, &serde_json::to_vec(&canary)?, 0o600)
             .with_context(|| format!("write {}", path.display()))
     }
 
     /// The last success with these recipients.
-    pub fn recall(open: &Open) -> Option<Canary> {
+    pub fn recall(open: &Open) -> Option<KeyCanary> {
         let text = std::fs::read(open.state.as_ref()?.join("canary.json")).ok()?;
-        let canary: Canary = serde_json::from_slice(&text).ok()?;
+        let canary: KeyCanary = serde_json::from_slice(&text).ok()?;
         (canary.repository == open.trust.id && canary.epoch == open.trust.epoch).then_some(canary)
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+mod canary;
 mod drills;
 mod groups;
 mod plans;
@@ -41,6 +42,8 @@ struct Row {
     rpo_exposure_seconds: Option<f64>,
     rpo_seconds: Option<f64>,
     measured_rto_seconds: Option<f64>,
+    /// Of a source with a canary.
+    canary: Option<canary::Row>,
     /// Predicted RTO, trend, and how fresh each level of drill is.
     measures: Measures,
     /// The levels of drill that the schedule promises.
@@ -88,6 +91,7 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
     groups.iter().for_each(|group| shell.say(group.say()));
     plans.iter().for_each(|plan| shell.say(plan.say()));
     for row in &rows {
+        row.canary.iter().for_each(|canary| shell.say(format!("{}: {}", row.source, canary.told())));
         drills::say(&row.drills, reader.open.now())
             .iter()
             .for_each(|what| shell.say(format!("{}: {what}", row.source)));
@@ -151,6 +155,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             .push(format!("a restore will take longer than the RTO allows in about {days:.0} days, as it grows now"));
     }
     Ok(Row {
+        canary: canary::row(config, &source, &reports, open.now()),
         measures,
         drills,
         suspect,

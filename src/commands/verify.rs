@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::time::Instant;
 
-use super::open::{Canary, recovery_key};
+use super::open::{KeyCanary, recovery_key};
 use super::output::{Ending, Exit, Shell, count, numbers, size, time};
 use crate::cli::Verify;
 use crate::operations::group::Sight;
@@ -18,7 +18,7 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
         false => None,
     };
     if let Some(identities) = &read_data {
-        Canary::fly(&reader.open, identities)?;
+        KeyCanary::fly(&reader.open, identities)?;
     }
     let until = args.during.map(|time| Instant::now() + time.unsigned_abs());
     let budget = Budget { bytes: args.subset, until };

@@ -11,7 +11,7 @@ use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
-use crate::source::{chroma, command, postgres, redis};
+use crate::source::{canary, chroma, command, postgres, redis};
 
 /// One `[[source]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +28,9 @@ pub struct SourceConfig {
     pub command: Option<command::Options>,
     pub postgres: Option<postgres::Options>,
     pub redis: Option<redis::Options>,
+    /// A heartbeat that is written into the source: `true`, or a table.
+    #[serde(default, deserialize_with = "canary::optional")]
+    pub canary: Option<canary::Options>,
     /// The agent receives the engine's log as well, all the time: any moment can be reached, and the RPO counts from the end of the log.
     #[serde(default)]
     pub continuous: bool,
@@ -93,6 +96,11 @@ impl SourceConfig {
         if let (SourceKind::Redis, Some(Text::Plain(url))) = (self.kind, &self.url) {
             redis::address::Address::without_password(url).with_context(|| format!("source {name}"))?;
         }
+        if let (SourceKind::Redis, Some(Text::Plain(url))) =
+            (self.kind, self.canary.as_ref().and_then(|c| c.url.as_ref()))
+        {
+            redis::address::Address::without_password(url).with_context(|| format!("canary of source {name}"))?;
+        }
         let by_url = matches!(self.kind, SourceKind::Postgres | SourceKind::Redis);
         let by_command = self.kind == SourceKind::Command;
         let located = self.path.is_some() || self.url.is_some() || self.password.is_some();
@@ -130,8 +138,9 @@ impl SourceConfig {
                 "takes no patterns: exclude, one_file_system and tolerate_changing are for kind = \"files\"",
             ),
         ];
-        match wrong.iter().find(|(wrong, _)| *wrong) {
-            Some((_, what)) => {
+        let wrong = wrong.iter().find(|(wrong, _)| *wrong).map(|(_, what)| *what);
+        match wrong.or_else(|| self.canary.as_ref().and_then(|options| canary::wrong(options, kind))) {
+            Some(what) => {
                 let help = "Nothing was done. Correct the source; `blackstart check` reads it again.";
                 Err(Failure::new(Kind::Config, format!("source {name} of kind {kind} {what}"), help))
             }

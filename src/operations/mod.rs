@@ -17,6 +17,7 @@ pub mod ask;
 pub mod backup;
 pub mod basis;
 pub mod bisect;
+pub mod canary;
 pub mod confirm;
 pub mod contents;
 pub mod drill;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub mod barrier;
+pub mod canary;
 pub mod chroma;
 pub mod command;
 pub mod detect;

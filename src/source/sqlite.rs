@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+pub mod canary;
 pub mod check;
 pub mod facts;
 pub mod open;

@@ -9,6 +9,7 @@
 mod support;
 
 mod alarms;
+mod canary;
 mod daemon;
 mod days;
 mod groups;

@@ -1,6 +1,8 @@
 //! The page of metrics: names, escaping, nothing that lingers.
 
-use blackstart::metrics::{DrillFigures, Figures, LevelFigures, LogFigures, SourceFigures, page, textfile};
+use blackstart::metrics::{
+    CanaryFigures, DrillFigures, Figures, LevelFigures, LogFigures, SourceFigures, page, textfile,
+};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,6 +26,7 @@ pub fn sample() -> Figures {
             finished: at(1_699_999_000),
             seconds: 12.5,
             phases: vec![("data".into(), 9.0)],
+            canary_age: Some(61.5),
         }),
         levels: BTreeMap::from([(
             "hashes",
@@ -42,6 +45,7 @@ pub fn sample() -> Figures {
     };
     Figures {
         sources: BTreeMap::from([("orders".to_owned(), source)]),
+        canaries: BTreeMap::from([("orders".to_owned(), CanaryFigures { written: Some(at(1_700_000_020)), up: true })]),
         runs: BTreeMap::from([(("orders".to_owned(), "incremental", "done".to_owned()), 3)]),
         skipped: BTreeMap::from([(("orders".to_owned(), "incremental"), 1)]),
         bytes: BTreeMap::from([(("orders".to_owned(), "stored"), 512)]),
@@ -70,6 +74,9 @@ fn the_page_says_what_is_known() {
         "blackstart_log_retained_bytes{source=\"orders\"} 4096.0",
         "blackstart_log_endangered{source=\"orders\"} 0.0",
         "blackstart_log_stored_bytes_total{source=\"orders\"} 7",
+        "blackstart_canary_timestamp_seconds{source=\"orders\"} 1700000020.0",
+        "blackstart_canary_up{source=\"orders\"} 1.0",
+        "blackstart_drill_canary_age_seconds{source=\"orders\"} 61.5",
         "blackstart_rpo_target_seconds{source=\"orders\"} 3600.0",
         "blackstart_expected_interval_seconds{source=\"orders\"} 1800.0",
         "blackstart_runs_total{source=\"orders\",task=\"incremental\",result=\"done\"} 3",

@@ -9,6 +9,7 @@
 mod support;
 
 mod broken;
+mod canary;
 mod confirm;
 mod groups;
 mod mistakes;

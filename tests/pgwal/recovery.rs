@@ -116,6 +116,8 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     // The drill replays the log, too.
     let drilled = home.run(&["drill", "pg"], 0).all();
     assert!(drilled.contains("log replayed"), "{drilled}");
+    // What the log destroyed later was there at the end of the backup, and is asked for there.
+    assert!(drilled.contains("  ok      rows by table, as they were when the backup ended ("), "{drilled}");
 }
 
 fn the_timeline_leads_to_just_before_a_mistake(home: &Home, cluster: &Cluster) {

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod canary;
 mod changes;
 mod client;
 mod logical;
 mod physical;
+mod tables;

@@ -6,6 +6,7 @@
 mod support;
 
 mod broken;
+mod canary;
 mod chroma;
 mod groups;
 mod redis;

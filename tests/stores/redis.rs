@@ -273,7 +273,7 @@ fn a_replica_only_if_it_is_meant_and_current() {
     let finished = copy_all(&mut replica.source(meant.clone()), &copy.path().join("copy")).unwrap();
     assert_eq!(finished.facts["role"], "slave");
     assert_eq!(
-        failed(&prove(&copy.path().join("copy"), &finished.facts, &Options::default()).unwrap()),
+        failed(&prove(&copy.path().join("copy"), &finished.facts, &Options::default(), &mut |_| {}).unwrap()),
         Vec::<&blackstart::report::Check>::new()
     );
     replica.run(&format!("REPLICAOF 127.0.0.1 {relay}"));
@@ -306,7 +306,7 @@ fn a_proof_that_can_fail() {
     let whole = std::fs::read(copy.join("dump.rdb")).unwrap();
     let prove_with = |bytes: &[u8], facts: &serde_json::Value| {
         std::fs::write(copy.join("dump.rdb"), bytes).unwrap();
-        let checks = prove(&copy, facts, &Options::default()).unwrap();
+        let checks = prove(&copy, facts, &Options::default(), &mut |_| {}).unwrap();
         failed(&checks).iter().map(|c| c.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(prove_with(&whole, &finished.facts), Vec::<String>::new());
@@ -322,8 +322,13 @@ fn a_proof_that_can_fail() {
     facts["rdb"]["magic"] = "VALKEY".into();
     facts["rdb"]["version"] = 80.into();
     std::fs::write(copy.join("dump.rdb"), &whole).unwrap();
-    let error = prove(&copy, &facts, &Options { server: Some("/usr/bin/redis-server".into()), ..Options::default() })
-        .unwrap_err();
+    let error = prove(
+        &copy,
+        &facts,
+        &Options { server: Some("/usr/bin/redis-server".into()), ..Options::default() },
+        &mut |_| {},
+    )
+    .unwrap_err();
     assert_eq!(blackstart::error::kind_of(&error), blackstart::error::Kind::Environment, "{error:#}");
     assert!(said(&error).contains("Valkey 9.0 or newer"), "{}", said(&error));
 }

@@ -8,6 +8,7 @@ use super::{Done, backed_up, host, options};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Kind, help_of, kind_of};
+use crate::operations::backup;
 use crate::operations::group::{self, GroupReport, MemberRun};
 use crate::repository::layout::GroupName;
 
@@ -19,7 +20,7 @@ pub fn back_up(config: &Config, clock: &Arc<dyn Clock>, name: &GroupName, full: 
         members.push(MemberRun {
             name: source.name.clone(),
             open: Box::new(|| config.open_source(source, clock)),
-            options: options.clone(),
+            options: backup::Options { canary: config.canary_stated(source), ..options.clone() },
             tiering: config.tiering(source)?,
         });
     }

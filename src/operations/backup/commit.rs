@@ -180,7 +180,11 @@ impl Run<'_> {
     /// What the host and the holder of the recovery key may read of this run.
     fn sealed(&self, root: String, stats: &Stats, stored: &Stored) -> SealedPart {
         let skipped = &stored.finished.skipped;
-        let (fingerprints, suspicions) = self.fingerprints(Fingerprint::of(stats, &stored.finished.facts));
+        let mut facts = stored.finished.facts.clone();
+        if let Some(canary) = &self.options.canary {
+            facts["canary"] = serde_json::json!(canary);
+        }
+        let (fingerprints, suspicions) = self.fingerprints(Fingerprint::of(stats, &facts));
         SealedPart {
             secrets: self.secrets.clone(),
             root,
@@ -188,7 +192,7 @@ impl Run<'_> {
             stats: stats.clone(),
             skipped: skipped.iter().take(SKIPS_LISTED).cloned().collect(),
             skipped_count: skipped.len() as u64,
-            facts: stored.finished.facts.clone(),
+            facts,
             fingerprints,
             suspicions,
         }

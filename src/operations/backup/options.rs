@@ -7,6 +7,7 @@ use crate::limits::{CHECKPOINT_EVERY, PACKS_IN_MEMORY, WORKERS_MAX};
 use crate::operations::prune;
 use crate::pipeline::SpoolPlace;
 use crate::progress::Progress;
+use crate::source::canary::Stated;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -35,6 +36,8 @@ pub struct Options {
     pub checkpoint_every: Duration,
     /// Prune's: what an interrupted run has left is taken over only while it is younger than half of it.
     pub grace: SignedDuration,
+    /// The canary that is due in the source: the snapshot says so, and a drill asks for it.
+    pub canary: Option<Stated>,
     /// Counts the bytes read or passed over.
     pub progress: Progress,
 }
@@ -56,6 +59,7 @@ impl Default for Options {
             spool: None,
             checkpoint_every: CHECKPOINT_EVERY,
             grace: prune::GRACE,
+            canary: None,
             progress: Progress::default(),
         }
     }

@@ -12,6 +12,7 @@ mod moment;
 mod place;
 mod point;
 mod proofs;
+mod scope;
 pub mod scratch;
 
 use anyhow::Result;
@@ -21,9 +22,9 @@ use std::time::Instant;
 
 use super::evidence::{self, Environment, Keys, Objects};
 use super::measures::implausible;
-use super::proof::{self, Case};
+use super::proof::{self, Case, Proven};
 use super::restore::{self, Phases, Request};
-use super::{Open, suspect};
+use super::{Open, canary, suspect};
 use crate::child::watch::Watch;
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::FORMAT;
@@ -31,7 +32,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::Hash;
 use crate::repository::signed::SigningKey;
 use crate::repository::snapshot::{Commit, Snapshot};
-use crate::source::Settings;
+use crate::source::{Settings, postgres};
 pub use bounds::{Bounds, bounds};
 pub use evidence::{DrillReport, Level};
 pub use key::signer;
@@ -130,6 +131,7 @@ pub struct Drilled {
     bytes_fetched: u64,
     /// Up to where the stored log went on when the drill began.
     log_until: Option<Timestamp>,
+    canary: Option<canary::CanaryReport>,
     times: Stopwatch,
     deviations: Vec<String>,
     started: Timestamp,
@@ -158,6 +160,7 @@ impl Drilled {
             bytes: 0,
             bytes_fetched: 0,
             log_until: point::replayed_until(open, snapshot, (options.level, options.moment))?,
+            canary: None,
             times: Stopwatch::default(),
             deviations: Vec::new(),
             started,
@@ -266,7 +269,7 @@ impl Drilled {
         let (copy, settings, moment) = (&self.copy, &options.settings, options.moment);
         let case = Case { open, identities, snapshot, moment, copy, scratch, times: &times, settings };
         match proof::prove(&case) {
-            Ok(found) => self.checks.extend(found),
+            Ok(proven) => self.take(open, snapshot, proven, options.rpo),
             Err(e) if of_the_environment(&e) => {
                 return Err(e.context("the copy was restored, but could not be proven here"));
             }
@@ -279,6 +282,17 @@ impl Drilled {
         }
         self.times.add("checks", std::time::Duration::from_secs_f64(rest.max(0.0)));
         Ok(())
+    }
+
+    fn take(&mut self, open: &Open, snapshot: &Snapshot, proven: Proven, rpo: Option<SignedDuration>) {
+        self.checks.extend(proven.checks);
+        self.deviations.extend(proven.remarks);
+        if let Some((stated, found)) = proven.canary {
+            let judged = canary::judge(&stated, found, data_time(open, snapshot, self.log_until), rpo);
+            self.checks.push(judged.check);
+            self.deviations.extend(judged.remark);
+            self.canary = judged.report;
+        }
     }
 
     /// The signed report, stored.
@@ -295,7 +309,7 @@ impl Drilled {
         let target = |t: Option<SignedDuration>| t.map(|t| t.as_secs_f64());
         // Cheap levels and stock tools say nothing of how long a restore takes.
         let timed = matches!(options.level, Level::Engine | Level::Point);
-        let (tested, not_tested) = scope(options.level, snapshot);
+        let (tested, not_tested) = scope::scope(options.level, snapshot);
         let objects = Objects::of(open, snapshot)?;
         let make = |n, previous| DrillReport {
             r#type: "drill".into(),
@@ -319,6 +333,7 @@ impl Drilled {
             finished: self.ended,
             passed: self.checks.iter().all(|c| c.passed),
             checks: self.checks.clone(),
+            canary: self.canary,
             tested: tested.clone(),
             not_tested: not_tested.clone(),
             entries: self.entries,
@@ -341,6 +356,17 @@ impl Drilled {
             agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
         };
         Ok(evidence::append(open, signer, snapshot.source.as_str(), make)?.0)
+    }
+}
+
+/// When the data of a proven copy is from. Of PostgreSQL the stored log was replayed behind it, up to `log` at least.
+fn data_time(open: &Open, snapshot: &Snapshot, log: Option<Timestamp>) -> canary::DataTime {
+    let at = snapshot.data_time;
+    match (snapshot.kind.as_str(), log) {
+        (postgres::PHYSICAL, Some(log)) => canary::DataTime { stated: log.max(at), latest: open.now() },
+        // A tree is read for as long as the walk takes.
+        ("files", _) => canary::DataTime { stated: at, latest: snapshot.finished },
+        _ => canary::DataTime { stated: at, latest: at },
     }
 }
 
@@ -367,34 +393,4 @@ pub fn note_phases(times: &Stopwatch, phases: &Phases) {
     for (name, seconds) in all {
         times.add(name, std::time::Duration::from_secs_f64(seconds));
     }
-}
-
-/// What a level tests, and what it leaves open.
-fn scope(level: Level, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
-    let kind = &snapshot.kind;
-    let tested = match level {
-        Level::Existence => "that every stored object of the snapshot is there",
-        Level::Hashes => "every stored byte of the snapshot against its SHA-256",
-        Level::Decode => "that every stored byte decrypts and decompresses with the recovery key",
-        Level::Engine => "a whole restore with the code of a real one, every byte of it, and the proof of its kind",
-        Level::Point => {
-            "a whole restore with the code of a real one, every byte of it, the stored log up to the point, and the proof of its kind"
-        }
-        Level::GameDay => {
-            "that this program notices faults of a copy of the repository, refuses what is not whole, and brings back the next best point"
-        }
-        Level::ColdStart => {
-            "a restore by recover.py with python3, age, zstd and ssh-keygen alone, every byte of it, and the proof of its kind"
-        }
-    };
-    let mut open = Vec::new();
-    if level < Level::Decode {
-        open.push("decryption and decompression".to_owned());
-    }
-    if !level.proves() {
-        open.push(format!("the restore, and a start of {kind} on the copy"));
-    }
-    open.push("the application itself (a restore plan can check it)".to_owned());
-    open.push("another machine, network and store than those of this drill".to_owned());
-    (vec![format!("{tested} (kind {kind})")], open)
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::Open;
+use super::canary::CanaryReport;
 use crate::error::{Failure, Kind, kind_of};
 use crate::report::{Check, Outcome, Phase, remarks_in_public};
 use crate::repository::check_format;
@@ -62,6 +63,9 @@ pub struct DrillReport {
     pub finished: Timestamp,
     pub passed: bool,
     pub checks: Vec<Check>,
+    /// What the copy's canary told, where one was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
     pub tested: Vec<String>,
     pub not_tested: Vec<String>,
     /// Entries and bytes restored, and stored bytes fetched for them.

@@ -75,6 +75,7 @@ pub fn record(
         finished,
         passed: true,
         checks: vec![Check::compare("every byte restored matched its SHA-256", "yes", "yes")],
+        canary: None,
         tested: vec!["every byte restored".into()],
         not_tested: vec!["the engine and the application on the restored copy".into()],
         entries: report.entries,

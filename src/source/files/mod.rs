@@ -14,6 +14,7 @@
 //! * Memory: the names of the directories on the current path, and one path for each file with further links still to come.
 
 mod attributes;
+pub mod canary;
 mod content;
 mod dir;
 mod metadata;

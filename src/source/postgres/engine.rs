@@ -21,6 +21,9 @@ use crate::interrupt;
 
 /// How long recovery may take until connections are accepted.
 const RECOVERY_MAX: Duration = Duration::from_secs(6 * 3600);
+/// What a standby says when it could be read, and how long it may then take.
+const CONSISTENT: &str = "consistent recovery state reached";
+const CONSISTENT_MAX: Duration = Duration::from_secs(60);
 /// `sun_path` of Linux, less its NUL and the socket's own name.
 const SOCKET_DIRECTORY_MAX: usize = 107 - ".s.PGSQL.5432.lock".len();
 const PORT: u16 = 5432;
@@ -75,7 +78,7 @@ pub struct Start<'a> {
     pub version: u32,
     /// The directory with the programs, if the operator has said.
     pub bin: Option<&'a Path>,
-    /// Beside [`ISOLATED`], and before them.
+    /// Beside [`ISOLATED`], and behind them.
     pub settings: &'a [(String, String)],
     pub superuser: &'a str,
 }
@@ -108,7 +111,7 @@ impl Engine {
         ];
         let fixed = ISOLATED.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let more = start.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        for (name, value) in more.chain(fixed).chain(ours) {
+        for (name, value) in fixed.chain(more).chain(ours) {
             spec.argv.push("-c".into());
             spec.argv.push(format!("{name}={value}").into());
         }
@@ -160,6 +163,7 @@ impl Engine {
 
     fn await_connections(&mut self) -> Result<()> {
         let began = Instant::now();
+        let mut consistent_since = None;
         loop {
             let refused = match self.client("template1") {
                 Ok(_) => return Ok(()),
@@ -172,7 +176,13 @@ impl Engine {
             interrupt::check("The server on the copy is ended, and nothing is said of the backup.")?;
             // Starting, or a socket that is not there yet; all else will not get better.
             let waiting = ServerError::of(&refused).is_none_or(|said| said.code == "57P03");
-            if !waiting || began.elapsed() > RECOVERY_MAX {
+            // A standby that has nothing more to replay, and still does not know who was writing, never will.
+            let consistent = self.log().iter().any(|line| line.contains(CONSISTENT));
+            if consistent {
+                consistent_since.get_or_insert_with(Instant::now);
+            }
+            let stuck = consistent_since.is_some_and(|since: Instant| since.elapsed() > CONSISTENT_MAX);
+            if !waiting || stuck || began.elapsed() > RECOVERY_MAX {
                 return Err(refused.context("the server runs on the copy, and lets nobody in"));
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -8,10 +8,12 @@
 //! * [`outside`]: configuration that lies elsewhere.
 //! * [`restored`]: from a restored snapshot to a data directory.
 //! * [`server`]: what a server says of itself.
+//! * [`tables`]: rows of tables, then and now; [`canary`]: the heartbeat.
 //! * [`wal`]: the log: streaming it, and reading what it says.
 
 pub mod asked;
 pub mod base;
+pub mod canary;
 pub mod client;
 pub mod detect;
 pub mod engine;
@@ -23,6 +25,7 @@ pub mod programs;
 pub mod proof;
 pub mod restored;
 pub mod server;
+pub mod tables;
 pub mod wal;
 
 pub use options::{Mode, Options, Transport};
@@ -49,14 +52,15 @@ pub const LOGICAL: &str = "postgres-logical";
 pub fn open(address: Address, options: Options, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
     match options.mode {
         Some(Mode::Logical) => Ok(Box::new(logical::Logical::open(address, &options, Arc::clone(clock)))),
-        Some(Mode::Physical) | None => physical(address, options.transport, clock),
+        Some(Mode::Physical) | None => physical(address, &options, clock),
     }
 }
 
-fn physical(address: Address, transport: Option<Transport>, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
-    let stream = || base::BaseBackup::open(address.clone(), Arc::clone(clock));
-    let files = || files::FileCopy::open(address.clone(), Arc::clone(clock));
-    Ok(match transport {
+fn physical(address: Address, options: &Options, clock: &Arc<dyn Clock>) -> Result<Box<dyn Source>> {
+    let count = options.count.unwrap_or(true);
+    let stream = || base::BaseBackup::open(address.clone(), count, Arc::clone(clock));
+    let files = || files::FileCopy::open(address.clone(), count, Arc::clone(clock));
+    Ok(match options.transport {
         Some(Transport::Stream) => Box::new(stream()?),
         Some(Transport::Files) => Box::new(files().map_err(|e| {
             let help = "Nothing was done; the earlier snapshots stand. Run as the server's user or as root, on its machine; or leave `transport` out.";

@@ -20,6 +20,8 @@ pub struct Options {
     /// What `wal-receive` has received is stored after this long at the latest; a second unless given.
     #[serde(default, deserialize_with = "crate::time::optional_length")]
     pub seal_every: Option<SignedDuration>,
+    /// Whether a physical backup notes, at its end, how many rows the tables have, so that drills can tell what is missing. It takes some 15 s at most.
+    pub count: Option<bool>,
     /// Of a logical backup: what it takes.
     #[serde(default)]
     pub select: Selection,

@@ -1,6 +1,10 @@
 //! The proof of a physical snapshot: a real server of the same major version recovers the restored copy, every table is read, `pg_amcheck` looks at
 //! tables and indexes where it is installed, and the operator's queries are asked.
 
+mod at_end;
+
+pub use at_end::at_end;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::path::Path;
@@ -9,6 +13,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::engine::{self, Engine, Start, environment};
 use super::server::Facts;
+use super::tables::{Counted, Reading};
 use super::wal::Lsn;
 use super::{Options, restored};
 use crate::child::Child;
@@ -19,8 +24,6 @@ use crate::report::{Check, Stopwatch};
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// What the server says where the library of an extension is not installed.
 pub(super) const NO_LIBRARY: &str = "could not access file \"";
-/// Tables named in a check.
-const NAMED: usize = 5;
 
 /// Whether a server that can recover the data is here. `Kind::Environment`: it is not.
 pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
@@ -37,32 +40,69 @@ pub struct Stop {
     pub beyond: Option<String>,
 }
 
-/// Checks `data`, which it changes. `Kind::Environment`: it could not be carried out here.
+/// What a proof finds.
+#[derive(Debug, Default)]
+pub struct Proof {
+    pub checks: Vec<Check>,
+    /// What is not as it was, though no check fails by it.
+    pub remarks: Vec<String>,
+}
+
+/// A restored data directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Copy<'a> {
+    pub data: &'a Path,
+    pub scratch: &'a Path,
+    /// The stored log goes on behind it, and [`at_end`] has looked at it before.
+    pub goes_on: bool,
+    pub stop: Option<&'a Stop>,
+}
+
+/// Checks a copy, which it changes. `also` is done while the server runs. `Kind::Environment`: it could not be carried out here.
 pub fn prove(
-    (data, scratch): (&Path, &Path),
+    copy: &Copy,
     facts: &serde_json::Value,
     options: &Options,
-    stop: Option<&Stop>,
     times: &Stopwatch,
-) -> Result<Vec<Check>> {
-    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
-    restored::settle(data, data)?;
+    also: &mut dyn FnMut(&Engine),
+) -> Result<Proof> {
+    let Copy { data, scratch, goes_on, stop } = *copy;
+    let mut facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    if goes_on {
+        facts.counted = Counted::default();
+    } else {
+        restored::settle(data, data)?;
+    }
+    if stop.is_some() {
+        facts.counted = Counted::nothing("a later moment was drilled: what is gone may have been deleted since");
+    }
     let engine = match times.time("engine start and replay", || start(data, scratch, &facts, options)) {
         Ok(engine) => engine,
         Err(e) if kind_of(&e) == Kind::Environment => return Err(e),
-        Err(e) => return Ok(vec![Check::compare("server", "recovers the copy", format!("{e:#}"))]),
+        Err(e) => {
+            let checks = vec![Check::compare("server", "recovers the copy", format!("{e:#}"))];
+            return Ok(Proof { checks, ..Proof::default() });
+        }
     };
-    let mut checks = vec![Check::compare("server", "recovers the copy", "recovers the copy")];
-    let found = stop.map_or(Ok(Vec::new()), |stop| stopped(&engine, stop)).and_then(|mut found| {
-        found.extend(examine(&engine, &facts, options)?);
-        Ok(found)
+    let found = stop.map_or(Ok(Vec::new()), |stop| stopped(&engine, stop)).and_then(|stopped| {
+        let mut proof = examine(&engine, &facts, options)?;
+        proof.checks.splice(0..0, stopped);
+        also(&engine);
+        Ok(proof)
     });
-    if engine.was_killed() {
-        return Err(environment("a process of the server was killed from outside, mostly for want of memory".into()));
-    }
-    checks.extend(found?);
+    not_killed(&engine)?;
+    let mut proof = found?;
+    proof.checks.insert(0, Check::compare("server", "recovers the copy", "recovers the copy"));
     engine.stop()?;
-    Ok(checks)
+    Ok(proof)
+}
+
+/// What a server says of which a process was killed tells nothing of the data.
+fn not_killed(engine: &Engine) -> Result<()> {
+    match engine.was_killed() {
+        true => Err(environment("a process of the server was killed from outside, mostly for want of memory".into())),
+        false => Ok(()),
+    }
 }
 
 /// What the server itself says of where its recovery stopped.
@@ -107,13 +147,12 @@ pub(super) fn start(data: &Path, scratch: &Path, facts: &Facts, options: &Option
 }
 
 /// The checks on a server that runs on a restored copy.
-pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<Check>> {
+pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Proof> {
     let mut sql = engine.client("template1")?;
     let mut checks = Vec::new();
     let system = sql.value("select system_identifier from pg_control_system()")?.unwrap_or_default();
     checks.push(Check::compare("system identifier", &facts.system, system));
-    let databases = sql.rows("select datname from pg_database where datallowconn order by datname")?;
-    let databases: Vec<String> = databases.rows.iter().map(|r| Ok(r.required(0)?.to_owned())).collect::<Result<_>>()?;
+    let databases = database_names(&mut sql)?;
     // A database may have come or gone between the question and the end of the backup; those that stayed must be there.
     if !facts.databases.is_empty() {
         let missing: Vec<&str> =
@@ -122,57 +161,25 @@ pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Vec<
             if missing.is_empty() { "all there".to_owned() } else { format!("missing: {}", missing.join(", ")) };
         checks.push(Check::compare(format!("{} databases", facts.databases.len()), "all there", actual));
     }
-    let mut tables = Tables::default();
+    let mut reading = Reading::new(&facts.counted);
     for database in &databases {
-        tables.read(&mut engine.client(database)?)?;
+        reading.read(&mut engine.client(database)?, database, PATIENCE)?;
     }
-    checks.push(tables.check());
+    checks.push(reading.readable());
+    checks.extend(reading.compared());
     checks.extend(amcheck(engine)?);
     for query in &options.check {
         checks.push(ask(engine, facts.database.as_deref().unwrap_or("postgres"), query));
     }
     match checks.iter().find(|check| !check.passed && check.actual.contains(NO_LIBRARY)) {
         Some(check) => Err(environment(format!("an extension's library is missing on this machine: {}", check.actual))),
-        None => Ok(checks),
+        None => Ok(Proof { checks, remarks: reading.remarks }),
     }
 }
 
-#[derive(Default)]
-struct Tables {
-    count: u64,
-    rows: u64,
-    unreadable: Vec<String>,
-}
-
-impl Tables {
-    /// Reads every row of every table and materialized view of a database.
-    fn read(&mut self, sql: &mut Client) -> Result<()> {
-        sql.patience = PATIENCE;
-        let list = sql.rows(
-            "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-             where c.relkind in ('r', 'm') and c.relpersistence = 'p' and (c.relkind = 'r' or c.relispopulated) order by 1",
-        )?;
-        for row in &list.rows {
-            let table = row.required(0)?;
-            self.count += 1;
-            // The row as a whole: it takes values out of TOAST tables, too.
-            match sql.value(&format!("select count(*) + count(t.*) - count(t.*) from only {table} t")) {
-                Ok(rows) => self.rows += rows.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0),
-                Err(e) => self.unreadable.push(format!("{table}: {e:#}")),
-            }
-        }
-        Ok(())
-    }
-
-    fn check(self) -> Check {
-        let actual = if self.unreadable.is_empty() {
-            "all readable".to_owned()
-        } else {
-            let first: Vec<&str> = self.unreadable.iter().take(NAMED).map(String::as_str).collect();
-            format!("{} are not: {}", self.unreadable.len(), first.join("; "))
-        };
-        Check::compare(format!("{} tables with {} rows", self.count, self.rows), "all readable", actual)
-    }
+fn database_names(sql: &mut Client) -> Result<Vec<String>> {
+    let names = sql.rows("select datname from pg_database where datallowconn order by datname")?;
+    names.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect()
 }
 
 /// `pg_amcheck` on all databases: structure of tables and B-trees. Part of the contrib modules, and there from version 14 on.

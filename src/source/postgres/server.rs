@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use super::client::{Client, Session};
+use super::client::{Client, Row, Session};
+use super::tables::{Counted, Horizons};
 use super::wal::Lsn;
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Failure, Kind};
@@ -34,6 +36,8 @@ pub struct Facts {
     /// Databases that accept connections.
     pub databases: Vec<String>,
     pub max_prepared_transactions: Option<u32>,
+    /// Settings that a hot standby must have at least: <https://www.postgresql.org/docs/current/hot-standby.html>, "Administrator's Overview".
+    pub standby_needs: BTreeMap<String, String>,
     /// Pages whose checksums were wrong when the server read them.
     pub checksum_failures: Option<String>,
     /// Files of the configuration outside the data directory that were taken along.
@@ -50,6 +54,8 @@ pub struct Facts {
     pub read_whole: Option<String>,
     /// Bytes of the relations that are not the server's own.
     pub table_bytes: u64,
+    /// Rows by table when the backup had ended; absent in snapshots made before they were counted.
+    pub counted: Counted,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,8 +112,23 @@ impl Facts {
         )?;
         let databases = sql.rows("select datname from pg_database where datallowconn order by datname")?;
         self.databases = databases.rows.iter().map(|row| Ok(row.required(0)?.to_owned())).collect::<Result<_>>()?;
+        let needs = sql.rows(
+            "select name, setting from pg_settings where name in ('max_connections', 'max_worker_processes', 'max_wal_senders', \
+             'max_prepared_transactions', 'max_locks_per_transaction')",
+        )?;
+        let need = |row: &Row| Ok((row.required(0)?.to_owned(), row.required(1)?.to_owned()));
+        self.standby_needs = needs.rows.iter().map(need).collect::<Result<_>>()?;
         self.max_prepared_transactions = sql.value("show max_prepared_transactions")?.and_then(|n| n.parse().ok());
         Ok(())
+    }
+
+    /// For counting rows at the end of a backup, where that is wanted and can be done.
+    pub fn horizons(&self, count: bool) -> Horizons {
+        match (count, self.is_standby) {
+            (false, _) => Horizons::off("it is switched off: count = false in [source.postgres]"),
+            (true, true) => Horizons::off("the server is a standby, which does not know which transactions have ended"),
+            (true, false) => Horizons::default(),
+        }
     }
 
     /// Counts an entry that was read.

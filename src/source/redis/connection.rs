@@ -78,6 +78,13 @@ impl Connection {
             .map_err(|said| refused(&self.endpoint, &said))
     }
 
+    /// As [`Connection::command`], with a refusal in the server's own words.
+    pub fn attempt(&mut self, words: &[&str]) -> Result<Result<Reply, String>> {
+        let words: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();
+        self.send(&words)?;
+        self.reply(REPLY_MAX, DEPTH_MAX).with_context(|| format!("ask {}", self.endpoint))
+    }
+
     /// As [`Connection::command`], where a refusal only means that the server does not know this.
     pub fn try_command(&mut self, words: &[&str]) -> Result<Option<Reply>> {
         let words: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();

@@ -25,6 +25,7 @@ use crate::source::{Before, Finished, Piece, Source, stream_entry};
 pub mod address;
 mod aof_layout;
 pub mod asked;
+pub mod canary;
 pub mod connection;
 pub mod engine;
 mod fork;

@@ -32,8 +32,13 @@ pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     engine::find(options.server.as_deref(), facts.flavour, &facts.rdb).map(drop)
 }
 
-/// Proves the copy in `copy`. `Kind::Environment`: no server here can load it.
-pub fn prove(copy: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+/// Proves the copy in `copy`; `also` is done while the server runs. `Kind::Environment`: no server here can load it.
+pub fn prove(
+    copy: &Path,
+    facts: &serde_json::Value,
+    options: &Options,
+    also: &mut dyn FnMut(&mut Connection),
+) -> Result<Vec<Check>> {
     let facts = Facts::deserialize(facts).context("read the facts that the snapshot holds of its server")?;
     let file = copy.join(DUMP);
     let mut sample = Sample::default();
@@ -71,6 +76,7 @@ pub fn prove(copy: &Path, facts: &serde_json::Value, options: &Options) -> Resul
         };
         checks.push(Check::compare("function libraries", found.function_libraries, libraries));
     }
+    also(&mut connection);
     server.stop()?;
     if let Some(manifest) = manifest(copy) {
         let started = Instant::now();

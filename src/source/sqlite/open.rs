@@ -61,6 +61,17 @@ pub fn open(file: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Opens somebody else's database to write a little into it. Its log is left to its owner: no checkpoint from here while another has it open. The last
+/// to close a database empties its log under an exclusive lock, as any client does, so that it does not grow while the application is away.
+pub fn open_to_write(file: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    harden(&connection)?;
+    connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
 /// Opens a file that nobody else has open, without locks and without ever making a file beside it.
 pub fn open_immutable(file: &Path) -> rusqlite::Result<Connection> {
     let mut uri = String::from("file://");

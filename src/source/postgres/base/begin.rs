@@ -15,6 +15,7 @@ impl BaseBackup {
         let mut walsender = self.walsender.take().context("a backup that has begun already (this is a bug)")?;
         self.seat.ready()?;
         self.slot = reserve_wal(&self.address);
+        self.horizons.look_now_and_then(&self.address);
         walsender.patience = super::super::CHECKPOINT_MAX;
         let Some(ground) = self.ground.take() else { return self.begun(Feed::start(walsender)?) };
         let feed = match ground.begin(walsender, &self.address) {

@@ -30,6 +30,7 @@ use tar::EntryType;
 use super::client::{Address, Client, ServerError, Session, explain};
 use super::outside::{self, ConfigFile};
 use super::server::{self, Facts, TablespaceFact};
+use super::tables::{self, Horizons};
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
@@ -85,6 +86,8 @@ pub struct BaseBackup {
     /// `pg_control` has come, which the server had sent at this time at the earliest; what it sends next comes after the backup's end.
     control: Option<Instant>,
     seat: Seat,
+    /// Which transactions have ended, for counting rows.
+    horizons: Horizons,
 }
 
 /// The file that is being read.
@@ -97,12 +100,13 @@ enum Current {
 
 impl BaseBackup {
     /// Connects, and asks the server who it is. Nothing is read yet.
-    pub fn open(address: Address, clock: Arc<dyn Clock>) -> Result<BaseBackup> {
+    pub fn open(address: Address, count: bool, clock: Arc<dyn Clock>) -> Result<BaseBackup> {
         let mut walsender = Client::connect(&address, Session::Replication)?;
         let mut sql = server::sql(&address);
         let mut facts = Facts::ask(&mut walsender, sql.as_mut()).map_err(|e| explain(e, &address))?;
         let config = sql.as_mut().map_or_else(Vec::new, |sql| config(sql, &mut facts));
         let data_time = clock.now();
+        let horizons = facts.horizons(count);
         Ok(BaseBackup {
             clock,
             accounts: address.is_local().then(Accounts::load),
@@ -128,6 +132,7 @@ impl BaseBackup {
             ended: false,
             control: None,
             seat: Seat::default(),
+            horizons,
         })
     }
 
@@ -165,6 +170,7 @@ impl BaseBackup {
     /// Makes the entry of a member, and of the directory that nothing is sent for: the root, or that of a tablespace.
     fn take(&mut self, archive: Archive, member: Member) -> Result<()> {
         self.note_end();
+        self.horizons.look_now_and_then(&self.address);
         let path = match archive {
             Archive::Tablespace(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
             _ => member.path.clone(),
@@ -341,6 +347,8 @@ impl Source for BaseBackup {
         ensure!(self.ended, "the backup has not ended (this is a bug)");
         let damage = self.facts.checksum_failures.iter();
         let skipped = damage.map(|what| Skip::new(&Name::new("base"), what.clone())).collect();
+        let horizon = self.horizons.before(&self.facts.end_lsn);
+        self.facts.counted = tables::count(&self.address, &self.facts.databases, horizon);
         Ok(Finished { data_time: self.data_time, skipped, facts: self.facts.sealed()? })
     }
 }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use super::client::{Address, Client, explain};
 use super::outside::{self, ConfigFile};
 use super::server::{Facts, TablespaceFact};
+use super::tables::{self, Horizons};
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::entry::{Entry, EntryKind, Name};
@@ -61,6 +62,8 @@ pub struct FileCopy {
     config: Vec<String>,
     data_time: Timestamp,
     member: Member,
+    /// Which transactions have ended, for counting rows.
+    horizons: Horizons,
 }
 
 enum Stage {
@@ -80,10 +83,11 @@ enum Content {
 
 impl FileCopy {
     /// Connects. An `Err` says what keeps this process from reading the files of just this server; then there is [`super::base`].
-    pub fn open(address: Address, clock: Arc<dyn Clock>) -> Result<FileCopy> {
+    pub fn open(address: Address, count: bool, clock: Arc<dyn Clock>) -> Result<FileCopy> {
         let Reach { session, data, facts, config } = Reach::find(&address)?;
         let data_time = clock.now();
         Ok(FileCopy {
+            horizons: facts.horizons(count),
             address,
             clock,
             accounts: Accounts::load(),
@@ -190,6 +194,7 @@ impl FileCopy {
 
     /// `pg_control`, the end of the backup, what it gives, and the WAL.
     fn end_at_once(&mut self) -> Result<()> {
+        self.horizons.look(&mut self.session);
         let control = control::read(&self.data)?;
         self.push_bytes("global/pg_control", control)?;
         self.data_time = self.clock.now();
@@ -363,6 +368,8 @@ impl Source for FileCopy {
         };
         let skipped: Vec<Skip> = self.damaged.iter().take(NAMED).map(named).collect();
         self.facts.checksum_failures = (!skipped.is_empty()).then(|| format!("{} files", self.damaged.len()));
+        let horizon = self.horizons.before(&self.facts.end_lsn);
+        self.facts.counted = tables::count(&self.address, &self.facts.databases, horizon);
         Ok(Finished { data_time: self.data_time, skipped, facts: self.facts.sealed()? })
     }
 }

@@ -39,7 +39,7 @@ mod selection;
 const DIRECTORY: &str = "databases";
 pub const GLOBALS: &str = "globals.sql";
 /// Where a connection goes that needs any database.
-pub(in crate::source::postgres) const ANY_DATABASE: &str = "postgres";
+pub const ANY_DATABASE: &str = "postgres";
 /// How long a dump waits for a table that somebody has locked.
 const LOCK_WAIT: &str = "--lock-wait-timeout=600s";
 /// A dump may be silent while the server sorts or waits for a lock, and take as long as it takes.

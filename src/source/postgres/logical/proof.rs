@@ -32,14 +32,21 @@ pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
     find_programs(&facts, options).map(drop)
 }
 
-/// Checks the dumps in `copy`, in a server below `scratch`. `Kind::Environment`: it could not be carried out here.
-pub fn prove(copy: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Vec<Check>> {
+/// Checks the dumps in `copy`, in a server below `scratch`; `also` is done while it runs. `Kind::Environment`: it could not be carried out here.
+pub fn prove(
+    copy: &Path,
+    scratch: &Path,
+    facts: &serde_json::Value,
+    options: &Options,
+    also: &mut dyn FnMut(&Engine),
+) -> Result<Vec<Check>> {
     let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
     let (engine, mut checks) = rebuild_in(copy, scratch, &facts, options)?;
     let asked = facts.asked.as_deref().unwrap_or(super::ANY_DATABASE);
     for query in &options.check {
         checks.push(ask(&engine, asked, query));
     }
+    also(&engine);
     engine.stop()?;
     Ok(checks)
 }
