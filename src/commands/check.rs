@@ -21,7 +21,7 @@ use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::GroupName;
+use crate::repository::layout::{GroupName, SourceName};
 use crate::repository::series::Series;
 use crate::repository::trust::Role;
 use crate::scheduler;
@@ -92,6 +92,7 @@ pub fn run(shell: &Shell, args: &Check) -> Result<Ending> {
         canary(&config, source, &mut found);
         age(&open, source, &mut found);
     }
+    members(&config, &open, &mut found);
     schedule(shell, &config, &open, &mut found);
     plans(&config, &open, &mut found)?;
     for finding in &found.0 {
@@ -320,6 +321,23 @@ fn of_group(group: &GroupName, age: Option<SignedDuration>, rpo: Option<SignedDu
     let target = rpo.map_or(String::new(), |rpo| format!(", RPO {}", span(rpo.as_secs_f64())));
     let detail = format!("its data is of {} ago{target}", span(age.as_secs_f64()));
     found.add(what, if late { State::Missed } else { State::Ok }, detail);
+}
+
+/// That no group has a member that is given up: it would have no common point any more.
+fn members(config: &Config, open: &Open, found: &mut Findings) {
+    for group in &config.group {
+        let retired = |name: &&SourceName| {
+            let series = Series::list(&open.store, &open.trust, name);
+            matches!(series.and_then(|series| series.retired()), Ok(Some(_)))
+        };
+        let gone: Vec<&str> = group.sources.iter().filter(retired).map(SourceName::as_str).collect();
+        if !gone.is_empty() && gone.len() < group.sources.len() {
+            let gone = gone.join(", ");
+            let detail =
+                format!("{gone} is retired, so that it has no common point any more: take it out of [[group]]");
+            found.add(format!("group {}", group.name), State::Failed, detail);
+        }
+    }
 }
 
 fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {

@@ -37,6 +37,7 @@ fn a_retired_source_alarms_nobody_and_still_restores() {
     assert!(expect(at, &["snapshots"], 0).out.contains("orders was retired"));
     let checked = run(at, &["check"]);
     assert!(checked.out.contains("newest snapshot of orders: the source is retired since"), "{}", checked.all());
+    assert!(checked.out.contains("FAILED   group shop: orders is retired"), "{}", checked.all());
     // What is done to all leaves it out; the group says what to do.
     let backup = expect(at, &["backup"], 0);
     assert!(backup.out.contains("orders: retired ") && backup.out.contains("etc: snapshot 2"), "{}", backup.all());

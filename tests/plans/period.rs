@@ -136,5 +136,12 @@ fn a_failure_stands_until_a_drill_answers_it_and_a_retired_source_is_left_alone(
     let now = page(at);
     assert_eq!(due(&then), due(&now), "{now}");
     assert!(of(&now, "app")["retired"].is_string());
+    fs::remove_file(at.join("schedules/app.toml")).unwrap();
+    expect(at, &["report", "--period", &month_of(at)], 0);
+    // A failure that nothing answered is not made good by giving the source up.
+    files_below(&at.join("repo/packs/orders"), |_| true).iter().for_each(flip);
+    expect(at, &["drill", "orders"], 4);
+    expect(at, &["retire", "orders", "--confirm", "orders"], 0);
+    expect(at, &["report", "--period", &month_of(at)], 4);
     assert!(run(at, &["report", "--period", &month_of(at)]).out.contains("| app (retired "));
 }

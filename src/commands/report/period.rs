@@ -128,8 +128,10 @@ impl Covered {
     /// Whether something in it is not as it was promised, or should be.
     fn bad(&self) -> bool {
         let missed = !self.missed.is_empty() || self.promised.iter().any(|kept| !kept.missed.is_empty());
-        let open = self.failures.iter().any(|failed| failed.passed_again.is_none());
-        self.configured && (missed || open && self.retired.is_none()) || self.configured && !self.faults.is_empty()
+        // What failed before the source was given up has stood unanswered all the same.
+        let counts = |failed: &Failed| self.retired.is_none_or(|retired| failed.at < retired);
+        let open = self.failures.iter().any(|failed| failed.passed_again.is_none() && counts(failed));
+        self.configured && (missed || open || !self.faults.is_empty())
     }
 }
 
