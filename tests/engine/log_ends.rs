@@ -140,6 +140,20 @@ fn prune_takes_what_lies_before_the_kept_part_whatever_is_damaged_at_its_end() {
     assert!(lab.read(0, 1, at).unwrap() == bytes(1, at, START + 6 * UNIT));
 }
 
+/// The first stretch cannot be read, and the second goes on from it: a snapshot in the first still needs all of the second.
+#[test]
+fn prune_keeps_what_follows_a_stretch_that_cannot_be_read() {
+    let lab = Lab::new();
+    grow(&mut lab.writer(lab.store()).unwrap(), START + 2 * UNIT, 1000).unwrap();
+    grow(&mut lab.begin(lab.store(), START + 2 * UNIT, true).unwrap(), START + 8 * UNIT, 1000).unwrap();
+    let record = layout::log_stretch(&name("db"), 1);
+    let sound = damage(&lab, &record);
+    take(&lab, &[anchor(START + UNIT), anchor(START + 7 * UNIT)], None);
+    lab.memory.tamper(&record, |b| *b = sound);
+    let read = lab.read(0, 1, START + UNIT);
+    assert!(read.is_ok_and(|read| read == bytes(1, START + UNIT, START + 8 * UNIT)), "the way from the first is gone");
+}
+
 /// What a newer version wrote may be what tells how everything else belongs together.
 #[test]
 fn prune_takes_nothing_of_a_log_that_a_newer_version_has_written_to() {
@@ -293,7 +307,7 @@ proptest! {
     #[test]
     fn prune_takes_nothing_that_is_needed_once_damage_is_put_right(
         stretches in prop::collection::vec((1u64..3000, 0u64..4, 100u64..900), 1..6),
-        hurt in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        hurt in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..3),
         anchors in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
         let lab = Lab::new();
@@ -312,8 +326,10 @@ proptest! {
         }).collect();
         let all: Vec<Key> = lab.store().list("wal/").unwrap().into_iter().map(|o| o.key).collect();
         let mut right = std::collections::BTreeMap::new();
-        for index in &hurt {
-            let key = &all[index.index(all.len())];
+        // Every other time the record of a stretch: it tells how everything else belongs together.
+        let records: Vec<&Key> = all.iter().filter(|key| key.as_str().contains("/stretches/")).collect();
+        for (index, record) in &hurt {
+            let key = if *record { index.get(&records) } else { &all[index.index(all.len())] };
             if !right.contains_key(key) {
                 right.insert(key.clone(), damage(&lab, key));
             }
