@@ -69,6 +69,21 @@ fn a_damaged_last_object_is_gone_on_from_in_a_stretch_beside_it() {
     assert!(lab.read(0, 1, START).unwrap() == bytes(1, START, START + 3 * UNIT));
 }
 
+/// A server that archives a segment again still has it: what the log has lost of it must not be taken for stored.
+#[test]
+fn a_hole_in_what_is_shown_again_is_an_error() {
+    let lab = Lab::new();
+    let from = (START / UNIT + 1) * UNIT;
+    grow(&mut lab.begin(lab.store(), from, false).unwrap(), from + 500, 50).unwrap();
+    let writer = lab.writer(lab.store()).unwrap();
+    assert_eq!(writer.holds(&log(&lab), from, &bytes(1, from, from + 500)).unwrap(), Some(true));
+    damage(&lab, &objects(&lab, 0, 1)[3]);
+    let writer = lab.writer(lab.store()).unwrap();
+    assert_eq!(writer.head().end, from + 500, "a hole in the middle is no reason not to go on");
+    let held = writer.holds(&log(&lab), from, &bytes(1, from, from + 500));
+    assert!(held.is_err(), "{held:?}: the server would forget what is lost");
+}
+
 /// Pieces that are there make a damaged run no loss.
 #[test]
 fn a_damaged_run_at_the_end_is_no_end() {
@@ -352,7 +367,7 @@ proptest! {
 /// Three snapshots in a log, signed as a writer signs them; the one that looks wrong does not stand for the one before it.
 #[test]
 fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
-    for suspect in [false, true] {
+    for (suspect, unreadable) in [(false, false), (true, false), (false, true)] {
         let lab = Lab::new();
         let (world, source) = (&lab.world, name("db"));
         rusqlite::Connection::open(world.path("app.db")).unwrap().execute_batch("CREATE TABLE t(n)").unwrap();
@@ -379,12 +394,19 @@ fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
             previous = Some(Hash::of(&body));
             lab.memory.tamper(&key, |b| *b = body.clone());
         }
+        if unreadable {
+            damage(&lab, &layout::log_stretch(&source, 1));
+        }
         // Moments of the last 15 minutes: the second snapshot is from before that, if it is good.
         let span = jiff::Span::new().minutes(15);
         let policy = Policy { last: 1, points_in_time: Some(span), ..Policy::default() };
         let plan = prune::plan(&world.host.open, &source, &policy, SignedDuration::ZERO).unwrap();
         let goes: Vec<u64> = plan.remove.iter().map(|removed| removed.seq).collect();
         let below = plan.log.iter().map(|gone| gone.below.0).max().unwrap_or(0);
+        if unreadable {
+            assert!(goes.is_empty() && below == 0, "nobody knows what leads where: {goes:?} {below}");
+            continue;
+        }
         let needed = START + if suspect { 2 } else { 4 } * UNIT - 10;
         assert_eq!(goes, if suspect { vec![] } else { vec![1] }, "suspect: {suspect}");
         assert!(
