@@ -69,6 +69,21 @@ fn a_damaged_last_object_is_gone_on_from_in_a_stretch_beside_it() {
     assert!(lab.read(0, 1, START).unwrap() == bytes(1, START, START + 3 * UNIT));
 }
 
+/// A server that archives a segment again still has it: what the log has lost of it must not be taken for stored.
+#[test]
+fn a_hole_in_what_is_shown_again_is_an_error() {
+    let lab = Lab::new();
+    let from = (START / UNIT + 1) * UNIT;
+    grow(&mut lab.begin(lab.store(), from, false).unwrap(), from + 500, 50).unwrap();
+    let writer = lab.writer(lab.store()).unwrap();
+    assert_eq!(writer.holds(&log(&lab), from, &bytes(1, from, from + 500)).unwrap(), Some(true));
+    damage(&lab, &objects(&lab, 0, 1)[3]);
+    let writer = lab.writer(lab.store()).unwrap();
+    assert_eq!(writer.head().end, from + 500, "a hole in the middle is no reason not to go on");
+    let held = writer.holds(&log(&lab), from, &bytes(1, from, from + 500));
+    assert!(held.is_err(), "{held:?}: the server would forget what is lost");
+}
+
 /// Pieces that are there make a damaged run no loss.
 #[test]
 fn a_damaged_run_at_the_end_is_no_end() {
@@ -138,6 +153,20 @@ fn prune_takes_what_lies_before_the_kept_part_whatever_is_damaged_at_its_end() {
     // Put right from another copy of the repository, nothing is missing.
     lab.memory.tamper(&last, |b| *b = sound);
     assert!(lab.read(0, 1, at).unwrap() == bytes(1, at, START + 6 * UNIT));
+}
+
+/// The first stretch cannot be read, and the second goes on from it: a snapshot in the first still needs all of the second.
+#[test]
+fn prune_keeps_what_follows_a_stretch_that_cannot_be_read() {
+    let lab = Lab::new();
+    grow(&mut lab.writer(lab.store()).unwrap(), START + 2 * UNIT, 1000).unwrap();
+    grow(&mut lab.begin(lab.store(), START + 2 * UNIT, true).unwrap(), START + 8 * UNIT, 1000).unwrap();
+    let record = layout::log_stretch(&name("db"), 1);
+    let sound = damage(&lab, &record);
+    take(&lab, &[anchor(START + UNIT), anchor(START + 7 * UNIT)], None);
+    lab.memory.tamper(&record, |b| *b = sound);
+    let read = lab.read(0, 1, START + UNIT);
+    assert!(read.is_ok_and(|read| read == bytes(1, START + UNIT, START + 8 * UNIT)), "the way from the first is gone");
 }
 
 /// What a newer version wrote may be what tells how everything else belongs together.
@@ -293,7 +322,7 @@ proptest! {
     #[test]
     fn prune_takes_nothing_that_is_needed_once_damage_is_put_right(
         stretches in prop::collection::vec((1u64..3000, 0u64..4, 100u64..900), 1..6),
-        hurt in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        hurt in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..3),
         anchors in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
         let lab = Lab::new();
@@ -312,8 +341,10 @@ proptest! {
         }).collect();
         let all: Vec<Key> = lab.store().list("wal/").unwrap().into_iter().map(|o| o.key).collect();
         let mut right = std::collections::BTreeMap::new();
-        for index in &hurt {
-            let key = &all[index.index(all.len())];
+        // Every other time the record of a stretch: it tells how everything else belongs together.
+        let records: Vec<&Key> = all.iter().filter(|key| key.as_str().contains("/stretches/")).collect();
+        for (index, record) in &hurt {
+            let key = if *record { index.get(&records) } else { &all[index.index(all.len())] };
             if !right.contains_key(key) {
                 right.insert(key.clone(), damage(&lab, key));
             }
@@ -336,7 +367,7 @@ proptest! {
 /// Three snapshots in a log, signed as a writer signs them; the one that looks wrong does not stand for the one before it.
 #[test]
 fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
-    for suspect in [false, true] {
+    for (suspect, unreadable) in [(false, false), (true, false), (false, true)] {
         let lab = Lab::new();
         let (world, source) = (&lab.world, name("db"));
         rusqlite::Connection::open(world.path("app.db")).unwrap().execute_batch("CREATE TABLE t(n)").unwrap();
@@ -363,12 +394,19 @@ fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
             previous = Some(Hash::of(&body));
             lab.memory.tamper(&key, |b| *b = body.clone());
         }
+        if unreadable {
+            damage(&lab, &layout::log_stretch(&source, 1));
+        }
         // Moments of the last 15 minutes: the second snapshot is from before that, if it is good.
         let span = jiff::Span::new().minutes(15);
         let policy = Policy { last: 1, points_in_time: Some(span), ..Policy::default() };
         let plan = prune::plan(&world.host.open, &source, &policy, SignedDuration::ZERO).unwrap();
         let goes: Vec<u64> = plan.remove.iter().map(|removed| removed.seq).collect();
         let below = plan.log.iter().map(|gone| gone.below.0).max().unwrap_or(0);
+        if unreadable {
+            assert!(goes.is_empty() && below == 0, "nobody knows what leads where: {goes:?} {below}");
+            continue;
+        }
         let needed = START + if suspect { 2 } else { 4 } * UNIT - 10;
         assert_eq!(goes, if suspect { vec![] } else { vec![1] }, "suspect: {suspect}");
         assert!(

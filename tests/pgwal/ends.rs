@@ -175,6 +175,14 @@ fn a_damaged_last_object_does_not_keep_archiving_from_going_on() {
         &world.path("never"),
     );
     assert!(missing.is_err(), "what is damaged is not the end of the log");
+    // Nothing else is stored, so that nobody can say where the log ended.
+    let other = World::new();
+    push(&other.host, &source(), &files[0], 1).unwrap();
+    damage(&pieces(&other).pop().map(|(.., path)| path).unwrap());
+    let report = push(&other.host, &source(), &files[1], 1).unwrap();
+    assert!(report.notes.len() == 1 && report.notes[0].contains("a gap in the log"), "{report:?}");
+    assert_eq!(push(&other.host, &source(), &files[2], 1).unwrap().notes, [] as [String; 0]);
+    files[1..3].iter().for_each(|file| comes_back(&other, file));
 }
 
 /// What the server still has is stored again, by either way, and there is no gap.
@@ -230,6 +238,12 @@ fn a_timeline_that_began_before_the_first_pushed_segment_is_pushed() {
     let files: Vec<PathBuf> =
         segments(&standby).into_iter().filter(|file| name(file).starts_with("00000002")).collect();
     assert!(files.len() >= 3, "{files:?}");
+    // The old primary has gone on for a while, beyond the first of them that is archived.
+    write(&primary, 4 * SEGMENT);
+    for file in segments(&primary) {
+        push(&world.host, &source(), &file, 1).unwrap();
+    }
+    assert!(world.windows()[0].to.1.0 > start_of(&files[1]));
     // The one in which the timeline began was never archived.
     let report = push(&world.host, &source(), &files[1], 1).unwrap();
     assert!(report.notes.len() == 1 && report.notes[0].contains("a gap in the log"), "{report:?}");

@@ -1,10 +1,11 @@
 //! What retention decides on the snapshots of a source, as they are stored, with the log between them.
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use crate::operations::Open;
 use crate::operations::drill::Proof;
-use crate::operations::retention::{Decision, LogPart, Point, Policy, decide, keep_for_the_log};
+use crate::operations::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
 use crate::operations::wal::recover::holds;
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
@@ -29,9 +30,22 @@ pub fn decisions(
             let lies = |s: &&Snapshot| s.log.as_ref().is_some_and(|range| holds(&log, window, range, s.started));
             whole.snapshots().map(|(_, s)| s).filter(lies).map(|s| s.seq).collect()
         };
+        // What cannot be read or does not verify may reach further, and what is being caught up on does not tell how far it reaches.
+        let doubtful = !log.faults.is_empty();
+        let until = |window: &Window| match window.until {
+            known if !doubtful && known != Timestamp::UNIX_EPOCH => known,
+            _ => Timestamp::MAX,
+        };
         let parts: Vec<LogPart> =
-            windows.iter().map(|window| LogPart { until: window.until, snapshots: inside(window) }).collect();
+            windows.iter().map(|window| LogPart { until: until(window), snapshots: inside(window) }).collect();
         keep_for_the_log(&mut decisions, &points, &parts, policy, now);
+        // One that lies in no part may lie in that.
+        let lies = |seq: u64| parts.iter().any(|part| part.snapshots.contains(&seq));
+        for (decision, point) in decisions.iter_mut().zip(&points).filter(|_| doubtful) {
+            if point.complete && point.reaches_from.is_some() && decision.keep.is_empty() && !lies(point.seq) {
+                decision.keep.push(Reason::PointsInTime);
+            }
+        }
     }
     Ok(decisions)
 }

@@ -136,7 +136,7 @@ impl<'a> Writer<'a> {
         let mut writer = Writer::at(author, data, line, sealed, (head, Some(last.line.time)));
         writer.beside = stretch.timelines.get(&timeline).and_then(|spans| listed_end(spans)) > Some(end);
         let unit = writer.stretch.unit;
-        writer.parts = writer.parts(stretch, (end - 1) / unit * unit, end)?;
+        writer.parts = writer.parts(stretch, ((end - 1) / unit * unit, end), |_| Ok(()))?;
         writer.leave_marked_runs();
         Ok(writer)
     }

@@ -1,6 +1,6 @@
 //! Runs: one object in place of many pieces, from bytes in hand; and comparing what is stored with what the engine shows.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 
 use super::Writer;
@@ -90,13 +90,20 @@ impl Writer<'_> {
     }
 
     /// The fewest objects of the head's timeline that cover a range, or what is there of it without a hole up to its end.
-    pub(super) fn parts(&self, stretch: &Stretch, from: u64, to: u64) -> Result<Vec<Part>> {
+    /// `hole` hears where nothing verifies.
+    pub(super) fn parts(
+        &self,
+        stretch: &Stretch,
+        (from, to): (u64, u64),
+        hole: fn(u64) -> Result<()>,
+    ) -> Result<Vec<Part>> {
         let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
         let here: Vec<&Span> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
         let mut parts: Vec<Part> = Vec::new();
         let mut at = here.first().map_or(to, |s| s.start);
         while at < to {
             let Some(fetched) = self.furthest(&here, at)? else {
+                hole(at)?;
                 parts.clear();
                 at = here.iter().map(|s| s.start).find(|start| *start > at).unwrap_or(to);
                 continue;
@@ -135,7 +142,9 @@ impl Writer<'_> {
     /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.
     pub fn holds(&self, log: &Log, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
         let stretch = log.stretches.last().context("there is no stretch")?;
-        let parts = self.parts(stretch, start, start + bytes.len() as u64)?;
+        // Whoever has the bytes must not let go of them then.
+        let lost = |at| bail!("what the log held at {at:016x} is lost, or does not verify");
+        let parts = self.parts(stretch, (start, start + bytes.len() as u64), lost)?;
         let (mut at, mut rest) = (start, bytes);
         for part in &parts {
             if part.start != at || part.end - at > rest.len() as u64 {
