@@ -1,3 +1,5 @@
+//! Bounds and notes with real processes.
+
 use super::super::{Child, Spec};
 use super::*;
 use crate::error::kind_of;
