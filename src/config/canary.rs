@@ -6,13 +6,27 @@ use std::path::PathBuf;
 
 use super::{Config, SourceConfig, SourceKind};
 use crate::durable;
+use crate::error::{Failure, Kind};
 use crate::repository::layout::SourceName;
 use crate::source::canary::{Act, Canary, Home, Stated};
-use crate::source::postgres;
 use crate::source::redis::address::Address as RedisAddress;
+use crate::source::{files, postgres};
 
 /// Below the state directory: a file for each source, with the time of the last canary that was written.
 const WRITTEN: &str = "canaries";
+
+/// A drill would miss it in every copy.
+fn is_left_out(source: &SourceConfig, canary: &Canary) -> Result<bool> {
+    let select = source.postgres.as_ref().map(|options| &options.select);
+    Ok(match (source.kind, select, canary.at.split_once('.')) {
+        (SourceKind::Files, ..) => files::leaves_out(&source.exclude, &canary.at)?,
+        (SourceKind::Postgres, Some(select), Some((schema, table))) => {
+            let database = canary.database.as_deref();
+            !select.takes_table(schema, table) || database.is_some_and(|name| !select.takes_database(name))
+        }
+        _ => false,
+    })
+}
 
 impl Config {
     /// The canary of a source, if it has one. An error: its address cannot be read.
@@ -43,7 +57,13 @@ impl Config {
             }
             SourceKind::Command => return Ok(None),
         };
-        Ok(Some(Canary::new(source.name.as_str(), home, options)))
+        let canary = Canary::new(source.name.as_str(), home, options);
+        if is_left_out(source, &canary)? {
+            let message = format!("the backups of {} leave out its canary, {}", source.name, canary.place());
+            let help = "Backups go on; none is written. Let `exclude` or `select` take it in, or name another place: `at` and `database` in [source.canary].";
+            return Err(Failure::new(Kind::Config, message, help));
+        }
+        Ok(Some(canary))
     }
 
     /// What a snapshot of the source says of it. A canary must not keep a backup from being made: one that cannot be told of is left out.

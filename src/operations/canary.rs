@@ -46,8 +46,9 @@ pub struct Judged {
     pub remark: Option<String>,
 }
 
-/// Judges what was found in a copy. `rpo`: by which the age of its data is measured, if one is promised.
-pub fn judge(stated: &Stated, found: Found, data: DataTime, rpo: Option<SignedDuration>) -> Judged {
+/// Judges what was found in a copy. `rpo`: by which the age of its data is measured, if one is promised. `fleeting`: the engine itself may have let go
+/// of it before the copy was made.
+pub fn judge(stated: &Stated, found: Found, data: DataTime, rpo: Option<SignedDuration>, fleeting: bool) -> Judged {
     let every = SignedDuration::from_secs(i64::try_from(stated.every_seconds).unwrap_or(i64::MAX));
     let usual = every.saturating_add(LATE);
     // One that is written more seldom than the RPO can say no more.
@@ -64,6 +65,16 @@ pub fn judge(stated: &Stated, found: Found, data: DataTime, rpo: Option<SignedDu
             return Judged { check: Check::not_run(NAME, why), report: None, remark: None };
         }
         (Found::Missing(why), Some(written)) => {
+            if fleeting {
+                let remark = format!(
+                    "the canary of {written} is not in the copy ({why}): was everything deleted, or was it evicted?"
+                );
+                return Judged {
+                    check: Check::not_run(NAME, "there is none in the copy"),
+                    report: None,
+                    remark: Some(remark),
+                };
+            }
             let actual = format!("MISSING: {why}; one was written at {written}, before the backup began");
             return Judged { check: check(false, actual), report: None, remark: None };
         }
@@ -83,7 +94,7 @@ pub fn judge(stated: &Stated, found: Found, data: DataTime, rpo: Option<SignedDu
     let (mut remark, told) = (None, format!("written at {at}, {rounded:#} before the data's time"));
     let check = if let Some(due) = due.filter(|due| at < *due) {
         check(false, format!("written at {at}: STALE, for one of {due} had been written before the backup began"))
-    } else if age > most && (rpo.is_some() || stated.written.is_none()) {
+    } else if age > most && stated.written.is_none() {
         check(false, format!("written at {at}, {apart:#} OLDER than the data is said to be{}", nobody(stated)))
     } else {
         if age > usual {
@@ -118,7 +129,7 @@ mod tests {
 
     fn judged(stated: &Stated, found: Option<i64>, rpo: Option<i64>) -> Judged {
         let found = found.map_or_else(|| Found::Missing("there is none".into()), |seconds| Found::At(at(seconds)));
-        judge(stated, found, DataTime { stated: at(0), latest: at(5) }, rpo.map(SignedDuration::from_secs))
+        judge(stated, found, DataTime { stated: at(0), latest: at(5) }, rpo.map(SignedDuration::from_secs), false)
     }
 
     #[test]
@@ -136,17 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn an_old_canary_fails_by_the_rpo() {
+    fn an_old_canary_fails_where_nobody_knows_that_none_was_written_since() {
         // The interval and two minutes are always granted; and not a second more.
-        assert!(judged(&stated(Some(-900)), Some(-900), Some(900)).check.passed);
-        let old = judged(&stated(Some(-901)), Some(-901), Some(900));
-        assert!(!old.check.passed && old.check.actual.contains("was the agent running"), "{old:?}");
-        assert!(judged(&stated(Some(-180)), Some(-180), Some(1)).check.passed);
-        assert!(!judged(&stated(Some(-181)), Some(-181), Some(1)).check.passed);
-        // Without an RPO the copy is not to blame for what nobody wrote; without knowledge of that it is.
-        let unwritten = judged(&stated(Some(-900)), Some(-900), None);
-        assert!(unwritten.check.passed && unwritten.remark.unwrap().contains("was the agent running"));
-        assert!(!judged(&stated(None), Some(-181), None).check.passed);
+        for rpo in [None, Some(1), Some(180)] {
+            assert!(judged(&stated(None), Some(-180), rpo).check.passed, "{rpo:?}");
+            assert!(!judged(&stated(None), Some(-181), rpo).check.passed, "{rpo:?}");
+        }
+        assert!(judged(&stated(None), Some(-900), Some(900)).check.passed);
+        assert!(!judged(&stated(None), Some(-901), Some(900)).check.passed);
+        // A copy that has the last one known is not to blame for what nobody wrote.
+        for rpo in [None, Some(1), Some(900)] {
+            let unwritten = judged(&stated(Some(-901)), Some(-901), rpo);
+            assert!(unwritten.check.passed && unwritten.remark.unwrap().contains("was the agent running"), "{rpo:?}");
+        }
     }
 
     #[test]
@@ -159,6 +172,9 @@ mod tests {
     #[test]
     fn a_missing_one_counts_where_one_was_written() {
         let missing = judged(&stated(Some(-30)), None, None);
+        let found = Found::Missing("there is none".into());
+        let fleeting = judge(&stated(Some(-30)), found, DataTime { stated: at(0), latest: at(5) }, None, true);
+        assert!(!fleeting.check.was_run() && fleeting.remark.unwrap().contains("evicted"));
         assert!(!missing.check.passed && missing.check.actual.contains("MISSING") && missing.report.is_none());
         assert!(!judged(&stated(None), None, None).check.was_run());
     }

@@ -92,3 +92,19 @@ fn a_stale_copy_and_another_one_are_caught() {
     let status = expect(at, &["status"], 4).out;
     assert!(status.contains("orders: a drill FAILED, of snapshot 3"), "{status}");
 }
+
+#[test]
+fn none_is_written_where_backups_leave_it_out() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["init", "--repo", "repo"], 0);
+    let tree = "[[source]]\nname = \"etc\"\nkind = \"files\"\npath = \"app/etc\"\ncanary = true\nexclude = [\".*\"]\n";
+    configure(at, tree);
+    let refused = expect(at, &["canary", "etc"], 78).err;
+    assert!(refused.contains("leave out its canary") && refused.contains("exclude"), "{refused}");
+    assert!(!at.join("app/etc/.blackstart-canary").exists());
+    assert!(run(at, &["check"]).out.contains("leave out its canary"));
+    // Its backups, and their drills, do not depend on it.
+    expect(at, &["backup"], 0);
+    expect(at, &["drill"], 0);
+}

@@ -79,3 +79,28 @@ fn rights_that_are_missing_are_named_and_backups_go_on() {
     let refused = home.run(&["canary"], 1).err;
     assert!(refused.contains("Name its primary"), "{refused}");
 }
+
+#[test]
+fn no_table_is_made_that_subscribers_would_stop_at() {
+    let cluster = Setup::new(15).start();
+    for publication in ["for all tables", "for tables in schema public"] {
+        cluster.sql(&format!("create publication everything {publication}"));
+        let home = Home::with_url(15, &cluster.url("postgres"), "transport = \"stream\"\n[source.canary]");
+        let refused = home.run(&["canary"], 1).err;
+        assert!(refused.contains("subscribers") && refused.contains("nothing was changed"), "{publication}: {refused}");
+        let checked = binary::run(home.0.path(), &["check"]).all();
+        assert!(checked.contains("subscribers"), "{publication}: {checked}");
+        // Who has made it knows what they do.
+        let create = refused.split("create table").nth(1).unwrap().split(';').next().unwrap();
+        cluster.sql(&format!("create table{create}"));
+        home.run(&["canary"], 0);
+        cluster.sql("drop table blackstart_canary; drop publication everything");
+    }
+    // A table that is somebody's own is emptied of what was written, and left.
+    cluster.sql("create table own (source text primary key, at timestamptz not null, note text)");
+    let home =
+        Home::with_url(15, &cluster.url("postgres"), "transport = \"stream\"\n[source.canary]\nat = \"public.own\"");
+    home.run(&["canary"], 0);
+    home.run(&["canary", "--remove"], 0);
+    cluster.sql("insert into own (source, at) values ('x', now())");
+}

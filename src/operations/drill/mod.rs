@@ -288,7 +288,8 @@ impl Drilled {
         self.checks.extend(proven.checks);
         self.deviations.extend(proven.remarks);
         if let Some((stated, found)) = proven.canary {
-            let judged = canary::judge(&stated, found, data_time(open, snapshot, self.log_until), rpo);
+            let judged =
+                canary::judge(&stated, found, data_time(open, snapshot, self.log_until), rpo, snapshot.kind == "redis");
             self.checks.push(judged.check);
             self.deviations.extend(judged.remark);
             self.canary = judged.report;

@@ -132,6 +132,11 @@ impl Source for Files {
     }
 }
 
+/// Whether `exclude` leaves out what lies at `path` below the root.
+pub fn leaves_out(exclude: &[String], path: &str) -> Result<bool> {
+    Ok(globs("exclude", exclude)?.matched_path_or_any_parents(path, false).is_ignore())
+}
+
 fn globs(option: &str, lines: &[String]) -> Result<Gitignore> {
     let mut builder = GitignoreBuilder::new(".");
     // git takes `a[b` literally; whoever writes it here has more likely made a mistake.

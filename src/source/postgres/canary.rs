@@ -45,6 +45,7 @@ fn write(client: &mut Client, table: &str, name: &str, at: Timestamp, end: &str)
         Err(e) if ServerError::of(&e).is_some_and(|said| said.code == NO_TABLE) => {
             client.query("rollback")?;
             client.query("begin")?;
+            ensure_not_published(client, table)?;
             client.query(&format!("create table {table} {COLUMNS}"))?;
             client.query(&insert)?;
         }
@@ -53,13 +54,39 @@ fn write(client: &mut Client, table: &str, name: &str, at: Timestamp, end: &str)
     client.query(end).map(drop)
 }
 
+/// A table that is published by itself breaks subscribers that do not have it: they stop, and their slots keep log without end.
+fn ensure_not_published(client: &mut Client, table: &str) -> Result<()> {
+    let all = client.value("select count(*) from pg_publication where puballtables")?;
+    // Publications of schemas came with 15.
+    let of_schemas = client.value("select to_regclass('pg_catalog.pg_publication_namespace') is not null")?;
+    let of_schemas = match of_schemas.as_deref() {
+        Some("t") => client.value("select count(*) from pg_publication_namespace")?,
+        _ => None,
+    };
+    if [all, of_schemas].iter().flatten().any(|count| count != "0") {
+        let help = format!(
+            "Backups go on, and nothing was changed. Make it by hand, on the subscribers first: create table {table} {COLUMNS}; then the canary is written."
+        );
+        let message = "the server publishes new tables to subscribers, which stop at one that they do not have";
+        return Err(Failure::new(Kind::Failed, message, help));
+    }
+    Ok(())
+}
+
+/// A table that is not as this program makes it is somebody else's.
+fn is_ours(client: &mut Client, table: &str) -> Result<bool> {
+    let columns = "select string_agg(attname || ' ' || atttypid::regtype, ', ' order by attnum) from pg_attribute";
+    let sql = format!("{columns} where attrelid = {}::regclass and attnum > 0 and not attisdropped", literal(table));
+    Ok(client.value(&sql)?.as_deref() == Some("source text, at timestamp with time zone"))
+}
+
 fn remove(client: &mut Client, table: &str, name: &str) -> Result<()> {
     match client.query(&format!("delete from {table} where source = {}", literal(name))) {
         Err(e) if ServerError::of(&e).is_some_and(|said| said.code == NO_TABLE) => return Ok(()),
         other => drop(other?),
     }
     let rest = client.value(&format!("select count(*) from {table}"))?;
-    if rest.as_deref() == Some("0") {
+    if rest.as_deref() == Some("0") && is_ours(client, table)? {
         client.query(&format!("drop table {table}"))?;
     }
     Ok(())
