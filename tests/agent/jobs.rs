@@ -245,7 +245,7 @@ fn check_says_what_the_schedule_promises() {
     assert!(said.contains("off is switched off"), "{said}");
     fs::write(at.join("schedules/app.toml"), "source = \"app\"\nrpo = \"1h\"\n").unwrap();
     let said = expect(at, &["check"], 0).out;
-    assert!(!said.contains("WARNING") && said.contains("at worst 30 min"), "{said}");
+    assert!(!said.contains("WARNING  job") && said.contains("at worst 30 min"), "{said}");
 }
 
 /// The job files as they are shipped.
