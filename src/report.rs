@@ -125,7 +125,12 @@ impl Check {
         if !self.was_run() || self.says_no_more() {
             return self.clone();
         }
-        Check { actual: format!("{HIDDEN} ({} bytes of text)", self.actual.len()), ..self.clone() }
+        // How a program ended is a figure; what it said is not.
+        let exit = self.actual.strip_prefix("exit ").and_then(|rest| rest.split_once(": "));
+        let exit = exit.filter(|(code, _)| is_figure(code));
+        let hidden = |text: &str| format!("{HIDDEN} ({} bytes of text)", text.len());
+        let actual = exit.map_or_else(|| hidden(&self.actual), |(code, said)| format!("exit {code}: {}", hidden(said)));
+        Check { actual, ..self.clone() }
     }
 
     fn says_no_more(&self) -> bool {
@@ -212,6 +217,8 @@ mod tests {
         for actual in ["alice@example.com", "error: duplicate key (email)=(alice)", "42 alice", "beef"] {
             assert_eq!(public("3 tables", actual), format!("not kept here ({} bytes of text)", actual.len()));
         }
+        assert_eq!(public("refused", "exit 1: no row for alice"), "exit 1: not kept here (16 bytes of text)");
+        assert_eq!(public("refused", "exit alice: x"), "not kept here (13 bytes of text)");
         let unasked = Check::not_run("chromadb", "no Python here has it");
         assert_eq!(unasked.in_public(), unasked);
     }
