@@ -213,10 +213,10 @@ pub fn is_silence(error: &anyhow::Error) -> bool {
     kind_of(error).is_some_and(|kind| !matches!(kind, Kind::NotFound | Kind::Truncated))
 }
 
-/// Whether not even a listing came, after all tries: most likely the whole store is out of reach.
+/// Whether the bucket is gone, or not even a listing came, after all tries: most likely the whole store is out of reach.
 pub fn is_outage(error: &anyhow::Error) -> bool {
     let of_store = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
-    of_store.is_some_and(|e| e.kind == Kind::Transient && e.operation == "list")
+    of_store.is_some_and(|e| e.kind == Kind::NoStore || (e.kind == Kind::Transient && e.operation == "list"))
 }
 
 impl Error {

@@ -133,7 +133,7 @@ fn a_wrong_checksum_is_refused() {
 fn a_missing_bucket_is_not_a_missing_object() {
     let store = connect(Options { bucket: "no-such-bucket".into(), ..seaweedfs().options() });
     let error = store.get(&key("repository.json")).unwrap_err();
-    assert_eq!(error.kind, Kind::Other, "{error:?}");
+    assert_eq!(error.kind, Kind::NoStore, "{error:?}");
     assert!(error.source.unwrap().to_string().contains("bucket does not exist"));
 }
 
