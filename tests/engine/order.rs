@@ -160,6 +160,8 @@ fn check(world: &World, source: &Shuffled, to: &str) {
 #[test]
 fn entries_in_any_order_make_the_same_index() {
     let world = World::local();
+    // With several, it is chance which files share a pack; one of which little is left is emptied by the run after, which then stores those bytes again.
+    let options = || Options { workers: 1, ..Options::default() };
     let mut source = Shuffled::default();
     let mut add = |path: &str, bytes: Vec<u8>| source.files.push((path.to_owned(), bytes));
     add("", Vec::new());
@@ -173,7 +175,7 @@ fn entries_in_any_order_make_the_same_index() {
     add("PG_VERSION.txt", b"15\n".to_vec());
     add("a/gone", noise(4, 10 * PAGE));
     add("a/empty", Vec::new());
-    take(&world, &source, Options::default()).unwrap();
+    take(&world, &source, options()).unwrap();
     check(&world, &source, "first");
     // Another order; pages changed at both ends, a file shrunk, one grown, one gone, one new.
     source.files.reverse();
@@ -191,10 +193,10 @@ fn entries_in_any_order_make_the_same_index() {
         }
     }
     source.files.insert(1, ("b.new".to_owned(), noise(6, 5000)));
-    let report = take(&world, &source, Options::default()).unwrap();
+    let report = take(&world, &source, options()).unwrap();
     assert!(report.stats.bytes_new < 100_000, "{:?}", report.stats);
     check(&world, &source, "second");
-    let report = take(&world, &source, Options::default()).unwrap();
+    let report = take(&world, &source, options()).unwrap();
     assert_eq!(report.stats.bytes_new, 0);
     check(&world, &source, "third");
     verify::verify(&world.host.open, Some(&name("tree")), &verify::Options::default()).unwrap();
