@@ -51,7 +51,8 @@ fn a_key_of_redis_tells_how_old_the_copy_is() {
     assert!(canary(home.path(), 4).0.contains("STALE"));
     admin(&["DEL", key]);
     report(home.path(), &["backup"], 0);
-    assert!(canary(home.path(), 4).0.contains("MISSING"));
+    // The server may have evicted it, or somebody emptied the database: the copy is as the server was.
+    assert!(canary(home.path(), 0).0.contains("none in the copy"));
     // A user without the right is told what to grant.
     admin(&["ACL", "SETUSER", "default", "-set"]);
     let refused = expect(home.path(), &["canary"], 1).err;
