@@ -5,7 +5,8 @@ Needs what recover.py needs, and recover.py itself in the same directory. FORMAT
 
   recover-log.py --root SHA256:… --identity KEYFILE SOURCE DIR           the newest part without a gap, into a new DIR
 
-A stretch of the log whose record, or all of whose objects, do not verify is left out: the log has a gap there.
+A stretch of the log whose record, or all of whose objects, do not verify is left out: the log has a gap there. So is a timeline of a stretch of which
+nothing verifies, with those after it: there the log ends on the timeline before.
 Exit codes: 0 done, 1 refused or damaged (nothing was restored), 3 done, with warnings, 130 interrupted.
 """
 import argparse, base64, hashlib, json, os, re, shutil, sys, tempfile
@@ -84,9 +85,8 @@ class Log:
         with zstd(age(self.identity, body, key), key) as stream:
             return line, stream.read(limit)
 
-    def ends_soundly(self, s):
-        """Whether an object of the stretch's newest timeline is whole and signed: with the last that is, the stretch ends."""
-        timeline = max(s["spans"])
+    def sound(self, s, timeline):
+        """Whether an object of this timeline is whole and signed: with the last that is, it ends."""
         for start, end, key in sorted(s["spans"][timeline], key=lambda span: -(span[1] or span[0] + 1)):
             try:
                 line, _, _ = self.repo.signed_with_body(key, "run" if end else "piece", self.repo.certified)
@@ -94,21 +94,28 @@ class Log:
                 return True
             except Refused as e:
                 refused = e
-        unusable(refused, "stretch %d of the log, of which nothing else verifies either," % s["n"])
+        unusable(refused, "timeline %d in stretch %d of the log, of which nothing else verifies either," % (timeline, s["n"]))
         return False
+
+    def readable(self, s):
+        """The stretch up to its newest timeline of which anything verifies; None where nothing does."""
+        newest = next((t for t in sorted(s["spans"], reverse=True) if self.sound(s, t)), None)
+        upto = lambda timelines: {t: what for t, what in timelines.items() if t <= newest}
+        return None if newest is None else {**s, "spans": upto(s["spans"]), "histories": upto(s["histories"])}
 
     def windows(self):
         """Lists of stretches that follow each other without a gap. What is there of the first begins at its `front`."""
         windows, chained = [], None
-        for s in self.stretches:
-            goes_on = s["continues"] and chained == s["n"] - 1
-            if not s["spans"]:
-                chained = s["n"] if goes_on else None
+        for whole in self.stretches:
+            goes_on = whole["continues"] and chained == whole["n"] - 1
+            if not whole["spans"]:
+                chained = whole["n"] if goes_on else None
                 continue
-            if not self.ends_soundly(s):
-                chained = None
+            s, chained = self.readable(whole), None
+            if not s:
                 continue
-            chained = s["n"]
+            if max(s["spans"]) == max(whole["spans"]):
+                chained = s["n"]  # what comes next follows the newest timeline
             if not goes_on:
                 windows.append([])
             windows[-1].append({**s, "front": s["start"]})

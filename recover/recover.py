@@ -568,7 +568,8 @@ def list_snapshots(repo, args):
             if c is None:
                 warn(problems[seq])
             elif c["type"] == "prune":
-                print("  %4d  prune record, removed %s" % (seq, ", ".join(str(r["seq"]) for r in c["removed"])))
+                gone = [str(r["seq"]) for r in c["removed"]]
+                print("  %4d  prune record, removed %s" % (seq, ", ".join(gone[-20:]) + (" and %d before" % (len(gone) - 20) if gone[20:] else "")))
             elif c["type"] == "retire":
                 print("  %4d  retired %s by %s%s" % (seq, c["started"], ascii(c["host"]), ": " + ascii(c["why"]) if c.get("why") else ""))
             else:

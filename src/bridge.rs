@@ -1,11 +1,11 @@
 //! The one crossing between async and threads. Operations are plain code on threads and hold a [`Store`]; storage is async
 //! and lives on the io runtime. `block_on` and `spawn_blocking` appear here and nowhere else.
 
-use crate::storage::location::Location;
 use crate::storage::probe::{self, Capabilities};
 use crate::storage::terms::OnTerms;
 use crate::storage::{
-    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Page, Result, Setup, Storage, Terms, Version,
+    VersionId,
 };
 use anyhow::Context;
 use bytes::Bytes;
@@ -83,12 +83,6 @@ impl Store {
         Store::start(async { Ok(storage) })
     }
 
-    /// Opens a location (see [`Location::parse`]) with retries. Nothing is written; an empty place is no error.
-    pub fn open(location: &str) -> anyhow::Result<Store> {
-        let location = Location::parse(location)?;
-        Store::start(async move { location.open().await })
-    }
-
     /// Runs `build` on a new io runtime and serves what it returns. Storages that connect are built here, inside the runtime.
     #[expect(clippy::disallowed_methods, reason = "the one place that enters async code")]
     pub fn start(
@@ -164,6 +158,12 @@ impl Store {
     pub fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
         let wanted = prefix.to_owned();
         self.wait("list", prefix, |storage| async move { storage.list_versions(&wanted).await })
+    }
+
+    /// See [`Storage::list_page`].
+    pub fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        let (wanted, from) = (prefix.to_owned(), after.to_owned());
+        self.wait("list", prefix, move |storage| async move { storage.list_page(&wanted, &from, most).await })
     }
 
     /// See [`Storage::get_version`].

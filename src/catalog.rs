@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 
 use crate::durable;
@@ -158,24 +158,8 @@ impl Catalog {
 
     /// The newest run of a task, and how many failed since the last that was done.
     pub fn last(&self, source: &SourceName, task: Task) -> Result<Option<(Run, u32)>> {
-        let newest = self
-            .connection
-            .query_row(
-                "select run, started, finished, seconds, result, why, report, line, help from runs where source = ?1 and task = ?2
-                 order by id desc limit 1",
-                params![source.as_str(), task.name()],
-                |row| {
-                    let texts: [String; 7] =
-                        [row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?];
-                    Ok((texts, row.get::<_, f64>(3)?, row.get::<_, Option<String>>(8)?))
-                },
-            )
-            .optional()
-            .context("read the newest run")?;
-        let Some(([run, started, finished, result, why, report, line], seconds, help)) = newest else {
-            return Ok(None);
-        };
-        let (Ok(started), Ok(finished)) = (started.parse(), finished.parse()) else { return Ok(None) };
+        let newest = "id = (select max(id) from runs where source = ?1 and task = ?2)";
+        let Some(run) = self.runs(source, task, newest)?.pop() else { return Ok(None) };
         let failures: u32 = self
             .connection
             .query_row(
@@ -185,9 +169,45 @@ impl Catalog {
                 |row| row.get(0),
             )
             .context("count failed runs")?;
-        let run =
-            Run { run, source: source.clone(), task, started, finished, seconds, result, why, report, line, help };
         Ok(Some((run, failures)))
+    }
+
+    /// The newest run of a task, and the newest that could say how things stand; the oldest first.
+    pub fn endings(&self, source: &SourceName, task: Task) -> Result<Vec<Run>> {
+        let telling = "id >= coalesce((select min(id) from (select id from runs where source = ?1 and task = ?2
+             and result in ('done', 'partial', 'missed', 'check-failed') order by id desc limit 20)), 0)
+             and result in ('done', 'partial', 'missed', 'check-failed')
+             or id = (select max(id) from runs where source = ?1 and task = ?2)";
+        self.runs(source, task, telling)
+    }
+
+    /// Those runs of a task for which `condition` holds, the oldest first.
+    fn runs(&self, source: &SourceName, task: Task, condition: &str) -> Result<Vec<Run>> {
+        let query = format!(
+            "select run, started, finished, result, why, report, line, seconds, help from runs
+             where source = ?1 and task = ?2 and ({condition}) order by id"
+        );
+        let mut statement = self.connection.prepare(&query).context("read runs")?;
+        let rows = statement.query_map(params![source.as_str(), task.name()], |row| {
+            let time = |n| row.get::<_, String>(n).map(|text| text.parse::<Timestamp>().ok());
+            let (started, finished) = (time(1)?, time(2)?);
+            let run = Run {
+                run: row.get(0)?,
+                source: source.clone(),
+                task,
+                started: started.unwrap_or_default(),
+                finished: finished.unwrap_or_default(),
+                seconds: row.get(7)?,
+                result: row.get(3)?,
+                why: row.get(4)?,
+                report: row.get(5)?,
+                line: row.get(6)?,
+                help: row.get(8)?,
+            };
+            Ok((started.is_some() && finished.is_some()).then_some(run))
+        });
+        let all: Vec<Option<Run>> = rows.and_then(Iterator::collect).context("read runs")?;
+        Ok(all.into_iter().flatten().collect())
     }
 
     /// Notes what became of a notice on a channel.
@@ -295,6 +315,10 @@ mod tests {
         let (catalog, anew) = Catalog::open(dir.path()).unwrap();
         assert!(anew.is_none());
         assert_eq!(catalog.last(&source, Task::Full).unwrap().unwrap().0.result, "partial");
+        catalog.record(&run("busy")).unwrap();
+        catalog.record(&run("failed")).unwrap();
+        let endings = catalog.endings(&source, Task::Full).unwrap().into_iter().map(|run| run.result);
+        assert_eq!(endings.collect::<Vec<_>>(), ["done", "partial", "failed"], "what tells, and the last");
     }
 
     #[test]

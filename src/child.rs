@@ -4,10 +4,11 @@
 //! A child is known to have succeeded only from [`Child::wait`], after its output has ended: bytes alone prove nothing.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
+use rustix::fs::{MemfdFlags, Mode};
+use rustix::process::{Gid, Pid, Signal, Uid, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -41,6 +42,9 @@ pub struct Spec {
     pub set: Vec<(OsString, OsString)>,
     /// Secret variables to set. They are never shown, and struck out of what is kept of stderr.
     pub secret: Vec<(OsString, Zeroizing<String>)>,
+    /// A secret in a file that the child finds as its stdin, [`SECRET_FILE`]. It lies in memory and nowhere else: not on a disk, and not in the
+    /// environment, which goes on to whatever the child starts. Not together with `input`.
+    pub file: Option<SecretFile>,
     /// Variables to pass on beside [`PASSED_ON`]; everything else of our environment is withheld.
     pub pass: Vec<OsString>,
     pub directory: Option<PathBuf>,
@@ -57,6 +61,16 @@ pub struct Spec {
 
 /// Variables that every child gets.
 pub const PASSED_ON: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
+/// The contents of a file, and what of it is struck out of what is kept of stderr.
+#[derive(Clone)]
+pub struct SecretFile {
+    pub contents: Zeroizing<String>,
+    pub secret: Zeroizing<String>,
+}
+
+/// Where a child finds its [`Spec::file`], as often as it opens it.
+pub const SECRET_FILE: &str = "/proc/self/fd/0";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Output {
@@ -117,7 +131,11 @@ impl Child {
         }
         command.envs(spec.set.iter().map(|(name, value)| (name, value)));
         command.envs(spec.secret.iter().map(|(name, value)| (name, value.as_str())));
-        command.stdin(if spec.input { Stdio::piped() } else { Stdio::null() });
+        command.stdin(match &spec.file {
+            Some(file) => in_memory(file, spec.user).context("hand over a secret")?.into(),
+            None if spec.input => Stdio::piped(),
+            None => Stdio::null(),
+        });
         command.stdout(if spec.output == Output::Piped { Stdio::piped() } else { Stdio::null() });
         if let Some(directory) = &spec.directory {
             command.current_dir(directory);
@@ -132,7 +150,8 @@ impl Child {
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| {
             let tail = Arc::clone(&tail);
-            let secrets = spec.secret.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
+            let secrets = spec.secret.iter().map(|(_, value)| value).chain(spec.file.iter().map(|file| &file.secret));
+            let secrets = secrets.cloned().collect::<Vec<_>>();
             std::thread::spawn(move || keep_tail(pipe, &secrets, &tail))
         });
         let mut child = Child { name, starts: spec.starts, child, noted: None, stderr, tail, ended: None };
@@ -272,6 +291,18 @@ impl Ended {
         ensure!(self.status.success(), "{} {}{}", self.name, how(self.status), said(&self.stderr));
         Ok(())
     }
+}
+
+/// A file without a name, which nobody but `user` (or who we are) may read.
+fn in_memory(file: &SecretFile, user: Option<(u32, u32)>) -> Result<std::fs::File> {
+    let made = rustix::fs::memfd_create("secret", MemfdFlags::CLOEXEC)?;
+    rustix::fs::fchmod(&made, Mode::RUSR | Mode::WUSR)?;
+    if let Some((user, group)) = user {
+        rustix::fs::fchown(&made, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    }
+    let mut made = std::fs::File::from(made);
+    made.write_all(file.contents.as_bytes())?;
+    Ok(made)
 }
 
 /// Runs a child to its end and gives its output, at most `output_max` bytes. An exit other than 0 is an error.

@@ -9,11 +9,13 @@ use crate::time::{length, moment as time};
 
 mod daemon;
 mod evidence;
+mod period;
 mod verify;
 pub mod wal;
 mod watch;
 pub use daemon::{Agent, Audit, Health, Notify};
 pub use evidence::{Bisect, Canary, Drill, Form, Report, ReportVerb};
+pub use period::Period;
 pub use verify::{Confirm, Verify};
 pub use watch::Watch;
 

@@ -5,8 +5,8 @@ mod drill;
 mod group;
 mod named;
 mod places;
-mod source;
-mod text;
+pub mod source;
+pub(crate) mod text;
 mod tier;
 
 use anyhow::{Context, Result};
@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::job::Job;
 use crate::notify;
+use crate::repository::layout::Hash;
 use crate::size;
 use crate::source::chroma::Chroma;
 use crate::source::command::Command;
@@ -28,12 +29,12 @@ use crate::source::postgres;
 use crate::source::redis::Redis;
 use crate::source::sqlite::Sqlite;
 use crate::source::{Settings, Source};
-pub(crate) use crate::time::{length as length_of_time, optional_length as duration};
+use crate::time::optional_length as duration;
 pub use drill::DrillConfig;
 pub use group::GroupConfig;
 pub use places::resolve_location;
 pub use source::{SourceConfig, SourceKind};
-pub(crate) use text::explain;
+use text::explain;
 
 const NAME: &str = "blackstart.toml";
 /// Where the service looks.
@@ -89,6 +90,9 @@ pub struct Config {
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
+    /// Of the text that it was read from, for the record.
+    #[serde(skip)]
+    pub hash: Option<Hash>,
 }
 
 impl Config {
@@ -126,16 +130,14 @@ impl Config {
             ));
         };
         let path = std::path::absolute(&path).with_context(|| format!("resolve {}", path.display()))?;
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            let help = "Nothing was done. The configuration must be a text file that this user may read.";
-            Failure::new(Kind::Config, format!("read {}: {e}", path.display()), help)
-        })?;
+        let text = text::read(&path, "The configuration must be a small text file that this user may read.")?;
         Config::parse(&text, &path)
     }
 
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
         let mut config: Config = toml::from_str(text).map_err(|e| explain(&e, text, path))?;
         config.file = path.to_owned();
+        config.hash = Some(Hash::of(text.as_bytes()));
         config.validate().with_context(|| format!("read {}", path.display()))?;
         Ok(config)
     }
@@ -175,7 +177,7 @@ impl Config {
             base: self.directory().to_owned(),
             chroma: source.chroma.clone(),
             command: source.command.clone(),
-            postgres: source.postgres.clone(),
+            postgres: source.postgres.clone().map(|options| options.below(self.directory())),
             redis: source.redis.clone(),
         }
     }
@@ -205,7 +207,7 @@ impl Config {
             SourceKind::Postgres => {
                 let url = source.url.as_ref().with_context(|| format!("source {} has no url", source.name))?;
                 let address = postgres::address(url, source.password.as_ref(), self.directory())?;
-                postgres::open(address, source.postgres.clone().unwrap_or_default(), clock)?
+                postgres::open(address, source.postgres.clone().unwrap_or_default().below(self.directory()), clock)?
             }
             SourceKind::Command => {
                 let options =

@@ -19,6 +19,12 @@ pub const PACK_FRAMES_MAX: usize = 4096;
 pub const PACKS_IN_MEMORY: usize = 6;
 /// Threads that hash, compress and encrypt.
 pub const WORKERS_MAX: usize = 4;
+
+/// Threads of an operation on this machine, unless its caller says otherwise.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX)
+}
+
 /// Bytes handed to a worker at once.
 pub const BATCH_BYTES: usize = 2 * MIB;
 /// Raw bytes of one index object.
@@ -31,7 +37,7 @@ pub const SEGMENT_PAGES: usize = 4096;
 pub const STREAMS_MAX: usize = 10_000;
 /// Extents in one data line of a streamed file.
 pub const EXTENTS_PER_LINE: usize = 512;
-/// An interrupted run stores again at most what it read in this time.
+/// An interrupted run stores again at most what it read in this time, or in a sixteenth of its own where entries come in no order.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a log that one of its objects may hold.
 pub const LOG_UNIT_MAX: usize = 16 * MIB;
@@ -55,9 +61,9 @@ impl Grain {
 
 /// Notices that wait on one channel, or for the end of its quiet hours.
 pub const NOTICES_QUEUED_MAX: usize = 1000;
-/// Job files in `schedules/`, and bytes of one.
-pub const JOBS_MAX: usize = 1000;
-pub const JOB_FILE_MAX: u64 = 1 << 20;
+/// Files in `schedules/` or in `restore-plans/`, and bytes of one; of `blackstart.toml`, too.
+pub const CONFIG_FILES_MAX: usize = 1000;
+pub const CONFIG_FILE_MAX: u64 = 1 << 20;
 
 const _: () = {
     assert!(Grain::COARSE.max <= FRAME_RAW_MAX && Grain::FINE.max <= FRAME_RAW_MAX);

@@ -146,16 +146,21 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>> {
     };
     read().map_err(|e| match e.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            let uid = rustix::process::geteuid().as_raw();
-            let help = format!(
-                "Nothing was done. This runs as user {uid}, to whom it must belong: chown {uid} {0} && chmod 0400 {0}. In a container do so outside, \
-                 with the file that is mounted here.",
-                path.display()
-            );
-            Failure::new(Kind::Config, format!("the secret in {} may not be read: {e}", path.display()), help)
+            of_somebody_else(path, &format!("the secret in {} may not be read: {e}", path.display()))
         }
         _ => wrong(format!("the secret in {} cannot be read: {e}", path.display())),
     })
+}
+
+/// For a secret file that there is and that this user may not read: whose it must be. `Kind::Config`.
+pub fn of_somebody_else(path: &Path, message: &str) -> anyhow::Error {
+    let uid = rustix::process::geteuid().as_raw();
+    let help = format!(
+        "Nothing was done. This runs as user {uid}, to whom it must belong: chown {uid} {0} && chmod 0400 {0}. In a container do so outside, \
+         with the file that is mounted here.",
+        path.display()
+    );
+    Failure::new(Kind::Config, message, help)
 }
 
 fn wrong(message: String) -> anyhow::Error {

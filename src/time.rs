@@ -5,6 +5,12 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::{Deserialize, Deserializer};
 
+mod window;
+mod zone;
+
+pub use window::{Window, free_at};
+pub use zone::Zone;
+
 /// RFC 3339 in local time, without sub-seconds: how people are told a time everywhere.
 pub fn local(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()

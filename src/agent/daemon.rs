@@ -59,6 +59,8 @@ pub struct Agent {
     /// Of the configuration, those that can run here.
     pub(super) jobs: Vec<Job>,
     pub(super) drill_key_missing: Option<String>,
+    /// Jobs whose schedule has changed while the agent ran, and when: nobody can be late with what was not promised yet.
+    pub(super) edited: BTreeMap<SourceName, Timestamp>,
     pub(super) catalog: Catalog,
     audit: AuditLog,
     pub(super) memory: Memory,
@@ -95,7 +97,10 @@ impl Agent {
             tracing::warn!("{anew}");
         }
         let (sender, receiver) = channel();
-        let teller = Teller::start(&config, &catalog, &sender).context("start the threads for notices")?;
+        let to = sender.clone();
+        // The agent may have ended.
+        let report = Arc::new(move |delivered| drop(to.send(Signal::Delivered(Box::new(delivered)))));
+        let teller = Teller::start(&config, &catalog, report).context("start the threads for notices")?;
         let stalled_after = Duration::try_from(config.agent.stalled_after).unwrap_or(Duration::MAX);
         let shared = Arc::new(Shared::new(stalled_after));
         let now = clock.now();
@@ -108,6 +113,7 @@ impl Agent {
             clock,
             jobs: Vec::new(),
             drill_key_missing: None,
+            edited: BTreeMap::new(),
             catalog,
             audit: AuditLog::below(&config.state()),
             memory: Memory::default(),
@@ -212,6 +218,7 @@ impl Agent {
         if self.observed.is_some() {
             let view = View {
                 jobs: &self.jobs,
+                edited: &self.edited,
                 history: &history,
                 seen: &self.seen,
                 endings: &self.endings,

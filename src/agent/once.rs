@@ -20,7 +20,7 @@ pub fn figures(config: &Config, seen: &BTreeMap<SourceName, Seen>) -> Figures {
             newest: seen.newest.as_ref().map(|newest| newest.data_time),
             reaches: seen.reaches(),
             looked: seen.looked,
-            verified: seen.verified,
+            verified: seen.verified.newest,
             head: seen.head.as_ref().map(|(seq, _)| *seq),
             rpo_seconds: source.rpo.map(|d| d.as_secs_f64()),
             rto_seconds: source.rto.map(|d| d.as_secs_f64()),

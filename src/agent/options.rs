@@ -45,7 +45,7 @@ impl Default for Options {
 }
 
 fn positive<'de, D: serde::Deserializer<'de>>(d: D) -> Result<SignedDuration, D::Error> {
-    crate::config::duration(d).map(Option::unwrap_or_default)
+    crate::time::optional_length(d).map(Option::unwrap_or_default)
 }
 
 impl Options {

@@ -11,6 +11,7 @@ use crate::job::{Job, Task};
 use crate::notify::{Channel, Problem, REPOSITORY, Severity};
 use crate::repository::layout::SourceName;
 use crate::scheduler::{self, History};
+use crate::time::in_words;
 
 mod canary;
 mod drills;
@@ -20,7 +21,7 @@ mod log;
 mod runs;
 mod unknown;
 
-pub use endings::{Ending, Endings};
+pub use endings::{Ended, Ending, Endings};
 pub use log::needs_snapshot;
 use runs::of_runs;
 use unknown::{is_seen, unknown};
@@ -32,6 +33,8 @@ const NEVER_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// What the agent knows.
 pub struct View<'a> {
     pub jobs: &'a [Job],
+    /// Since when a job is as it is, where it has changed since the agent was started.
+    pub edited: &'a BTreeMap<SourceName, Timestamp>,
     pub history: &'a History,
     pub seen: &'a BTreeMap<SourceName, Seen>,
     /// Of sources whose log is received.
@@ -57,6 +60,14 @@ pub struct View<'a> {
     pub sent: &'a BTreeMap<String, u64>,
 }
 
+impl View<'_> {
+    /// Whether the schedule has been changed so lately that nobody can be late with two slots of it: that begins no alarm, and ends none.
+    fn is_new(&self, job: &Job, interval: SignedDuration, now: Timestamp) -> bool {
+        let edited = self.edited.get(&job.source);
+        edited.is_some_and(|edited| now.duration_since(*edited) <= interval.saturating_mul(2))
+    }
+}
+
 /// What the agent can say of what is wrong.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -77,8 +88,8 @@ pub fn problems(view: &View, now: Timestamp) -> Findings {
             continue;
         }
         if is_seen(view, job) {
-            of_the_data(view, job, now, &mut found);
-            drills::problems(view, job, now, &mut found);
+            of_the_data(view, job, now, (&mut found, &mut unknown));
+            drills::problems(view, job, now, (&mut found, &mut unknown));
         }
         of_runs(view, job, |_| true, (&mut found, &mut unknown));
         if let Some(standing) = view.standings.get(&job.source) {
@@ -163,10 +174,11 @@ fn of_the_agent(view: &View) -> Vec<Problem> {
 fn of_the_unread(view: &View, found: &mut Vec<Problem>) {
     for (source, unread) in view.seen.iter().filter_map(|(source, seen)| Some((source, seen.unread.as_ref()?))) {
         let known = view.seen.get(source).and_then(|seen| seen.looked);
-        let known = known.map_or("Nothing is known of it".into(), |at| format!("What is known of it is of {at}"));
-        let title = format!("{source}: the repository cannot be read since {}", unread.since);
+        let known = known.map_or("Nothing is known of it".into(), |at| format!("What is known of it is of {at:.0}"));
+        let title = format!("{source}: the repository cannot be read since {:.0}", unread.since);
         let detail = format!(
-            "{known}: how old its newest point is and what drills have proven may have changed since, and a restore would fail there too.              Other sources are looked at as before. Look at the store, and at what this credential may read: {}",
+            "{known}: how old its newest point is and what drills have proven may have changed since, and a restore would fail there too. \
+             Other sources are looked at as before. Look at the store, and at what this credential may read: {}",
             unread.why
         );
         found.push(problem(format!("{source}/unread"), Severity::Critical, Some(source), title, detail));
@@ -183,7 +195,7 @@ fn of_the_retired(job: &Job, since: Timestamp) -> Problem {
         ""
     };
     let detail = format!(
-        "Nothing has been backed up or drilled since {since}, and nothing else will be said of that. If it is meant, remove the job; \
+        "Nothing has been backed up or drilled since {since:.0}, and nothing else will be said of that. If it is meant, remove the job; \
          if not, `{}` takes it up again, and find out who retired it{of_the_log}",
         group::backup(source)
     );
@@ -191,7 +203,7 @@ fn of_the_retired(job: &Job, since: Timestamp) -> Problem {
 }
 
 /// How old the data is, and what has been proven.
-fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
+fn of_the_data(view: &View, job: &Job, now: Timestamp, (found, unknown): (&mut Vec<Problem>, &mut BTreeSet<String>)) {
     let source = &job.source;
     let past = view.history.get(source);
     let usual = past.map_or(SignedDuration::ZERO, |p| p.usual);
@@ -211,30 +223,29 @@ fn of_the_data(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>)
             }
         }
         (Some(newest), _) => {
-            let age = now.duration_since(newest);
             let reaches = past.and_then(|p| p.reaches).map_or(newest, |reaches| reaches.max(newest));
             if let Some(rpo) = job.rpo.filter(|rpo| now.duration_since(reaches) > *rpo) {
-                let title = format!("{source}: the RPO of {rpo:#} is exceeded");
+                let title = format!("{source}: the RPO of {} is exceeded", in_words(rpo));
                 let detail = format!(
-                    "A disaster now would lose everything since {reaches}; what is older can be restored. Look for other alarms of {source}, and see why no \
+                    "A disaster now would lose everything since {reaches:.0}; what is older can be restored. Look for other alarms of {source}, and see why no \
                      backup ends well: run `{}` by hand",
                     group::backup(source)
                 );
                 add("rpo", Severity::Critical, title, detail);
             } else if (job.rpo.is_none() || job.continuous)
                 && let Some(expected) = expected
-                && age > expected.saturating_mul(2).saturating_add(usual)
+                && now.duration_since(newest) > expected.saturating_mul(2).saturating_add(usual)
             {
                 let title = format!("{source}: two backups in a row are missing");
-                add(
-                    "overdue",
-                    Severity::Warning,
-                    title,
-                    format!(
-                        "A disaster now would lose what was written since {newest}. See why no backup ends well: run `{}` by hand",
-                        group::backup(source)
-                    ),
+                let detail = format!(
+                    "A disaster now would lose what was written since {newest:.0}. See why no backup ends well: run `{}` by hand",
+                    group::backup(source)
                 );
+                if view.is_new(job, expected, now) {
+                    unknown.insert(format!("{source}/overdue"));
+                } else {
+                    add("overdue", Severity::Warning, title, detail);
+                }
             }
         }
         (None, None) => {}

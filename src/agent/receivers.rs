@@ -275,3 +275,41 @@ pub fn stream_options(config: &Config, source: &SourceConfig) -> replicate::Opti
     }
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use std::path::Path;
+
+    /// A continuous source with a job that says so much more.
+    fn config(at: &Path, job: &str) -> Arc<Config> {
+        let put = |name: &str, text: String| {
+            crate::durable::publish_over(&at.join(name), text.as_bytes(), 0o600).unwrap();
+        };
+        crate::durable::create_directories(&at.join("schedules")).unwrap();
+        let source =
+            "[[source]]\nname = \"db\"\nkind = \"postgres\"\nurl = \"postgres://u@127.0.0.1:1/d\"\ncontinuous = true\n";
+        put("blackstart.toml", format!("repository = \"./nowhere\"\n{source}"));
+        put("schedules/db.toml", format!("source = \"db\"\nrpo = \"1h\"\n{job}"));
+        Arc::new(Config::load(Some(&at.join("blackstart.toml"))).unwrap())
+    }
+
+    #[test]
+    fn a_receiver_runs_for_a_source_whose_job_is_on_and_that_is_not_given_up() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let home = tempfile::tempdir().unwrap();
+        let name = SourceName::new("db").unwrap();
+        let mut receivers = Receivers::default();
+        let mut tend = |job: &str, given_up: BTreeSet<&SourceName>| {
+            receivers.tend(&config(home.path(), job), &given_up, &clock);
+            receivers.0.values().map(|receiver| receiver.stop.load(Ordering::SeqCst)).collect::<Vec<_>>()
+        };
+        let none = BTreeSet::new;
+        assert!(tend("enabled = false\n", none()).is_empty(), "its job is switched off");
+        assert!(tend("", BTreeSet::from([&name])).is_empty(), "it is given up");
+        assert_eq!(tend("", none()), [false], "it is to run");
+        // One that runs, or has just ended for want of a repository, is stopped or gone.
+        assert!(tend("enabled = false\n", none()).iter().all(|stopped| *stopped), "its job was switched off");
+    }
+}

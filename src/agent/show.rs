@@ -108,7 +108,7 @@ fn figures_of(
         newest: past.newest.filter(|_| job.plan.is_none()),
         reaches: past.reaches.max(past.newest).filter(|_| job.plan.is_none()),
         looked: seen.looked,
-        verified: seen.verified,
+        verified: seen.verified.newest,
         plan_verified: job
             .plan
             .as_ref()

@@ -4,7 +4,6 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::daemon::Signal;
 use super::observe::Seen;
 use super::problems::Findings;
 use super::watch;
@@ -14,10 +13,12 @@ use crate::job::Task;
 use crate::limits::NOTICES_QUEUED_MAX;
 use crate::notify::{Alarms, Channel, Delivered, Deliveries, Head, Message, Notice, Phase, Pulse, Route};
 use crate::repository::layout::SourceName;
-use std::sync::mpsc::Sender;
 
 /// A notice that its channel did not take is tried again after this, as long as its alarm stands.
 const AGAIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// Called on a channel's thread.
+pub type Report = Arc<dyn Fn(Delivered) + Send + Sync>;
 
 /// The alarms that stand, and the channels.
 pub struct Teller {
@@ -30,6 +31,8 @@ pub struct Teller {
     /// By channel and key: on its way. What has not arrived when the process ends, the next one sends.
     under_way: BTreeMap<(String, String), Notice>,
     host: String,
+    /// What to do with the word that a message has arrived, or was given up.
+    report: Report,
     /// Channels that do not deliver, and why.
     pub mute: BTreeMap<String, String>,
     pub failed: BTreeMap<String, u64>,
@@ -37,8 +40,8 @@ pub struct Teller {
 }
 
 impl Teller {
-    pub fn start(config: &Config, catalog: &Catalog, to: &Sender<Signal>) -> std::io::Result<Teller> {
-        let deliveries = Arc::new(Mutex::new(Arc::new(channels(config, to)?)));
+    pub fn start(config: &Config, catalog: &Catalog, report: Report) -> std::io::Result<Teller> {
+        let deliveries = Arc::new(Mutex::new(Arc::new(channels(config, &report)?)));
         let alarms = catalog.alarms().unwrap_or_default();
         Ok(Teller {
             alarms: Alarms::recall(alarms),
@@ -47,6 +50,7 @@ impl Teller {
             again: again(catalog.untold().unwrap_or_default()),
             under_way: BTreeMap::new(),
             host: config.host_name(),
+            report,
             mute: BTreeMap::new(),
             failed: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -59,8 +63,9 @@ impl Teller {
     }
 
     /// Goes over to the channels of a new configuration.
-    pub fn reload(&mut self, config: &Config, to: &Sender<Signal>) -> std::io::Result<()> {
-        *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(channels(config, to)?);
+    pub fn reload(&mut self, config: &Config) -> std::io::Result<()> {
+        let channels = channels(config, &self.report)?;
+        *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(channels);
         self.mute.retain(|name, _| config.notify.iter().any(|c| c.name == *name));
         let is_there = |name: &str| config.notify.iter().any(|c| c.name == name);
         self.held.retain(|(name, _)| is_there(name));
@@ -271,11 +276,9 @@ fn again(untold: Vec<(String, Notice)>) -> BTreeMap<(String, String), (Timestamp
     untold.into_iter().map(due).collect()
 }
 
-fn channels(config: &Config, to: &Sender<Signal>) -> std::io::Result<Deliveries> {
-    let to = to.clone();
-    // The agent may have ended.
-    let report = move |delivered| drop(to.send(Signal::Delivered(Box::new(delivered))));
-    Deliveries::start(&config.notify, config.base().to_owned(), report)
+fn channels(config: &Config, report: &Report) -> std::io::Result<Deliveries> {
+    let report = Arc::clone(report);
+    Deliveries::start(&config.notify, config.base().to_owned(), move |delivered| report(delivered))
 }
 
 #[cfg(test)]
@@ -296,7 +299,8 @@ mod tests {
         let config = Config::load(Some(&main)).unwrap();
         let (mut catalog, _) = Catalog::open(&dir.path().join("state")).unwrap();
         let (sender, receiver) = channel();
-        let mut teller = Teller::start(&config, &catalog, &sender).unwrap();
+        let report: Report = Arc::new(move |delivered| sender.send(delivered).unwrap());
+        let mut teller = Teller::start(&config, &catalog, report).unwrap();
         let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
         let problem = Problem {
             key: "k".into(),
@@ -310,10 +314,9 @@ mod tests {
             let wrong = wrong.iter().copied().cloned().collect();
             teller.tell(Findings { wrong, unknown: BTreeSet::new() }, &BTreeMap::new(), &mut catalog, at(minutes));
             let patience = Duration::from_millis(if expected.is_some() { 30_000 } else { 300 });
-            let told = receiver.recv_timeout(patience).ok().map(|signal| {
-                let Signal::Delivered(delivered) = signal else { panic!("nothing else is reported") };
+            let told = receiver.recv_timeout(patience).ok().map(|delivered: Delivered| {
                 let error = (!arrives).then(|| "lost".to_owned());
-                teller.delivered(&Delivered { error, ..*delivered.clone() }, &mut catalog, at(minutes));
+                teller.delivered(&Delivered { error, ..delivered.clone() }, &mut catalog, at(minutes));
                 let Message::Notice(notice) = delivered.message else { panic!("nothing but notices is told") };
                 notice.phase
             });

@@ -27,11 +27,18 @@ impl Agent {
     /// Makes the jobs of the configuration the agent's own.
     pub(super) fn take_up(&mut self, now: Timestamp) {
         let key = self.config.drill_key();
+        let before = std::mem::take(&mut self.jobs);
         self.jobs = self.config.jobs.iter().filter(|job| job.enabled).cloned().collect();
         let drills = self.jobs.iter().any(|job| job.drills().next().is_some());
         self.drill_key_missing = (drills && !key.exists()).then(|| key.display().to_string());
         if self.drill_key_missing.is_some() {
             self.jobs.iter_mut().for_each(|job| job.tasks.retain(|task, _| !task.is_drill()));
+        }
+        self.edited.retain(|source, _| self.jobs.iter().any(|job| job.source == *source));
+        for job in &self.jobs {
+            if before.iter().any(|old| old.source == job.source && old.tasks != job.tasks) {
+                self.edited.insert(job.source.clone(), now);
+            }
         }
         for job in &self.config.jobs {
             let tasks: Vec<String> = job.tasks.iter().map(|(task, rhythm)| format!("{task} {rhythm}")).collect();
@@ -62,7 +69,7 @@ impl Agent {
     pub(super) fn reload(&mut self) {
         self.files = watch::signature(&self.config);
         let loaded = Config::load(Some(&self.config.file)).and_then(|config| {
-            self.teller.reload(&config, &self.sender).context("start the threads for notices")?;
+            self.teller.reload(&config).context("start the threads for notices")?;
             self.config = Arc::new(config);
             self.take_up(self.clock.now());
             Ok(())

@@ -81,7 +81,8 @@ pub fn stall() -> Problem {
         severity: Severity::Critical,
         source: None,
         title: "the scheduler has stalled".into(),
-        detail: "No backup starts any more; what is stored is as it was. Restart the agent: systemctl restart blackstart (the unit's watchdog does so by itself after two minutes).                  Often a disk or a network mount hangs: see with `dmesg` and `df`"
+        detail: "No backup starts any more; what is stored is as it was. Restart the agent: systemctl restart blackstart (the unit's watchdog does so by itself after two minutes). \
+                 Often a disk or a network mount hangs: see with `dmesg` and `df`"
             .into(),
     }
 }

@@ -19,6 +19,7 @@ use crate::error::{Failure, Kind, help_of, kind_of};
 use crate::job::Task;
 use crate::operations::backup::{self, BackupReport};
 use crate::operations::evidence::Level;
+use crate::operations::verify::SourceVerified;
 use crate::operations::{Host, Open, drill, locks, prune, verify};
 use crate::plan::{self, Plan};
 use crate::report::Outcome;
@@ -175,7 +176,7 @@ fn options(config: &Config, full: bool) -> Result<backup::Options> {
 
 fn backed_up(report: &BackupReport) -> Result<Done> {
     let partial = report.outcome == Outcome::Partial || report.alarm || !report.lost_packs.is_empty();
-    let mut line = format!("snapshot {} of {} has the data of {}", report.seq, report.source, report.data_time);
+    let mut line = format!("snapshot {} of {} has the data of {:.0}", report.seq, report.source, report.data_time);
     if partial {
         let skipped = report.skipped.iter().take(3).map(|skip| format!("{}: {}", skip.path, skip.why));
         let notes: Vec<String> = report.notices.iter().cloned().chain(skipped).collect();
@@ -304,16 +305,14 @@ fn look_over(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig) -> 
     let open = open(config, clock)?;
     let options = verify::Options { expected: vec![source.name.clone()], ..verify::Options::default() };
     let report = verify::verify(&open, Some(&source.name), &options)?;
-    let unread: u64 = report.sources.iter().map(|s| s.unread).sum();
-    let faults: u64 = report.sources.iter().map(|s| s.faults.len() as u64).sum();
-    let first = report.sources.iter().flat_map(|s| &s.faults).next().map(|f| format!("{}: {}", f.object, f.what));
-    if unread > 0 && unread == faults {
-        let what = first.unwrap_or_default();
+    let damage = report.wrong();
+    if report.sources.iter().any(SourceVerified::is_unread) {
+        let what = damage.unwrap_or_default();
         let help = "Whether it is whole is not known. Look at the store, and at what this credential may read";
         return Err(Failure::new(Kind::Failed, format!("the store does not give {what}"), help));
     }
-    let result = if report.sound() { "done" } else { "check-failed" };
-    let line = first.map_or(format!("{} is whole", source.name), |f| format!("{} is DAMAGED: {f}", source.name));
+    let result = if damage.is_none() { "done" } else { "check-failed" };
+    let line = damage.map_or(format!("{} is whole", source.name), |what| format!("{} is DAMAGED: {what}", source.name));
     Ok(Done { result, line, report: serde_json::to_value(&report)?, ..Done::default() })
 }
 

@@ -83,6 +83,25 @@ fn secrets_are_passed_on_and_struck_out() {
     }
 }
 
+#[test]
+fn a_secret_file_is_read_as_often_as_wanted_and_lies_nowhere() {
+    let say = format!(
+        "cat {SECRET_FILE} {SECRET_FILE}; stat -L -c %a:%h:%F {SECRET_FILE}; env; echo refused $(cut -d: -f2 {SECRET_FILE}) >&2; exit 1"
+    );
+    let mut spec = Spec::new(["sh", "-c", &say]);
+    let secret = Zeroizing::new("hunter2".to_owned());
+    spec.file = Some(SecretFile { contents: Zeroizing::new("*:hunter2\n".into()), secret });
+    assert!(!format!("{spec:?}").contains("hunter2"));
+    spec.output = Output::Piped;
+    let mut child = Child::spawn(&spec).unwrap();
+    let mut out = String::new();
+    child.output().unwrap().read_to_string(&mut out).unwrap();
+    // A plain file, its owner's alone, without a name in any directory; and nothing of it in the environment.
+    let rest = out.strip_prefix("*:hunter2\n*:hunter2\n600:0:regular file\n").unwrap_or_else(|| panic!("{out}"));
+    assert!(rest.contains("PATH=") && !rest.contains("hunter2"), "{out}");
+    assert_eq!(child.wait(Duration::from_secs(20)).unwrap().stderr, ["refused …"]);
+}
+
 fn is_gone(pid: &str) -> bool {
     let stat = PathBuf::from("/proc").join(pid).join("stat");
     (0..100).any(|_| {

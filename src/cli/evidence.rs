@@ -3,8 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-use super::{Place, source};
-use crate::commands::Period;
+use super::{Period, Place, source};
 use crate::operations::drill::{Level, Point};
 use crate::repository::layout::SourceName;
 

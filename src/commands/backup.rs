@@ -2,25 +2,19 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::group;
-use super::output::{self, Ending, Exit, Shell, numbers, size, span, time};
+use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
+use super::several::{each, is_retired, partly};
 use crate::cli::Backup;
 use crate::config::{Config, SourceConfig};
-use crate::error::{Kind, kind_of};
+use crate::operations::Host;
 use crate::operations::backup::{self, BackupReport, Options};
-use crate::operations::{Host, Open};
 use crate::report::Outcome;
-use crate::repository::series::Series;
 use crate::source::canary::Stated;
 
 pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
     let config = shell.config()?;
-    if args.group {
-        return group::backup(shell, &config, args);
-    }
     let mut sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
         shell.say("There is nothing to back up: the configuration has no source. `blackstart protect PATH` adds one.");
@@ -39,52 +33,8 @@ pub fn run(shell: &Shell, args: &Backup) -> Result<Ending> {
         stored = stored.max(Some(exit));
         Ok((exit, report))
     })?;
-    // Some have their snapshot, and some have not.
-    if let (Exit::Failed(_), Some(exit)) = (ending.exit, stored) {
-        ending.exit = exit.max(Exit::Partial);
-    }
+    ending.exit = partly(ending.exit, stored);
     Ok(ending)
-}
-
-/// Whether a source was given up: then it is left out of what is done to all, and told.
-pub fn is_retired(shell: &Shell, open: &Open, source: &SourceConfig) -> bool {
-    let series = Series::list(&open.store, &open.trust, &source.name);
-    // What cannot be read is for the run to tell of.
-    let Ok(Some(record)) = series.and_then(|series| series.retired()) else { return false };
-    shell.say(format!(
-        "{}: retired {} by {}: left out, unless it is named",
-        source.name,
-        time(record.started),
-        record.host
-    ));
-    true
-}
-
-/// Does `work` for every source, goes on after errors, and ends as the worst of them.
-pub fn each<R: Serialize>(
-    shell: &Shell,
-    sources: Vec<&SourceConfig>,
-    mut work: impl FnMut(&SourceConfig) -> Result<(Exit, R)>,
-) -> Result<Ending> {
-    let mut worst = Exit::Done;
-    let mut reports: Vec<Value> = Vec::new();
-    let alone = sources.len() == 1;
-    for source in sources {
-        match work(source) {
-            Ok((exit, report)) => {
-                worst = worst.max(exit);
-                reports.push(serde_json::to_value(report)?);
-            }
-            Err(error) if alone || kind_of(&error) == Kind::Interrupted => return Err(error),
-            Err(error) => {
-                let error = error.context(format!("{} failed", source.name));
-                shell.complain(&error);
-                worst = worst.max(Exit::Failed(kind_of(&error).exit_code()));
-                reports.push(json!({"source": source.name, "error": output::error_value(&error)}));
-            }
-        }
-    }
-    Ending::new(worst, json!({"sources": reports}))
 }
 
 /// What the command line asks for.
@@ -152,11 +102,11 @@ fn of_canary(canary: &Stated, data: Timestamp) -> String {
 }
 
 pub fn say(shell: &Shell, report: &BackupReport) {
-    let mode = serde_json::to_value(report.mode).ok().and_then(|m| m.as_str().map(str::to_owned)).unwrap_or_default();
     shell.say(format!(
-        "{}: snapshot {} ({mode}) has the data of {}: {} in {} entries; {} read, {} stored, in {}",
+        "{}: snapshot {} ({}) has the data of {}: {} in {} entries; {} read, {} stored, in {}",
         report.source,
         report.seq,
+        report.mode,
         time(report.data_time),
         size(report.stats.bytes),
         report.stats.entries,
@@ -169,6 +119,13 @@ pub fn say(shell: &Shell, report: &BackupReport) {
     }
     if let Some(why) = report.facts["read_whole"].as_str() {
         shell.say(format!("{}: everything was read, since {why}", report.source));
+    }
+    if let Some(why) = report.facts["config_missing"].as_str() {
+        shell.say(format!(
+            "{}: the server's configuration lies outside its data directory, and was not all taken along: {why}. docs/postgres.md has the rights \
+             for it; or make its directory a source of its own",
+            report.source
+        ));
     }
     if let Some(why) = report.facts["counted"]["left_out"].as_str() {
         shell.say(format!(
@@ -203,9 +160,9 @@ pub fn say(shell: &Shell, report: &BackupReport) {
     }
     if !report.lost_packs.is_empty() {
         shell.warn(format!(
-            "{}: {} packs are gone from the store; they were stored again, but these older snapshots are damaged: {}",
+            "{}: gone from the store: {}; what they held was stored again, but these older snapshots are damaged: {}",
             report.source,
-            report.lost_packs.len(),
+            count(report.lost_packs.len() as u64, "pack"),
             numbers(&report.hurt)
         ));
     }

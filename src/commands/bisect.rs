@@ -13,11 +13,12 @@ use crate::cli::Bisect;
 use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
+use crate::limits;
+use crate::operations::Open;
 use crate::operations::ask::Restored;
 use crate::operations::bisect::search;
 use crate::operations::drill::{Bounds, Scratch, bounds};
 use crate::operations::restore::{self, Request};
-use crate::operations::{Open, backup};
 use crate::plan::Variables;
 use crate::plan::check::{Case, CheckOf, Copy, Engines, Who};
 use crate::progress::Progress;
@@ -133,7 +134,7 @@ fn ask_in(
 ) -> Result<Check> {
     let Bisection { open, identities, settings, .. } = bisection;
     let path = scratch.path().join("restored");
-    let request = Request::new(path.clone(), backup::Options::default().workers);
+    let request = Request::new(path.clone(), limits::workers());
     restore::restore(open, identities, commit, snapshot, &request)?;
     let mut variables = Variables::default();
     variables.set("copy", &path);

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::backup::each;
 use super::output::{Ending, Exit, Shell};
+use super::several::each;
 use crate::cli::Canary;
 use crate::config::SourceConfig;
 use crate::error::{Failure, Kind};

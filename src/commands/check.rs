@@ -15,7 +15,8 @@ use super::setup::lacking;
 use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SYSTEM, SourceConfig, SourceKind};
-use crate::error::help_of;
+use crate::error::{Kind, help_of, kind_of};
+use crate::job::Job;
 use crate::operations::Open;
 use crate::operations::reach;
 use crate::operations::restore::{self, Pick};
@@ -58,11 +59,13 @@ impl Findings {
     fn result(&mut self, what: impl Into<String>, result: Result<String>) {
         match result {
             Ok(detail) => self.add(what, State::Ok, detail),
-            Err(error) => {
-                let help = help_of(&error).map_or(String::new(), |help| format!("\n         help: {help}"));
-                self.add(what, State::Failed, format!("{error:#}{help}"));
-            }
+            Err(error) => self.error(what, State::Failed, &error),
         }
+    }
+
+    fn error(&mut self, what: impl Into<String>, state: State, error: &anyhow::Error) {
+        let help = help_of(error).map_or(String::new(), |help| format!("\n         help: {help}"));
+        self.add(what, state, format!("{error:#}{help}"));
     }
 }
 
@@ -285,11 +288,26 @@ fn schedule(shell: &Shell, config: &Config, open: &Open, found: &mut Findings) {
             of_group(&group, newest.map(|at| now.duration_since(at)), job.rpo, found);
         }
     }
+    without_job(config, open, found);
     let drills = config.jobs.iter().any(|j| j.enabled && j.drills().next().is_some());
     if drills && !config.drill_key().exists() {
         let detail =
             format!("there is no key file at {}: drills on the schedule cannot run", config.drill_key().display());
         found.add("drill key", State::Warning, detail);
+    }
+}
+
+/// Sources that no job backs up, where others have one: most likely a file was forgotten.
+fn without_job(config: &Config, open: &Open, found: &mut Findings) {
+    let backed_up = |job: &&Job| job.enabled && job.tasks.keys().any(|task| task.is_backup());
+    let jobs: Vec<&Job> = config.jobs.iter().filter(backed_up).collect();
+    let forgotten = config.source.iter().filter(|source| !jobs.iter().any(|job| job.covers(&source.name)));
+    for source in forgotten.filter(|_| !jobs.is_empty()) {
+        let retired = Series::list(&open.store, &open.trust, &source.name).and_then(|series| series.retired());
+        if !matches!(retired, Ok(Some(_))) {
+            let why = "no job backs it up: the agent leaves it alone, and does not miss it. Add a file to schedules/, or back it up from cron";
+            found.add(format!("source {}", source.name), State::Warning, why);
+        }
     }
 }
 
@@ -303,10 +321,7 @@ fn canary(config: &Config, source: &SourceConfig, found: &mut Findings) {
     match tried {
         Ok(None) => {}
         Ok(Some(place)) => found.add(what, State::Ok, format!("can be written: {place}")),
-        Err(error) => {
-            let help = help_of(&error).map_or(String::new(), |help| format!("\n         help: {help}"));
-            found.add(what, State::Warning, format!("{error:#}{help}"));
-        }
+        Err(error) => found.error(what, State::Warning, &error),
     }
 }
 
@@ -347,8 +362,11 @@ fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
         let detail = format!("the source is retired since {}: nothing is due", time(record.started));
         return found.add(what, State::Ok, detail);
     }
-    let Ok((_, snapshot)) = restore::find(open, &source.name, &Pick::Latest) else {
-        return found.add(what, State::Failed, "there is none: run `blackstart backup`");
+    let snapshot = match restore::find(open, &source.name, &Pick::Latest) {
+        Ok((_, snapshot)) => snapshot,
+        // What is there and cannot be read, or does not verify, is no reason to back up and forget it.
+        Err(error) if kind_of(&error) != Kind::Usage => return found.error(what, State::Failed, &error),
+        Err(_) => return found.add(what, State::Failed, "there is none: run `blackstart backup`"),
     };
     let log = reach::log_after(open, &snapshot);
     let log = log.unwrap_or_else(|error| {

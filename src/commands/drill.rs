@@ -3,20 +3,17 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::backup::each;
+use super::evidence::by_hand;
 use super::open::{KeyCanary, recovery_key};
-use super::output::{Ending, Exit, Shell, count, size, span, time};
-use super::restore::configuration;
-use super::{group, plan};
+use super::output::{Ending, Exit, Shell, check_line, count, size, span, time};
+use super::several::each;
 use crate::cli::Drill;
 use crate::config::{Config, SourceConfig};
 use crate::durable;
 use crate::operations::Open;
 use crate::operations::drill::{self, DrillReport, Level, Options, Point};
-use crate::operations::evidence;
 use crate::operations::measures::{self, Measures, Prediction};
-use crate::operations::suspect;
-use crate::plan::Mode;
+use crate::operations::{suspect, verified};
 use crate::progress::Progress;
 use crate::report::Check;
 use crate::repository::keys::KeyFile;
@@ -39,12 +36,6 @@ impl Wanted {
 }
 
 pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
-    if args.plan {
-        return plans(shell, args);
-    }
-    if args.group {
-        return group::drill(shell, args);
-    }
     let config = shell.config()?;
     let sources = config.chosen(&args.sources)?;
     if sources.is_empty() {
@@ -58,28 +49,6 @@ pub fn run(shell: &Shell, args: &Drill) -> Result<Ending> {
         let report = one(shell, &config, &open, &keys, source, wanted)?;
         Ok((exit(&report), report))
     })
-}
-
-/// Each plan named, one after the other; the worst decides.
-fn plans(shell: &Shell, args: &Drill) -> Result<Ending> {
-    let mut worst: Option<Ending> = None;
-    for name in &args.sources {
-        let asked = plan::Asked {
-            name: name.as_str(),
-            mode: Mode::Drill,
-            identity: args.identity.as_deref(),
-            dry_run: false,
-            resume: false,
-            restart: false,
-            confirm: None,
-            keep_failed: args.keep_failed,
-        };
-        let ending = plan::run(shell, &asked)?;
-        if worst.as_ref().is_none_or(|w| ending.exit > w.exit) {
-            worst = Some(ending);
-        }
-    }
-    worst.map_or_else(|| Ending::new(Exit::NothingToDo, json!({"plans": []})), Ok)
 }
 
 pub fn exit(report: &DrillReport) -> Exit {
@@ -125,7 +94,7 @@ pub fn one(
         keep_failed: wanted.keep_failed,
         point: chosen.why,
         trigger: by_hand(wanted.by),
-        configuration: configuration(config),
+        configuration: config.hash,
         settings: config.settings(source),
         bounds: config.drill_bounds(),
         ..Options::new(base)
@@ -136,10 +105,6 @@ pub fn one(
     say(shell, &report);
     say_outlook(shell, open, &report, source)?;
     Ok(report)
-}
-
-pub fn by_hand(verb: &str) -> String {
-    format!("by hand: {} ran `{verb}`", evidence::Environment::here(std::path::Path::new("/"), "").user)
 }
 
 fn say(shell: &Shell, report: &DrillReport) {
@@ -170,15 +135,7 @@ fn say(shell: &Shell, report: &DrillReport) {
     if report.level == Level::Point {
         shell.say(format!("  point   {}", report.point));
     }
-    for check in &report.checks {
-        if !check.was_run() {
-            shell.say(format!("  not run {}: {}", check.name, check.actual));
-        } else if check.passed {
-            shell.say(format!("  ok      {}: {}", check.name, check.actual));
-        } else {
-            shell.say(format!("  FAILED  {}: expected {}, found: {}", check.name, check.expected, check.actual));
-        }
-    }
+    report.checks.iter().for_each(|check| shell.say(format!("  {}", check_line(check))));
     let phases: Vec<String> = report.timeline.iter().map(|p| format!("{} {}", p.name, span(p.seconds))).collect();
     shell.say(format!("  time    {}", phases.join(", ")));
     for deviation in &report.deviations {
@@ -220,7 +177,7 @@ fn failed(report: &DrillReport) -> impl Iterator<Item = &Check> {
 
 /// What the drills so far say of the next restore.
 fn say_outlook(shell: &Shell, open: &Open, report: &DrillReport, source: &SourceConfig) -> Result<()> {
-    let reports = drill::reports(open, &source.name)?;
+    let reports = verified::reports(open, &source.name)?;
     let target = source.rto.map(|t| t.as_secs_f64());
     let measures = measures::measure(&reports, Some(report.bytes).filter(|b| *b > 0), target);
     shell.say(format!("  RTO     {}", outlook(&measures)));

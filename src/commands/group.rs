@@ -2,17 +2,18 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
-use super::backup::{each, exit as exit_of, say as say_backup, wanted};
-use super::drill::{self as one_drill, by_hand};
+use super::backup::{exit as exit_of, say as say_backup, wanted};
+use super::evidence::{by_hand, record};
 use super::open::recovery_key;
 use super::output::{self, Ending, Exit, Shell, span, table, time};
-use super::restore as one_restore;
+use super::several::{each, partly, worse};
+use super::{drill as one_drill, restore as one_restore, thaw};
 use crate::cli::{Backup, Drill, Restore};
 use crate::config::Config;
 use crate::error::{Failure, Kind, kind_of};
 use crate::interrupt;
+use crate::limits;
 use crate::operations::drill::Point;
 use crate::operations::evidence::restored::Circumstances;
 use crate::operations::group::{self, Found, GroupReport, MemberRun, Pick, Standing};
@@ -27,7 +28,8 @@ const SHOWN: u64 = 20;
 
 /// Each group named, one after the other. What is asked for is a common point: where some got theirs and some did not, the ending is partial, and
 /// where none did it is a failure, whatever snapshots of members were stored on the way.
-pub fn backup(shell: &Shell, config: &Config, args: &Backup) -> Result<Ending> {
+pub fn backup(shell: &Shell, args: &Backup) -> Result<Ending> {
+    let config = &shell.config()?;
     let names: Vec<GroupName> = args.sources.iter().cloned().map(GroupName::from).collect();
     names.iter().try_for_each(|name| config.named_group(name).map(drop))?;
     let host = shell.host(config)?;
@@ -52,10 +54,7 @@ pub fn backup(shell: &Shell, config: &Config, args: &Backup) -> Result<Ending> {
         worst = worst.max(exit);
         reports.push(report);
     }
-    if let (Exit::Failed(_), Some(exit)) = (worst, stored) {
-        worst = exit.max(Exit::Partial);
-    }
-    Ending::new(worst, json!({"groups": reports}))
+    Ending::new(partly(worst, stored), json!({"groups": reports}))
 }
 
 fn back_up(shell: &Shell, config: &Config, host: &Host, name: &GroupName, args: &Backup) -> Result<(Exit, Value)> {
@@ -154,8 +153,9 @@ fn find(shell: &Shell, open: &Open, name: &GroupName, pick: Pick) -> Result<Foun
     Ok(found)
 }
 
-/// All members below `to`.
-pub fn restore(shell: &Shell, args: &Restore, to: PathBuf) -> Result<Ending> {
+/// All members below one directory.
+pub fn restore(shell: &Shell, args: &Restore) -> Result<Ending> {
+    let to = one_restore::to(args)?;
     let name = GroupName::from(args.source.clone());
     let reader = shell.reader(&args.place)?;
     let keys = recovery_key(reader.config.as_ref(), args.identity.as_deref())?;
@@ -168,18 +168,18 @@ pub fn restore(shell: &Shell, args: &Restore, to: PathBuf) -> Result<Ending> {
     };
     let found = find(shell, open, &name, pick)?;
     let started = open.now();
-    let workers = backup::Options::default().workers;
+    let workers = limits::workers();
     let single = |source: &SourceName| crate::operations::restore::Request::new(to.join(source.as_str()), workers);
     if args.dry_run {
         crate::target::must_be_free(&to)?;
         say_point(shell, &found.point.group);
         let foretell =
-            |snapshot| one_restore::foretell(shell, open, &keys.identities, snapshot, &single(&snapshot.source));
+            |snapshot| one_restore::foretell(shell, open, &keys.identities, snapshot, &single(&snapshot.source), None);
         found.members.iter().try_for_each(|(_, snapshot)| foretell(snapshot).map(drop))?;
         return Ending::new(Exit::Done, json!({"group": found.point.group}));
     }
     for (_, snapshot) in &found.members {
-        one_restore::thawed(shell, args, open, &keys.identities, snapshot, &single(&snapshot.source))?;
+        thaw::thawed(shell, args, open, &keys.identities, snapshot, &single(&snapshot.source))?;
     }
     let request = group::Request { to, workers, progress: Default::default() };
     let busy = shell.busy(format!("restoring group {name}"), &request.progress);
@@ -191,7 +191,7 @@ pub fn restore(shell: &Shell, args: &Restore, to: PathBuf) -> Result<Ending> {
         trigger: by_hand("restore --group"),
         plan: None,
         partial: false,
-        configuration: reader.config.as_ref().and_then(one_restore::configuration),
+        configuration: reader.config.as_ref().and_then(|config| config.hash),
     };
     let mut partial = done.group.outcome == Outcome::Partial;
     for report in &done.members {
@@ -202,7 +202,7 @@ pub fn restore(shell: &Shell, args: &Restore, to: PathBuf) -> Result<Ending> {
         if let Ok(sealed) = SealedPart::open(snapshot, &keys.identities) {
             proof::advice(&snapshot.kind, &sealed.facts).iter().for_each(|line| shell.say(line));
         }
-        one_restore::record(shell, open, keys.signing.as_ref(), (commit, snapshot), report, &how);
+        record(shell, open, keys.signing.as_ref(), (commit, snapshot), report, &how);
     }
     for source in &done.there {
         shell.say(format!("{source} had been restored already, before the restore was interrupted."));
@@ -228,7 +228,7 @@ pub fn drill(shell: &Shell, args: &Drill) -> Result<Ending> {
     let config = shell.config()?;
     let keys = recovery_key(Some(&config), args.identity.as_deref())?;
     let open = shell.open(&config)?;
-    let mut worst: Option<Ending> = None;
+    let mut worst = None;
     for name in args.sources.iter().cloned().map(GroupName::from) {
         let found = find(shell, &open, &name, pick)?;
         let sources: Result<Vec<_>> = found.members.iter().map(|(_, s)| config.named_source(&s.source)).collect();
@@ -247,9 +247,7 @@ pub fn drill(shell: &Shell, args: &Drill) -> Result<Ending> {
         let (group, came) = (&found.point.group, ending.exit < Exit::CheckFailed);
         let verdict = if came { "all members came back" } else { "NOT all members came back" };
         shell.say(format!("Group {name}: point {}: {verdict}. {}", group.n, apart(group)));
-        if worst.as_ref().is_none_or(|w| ending.exit > w.exit) {
-            worst = Some(ending);
-        }
+        worst = Some(worse(worst, ending));
     }
     worst.map_or_else(|| Ending::new(Exit::NothingToDo, json!({"sources": []})), Ok)
 }

@@ -17,7 +17,7 @@ use crate::plan;
 use crate::repository::keys::KeyFile;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::series;
-use crate::storage::location::Location;
+use crate::storage::location::{self, Location};
 
 /// Characters of a managed policy, white space aside: "IAM and AWS STS quotas" in the IAM User Guide.
 const MANAGED_MAX: usize = 6144;
@@ -126,7 +126,8 @@ fn copy_command(location: &Location) -> String {
 }
 
 fn page(config: &Config, open: &Open, hashes: &[Hash; 2], with_key: bool) -> Result<String> {
-    let (repo, root) = (config.location()?, open.trust.root.id());
+    let variable = |name: &str| std::env::var(name).ok();
+    let (repo, root) = (location::in_full(&config.location()?, variable), open.trust.root.id());
     let names: Vec<String> = series::sources(&open.store)?.iter().map(|s| s.as_str().to_owned()).collect();
     let key = if with_key {
         "recovery.key in this folder"

@@ -6,14 +6,14 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, size, span, time};
+use super::output::{Ending, Exit, Shell, check_line, size, span, time};
 use super::restore::{name_of, pick, say};
 use crate::cli::Restore;
 use crate::config::Config;
 use crate::durable;
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
-use crate::operations::backup;
+use crate::limits;
 use crate::operations::load::{self, LoadReport, Wish};
 use crate::operations::restore::{self, Request};
 use crate::report::Outcome;
@@ -41,7 +41,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         return Err(Failure::new(Kind::Usage, message, help));
     }
     let settings = settings(config.as_ref(), args);
-    let workers = backup::Options::default().workers;
+    let workers = limits::workers();
     let mut paths: Vec<Name> = args.path.iter().map(|path| name_of(path)).collect();
     if args.globals && !paths.is_empty() {
         paths.push(Name::new(logical::GLOBALS));
@@ -164,7 +164,7 @@ fn tell(shell: &Shell, report: &LoadReport) {
     }
     for check in &report.checks {
         if check.passed {
-            shell.say(format!("  ok      {}: {}", check.name, check.actual));
+            shell.say(format!("  {}", check_line(check)));
         } else {
             shell.warn(format!("{}: expected {}, found: {}", check.name, check.expected, check.actual));
         }

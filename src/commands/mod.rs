@@ -10,7 +10,6 @@ use crate::clock::SystemClock;
 use crate::error::Kind;
 use crate::storage::retry;
 use output::{Ending, Shell};
-pub use report::Period;
 
 mod agent;
 mod apart;
@@ -22,6 +21,7 @@ mod canary;
 mod check;
 mod confirm;
 mod drill;
+mod evidence;
 mod group;
 mod health;
 mod help;
@@ -44,10 +44,12 @@ mod retire;
 mod sample;
 mod service;
 mod setup;
+mod several;
 mod signals;
 mod snapshots;
 mod status;
 mod textfile;
+mod thaw;
 mod timeline;
 mod verify;
 mod wal;
@@ -92,9 +94,15 @@ fn run(shell: &Shell, verb: &Verb) -> anyhow::Result<Ending> {
         Verb::Protect(args) => protect::run(shell, args),
         Verb::Init(args) => init::run(shell, args),
         Verb::Check(args) => check::run(shell, args),
+        Verb::Backup(args) if args.group => group::backup(shell, args),
         Verb::Backup(args) => backup::run(shell, args),
         Verb::Snapshots(args) => snapshots::run(shell, args),
+        Verb::Restore(args) if args.plan => plan::for_real(shell, args),
+        Verb::Restore(args) if args.into.is_some() => load::run(shell, args),
+        Verb::Restore(args) if args.group => group::restore(shell, args),
         Verb::Restore(args) => restore::run(shell, args),
+        Verb::Drill(args) if args.plan => plan::rehearsed(shell, args),
+        Verb::Drill(args) if args.group => group::drill(shell, args),
         Verb::Drill(args) => drill::run(shell, args),
         Verb::Verify(args) => verify::run(shell, args),
         Verb::Prune(args) => prune::run(shell, args),

@@ -1,10 +1,10 @@
 //! The only code that prints: lines for people, one JSON document for programs.
 
-use anyhow::Error;
+use anyhow::{Context, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -15,6 +15,7 @@ use super::help::help_of;
 use crate::clock::Clock;
 use crate::error::{self, Kind};
 use crate::progress::Progress;
+use crate::report::Check;
 pub use crate::size::in_words as size;
 pub use crate::time::local as time;
 
@@ -201,6 +202,22 @@ pub fn still_waiting(text: &str) {
     put(&mut std::io::stderr().lock(), &format!("warning: {text}"));
 }
 
+/// Whether the person means `name`: by what the command line confirms, otherwise by what is typed at a terminal after `question`.
+pub fn confirmed(name: &str, given: Option<&str>, question: &str) -> anyhow::Result<bool> {
+    if let Some(given) = given {
+        return Ok(given == name);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut out = std::io::stderr().lock();
+    drop(write!(out, "{question}: "));
+    drop(out.flush());
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("read the answer")?;
+    Ok(line.trim() == name)
+}
+
 pub fn print_json(value: &Value) {
     put(&mut std::io::stdout().lock(), &value.to_string());
 }
@@ -257,6 +274,16 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     lines.join("\n")
 }
 
+/// How a check came out, in a line.
+pub fn check_line(check: &Check) -> String {
+    let Check { name, expected, actual, passed } = check;
+    match (check.was_run(), passed) {
+        (false, _) => format!("not run {name}: {actual}"),
+        (true, true) => format!("ok      {name}: {actual}"),
+        (true, false) => format!("FAILED  {name}: expected {expected}, found: {actual}"),
+    }
+}
+
 /// `1 snapshot`, `2 snapshots`.
 pub fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
@@ -286,6 +313,13 @@ mod tests {
     fn numbers_for_people() {
         assert_eq!([0, 999, 1000, 999_960, 16_790_112].map(size), ["0 B", "999 B", "1.0 kB", "1.0 MB", "16.8 MB"]);
         assert_eq!([0.5, 60.0, 600.0, 7200.0, 864_000.0].map(span), ["0.50 s", "60 s", "10 min", "2.0 h", "10.0 d"]);
+    }
+
+    #[test]
+    fn a_check_that_was_not_run_is_not_called_well() {
+        assert_eq!(check_line(&Check::compare("rows", 3, 3)), "ok      rows: 3");
+        assert_eq!(check_line(&Check::compare("rows", 3, 2)), "FAILED  rows: expected 3, found: 2");
+        assert_eq!(check_line(&Check::not_run("chromadb", "no Python has it")), "not run chromadb: no Python has it");
     }
 
     #[test]

@@ -2,14 +2,13 @@
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use super::drill::by_hand;
+use super::evidence::by_hand;
 use super::open::recovery_key;
-use super::output::{Ending, Exit, Shell, span, table, time};
-use super::restore::configuration;
-use crate::cli::Restore;
+use super::output::{self, Ending, Exit, Shell, check_line, span, table, time};
+use super::several::worse;
+use crate::cli::{Drill, Restore};
 use crate::config::Config;
 use crate::durable;
 use crate::error::{Failure, Kind};
@@ -17,15 +16,15 @@ use crate::plan::{self, Action, Ended, Forecast, Journal, Mode, Plan, PlanReport
 use crate::repository::layout::SourceName;
 
 /// How the operator wants a plan run.
-pub struct Asked<'a> {
-    pub name: &'a str,
-    pub mode: Mode,
-    pub identity: Option<&'a Path>,
-    pub dry_run: bool,
-    pub resume: bool,
-    pub restart: bool,
-    pub confirm: Option<&'a str>,
-    pub keep_failed: bool,
+struct Asked<'a> {
+    name: &'a str,
+    mode: Mode,
+    identity: Option<&'a Path>,
+    dry_run: bool,
+    resume: bool,
+    restart: bool,
+    confirm: Option<&'a str>,
+    keep_failed: bool,
 }
 
 /// `restore --plan`.
@@ -45,7 +44,26 @@ pub fn for_real(shell: &Shell, args: &Restore) -> Result<Ending> {
     )
 }
 
-pub fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
+/// `drill --plan`: each plan named, one after the other; the worst decides.
+pub fn rehearsed(shell: &Shell, args: &Drill) -> Result<Ending> {
+    let mut worst = None;
+    for name in &args.sources {
+        let asked = Asked {
+            name: name.as_str(),
+            mode: Mode::Drill,
+            identity: args.identity.as_deref(),
+            dry_run: false,
+            resume: false,
+            restart: false,
+            confirm: None,
+            keep_failed: args.keep_failed,
+        };
+        worst = Some(worse(worst, run(shell, &asked)?));
+    }
+    worst.map_or_else(|| Ending::new(Exit::NothingToDo, json!({"plans": []})), Ok)
+}
+
+fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
     let config = shell.config()?;
     let plan = Plan::named(asked.name, &config)?;
     let open = shell.open(&config)?;
@@ -84,7 +102,7 @@ pub fn run(shell: &Shell, asked: &Asked) -> Result<Ending> {
             resume: asked.resume,
             keep_failed: asked.keep_failed,
             trigger: by_hand(verb),
-            configuration: configuration(&config),
+            configuration: config.hash,
         },
         tell: &tell,
     };
@@ -211,19 +229,8 @@ fn free(plan: &Plan, config: &Config, unfinished: Option<&Journal>) -> Result<()
 }
 
 fn confirmed(plan: &Plan, asked: &Asked) -> Result<()> {
-    let named = match asked.confirm {
-        Some(name) => name.to_owned(),
-        None if std::io::stdin().is_terminal() => {
-            let mut out = std::io::stderr().lock();
-            drop(write!(out, "This changes live systems. Type the plan's name to begin: "));
-            drop(out.flush());
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).context("read the answer")?;
-            line.trim().to_owned()
-        }
-        None => String::new(),
-    };
-    if named == plan.name {
+    let question = "This changes live systems. Type the plan's name to begin";
+    if output::confirmed(&plan.name, asked.confirm, question)? {
         return Ok(());
     }
     let help = format!(
@@ -248,13 +255,7 @@ fn say_stage(shell: &Shell, plan: &Plan, n: usize, report: Option<&StageReport>)
     };
     let late = if report.over_budget() { ", OVER BUDGET" } else { "" };
     shell.say(format!("{number} {}: {verdict} in {}{late}: {}", report.name, span(report.seconds), report.detail));
-    for check in &report.checks {
-        if check.passed {
-            shell.say(format!("        ok      {}: {}", check.name, check.actual));
-        } else {
-            shell.say(format!("        FAILED  {}: expected {}, found: {}", check.name, check.expected, check.actual));
-        }
-    }
+    report.checks.iter().for_each(|check| shell.say(format!("        {}", check_line(check))));
 }
 
 fn say_end(shell: &Shell, report: &PlanReport) {

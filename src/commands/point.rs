@@ -8,14 +8,14 @@ use super::output::{Shell, size, time};
 use crate::cli::Restore;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
-use crate::operations::restore::{self, Finish, Pick};
+use crate::operations::restore::{self, Finish, LogAhead, Pick};
 use crate::operations::wal::recover::{self, Prepared, Recovery, Target, Then};
 use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
-use crate::source::redis;
+use crate::source::{postgres, redis};
 
 /// The way to a point in time, and what came of it.
 pub struct Point {
@@ -111,14 +111,31 @@ fn kept<T: Clone>(slot: &Arc<Mutex<Option<T>>>) -> Option<T> {
 }
 
 impl Point {
-    pub fn finish(&self, open: &Open, identities: &[Identity], to: &Path) -> Finish {
-        match &self.way {
+    pub fn finish(&self, open: &Open, identities: &[Identity], to: &Path) -> Result<Finish> {
+        Ok(match &self.way {
             Way::Postgres { route, recovery, prepared } => {
-                recover::finish(open, identities, Arc::clone(route), recovery.clone(), to, keep(prepared))
+                let facts = postgres::Facts::of(&SealedPart::open(&self.snapshot, identities)?.facts)?;
+                recover::finish(open, identities, Arc::clone(route), recovery.clone(), (facts, to), keep(prepared))
             }
             Way::Redis { route, aim, replayed } => {
                 replay::finish(open, identities, Arc::clone(route), aim.clone(), keep(replayed))
             }
+        })
+    }
+
+    /// The point, told from every other.
+    pub fn name(&self) -> String {
+        match &self.way {
+            Way::Postgres { recovery, .. } => format!("{recovery:?}"),
+            Way::Redis { aim, .. } => format!("{aim:?}"),
+        }
+    }
+
+    /// The log between the snapshot and the point.
+    pub fn ahead(&self) -> Option<LogAhead> {
+        match &self.way {
+            Way::Postgres { route, recovery, .. } => route.ahead(&recovery.target),
+            Way::Redis { route, aim, .. } => route.ahead(aim.target),
         }
     }
 
@@ -135,6 +152,9 @@ impl Point {
             Way::Postgres { recovery, prepared, .. } => {
                 if let Some(prepared) = kept(prepared) {
                     say_postgres(shell, recovery, &prepared);
+                }
+                if let Ok(sealed) = SealedPart::open(&self.snapshot, identities) {
+                    postgres::restored::advice(&sealed.facts).iter().for_each(|line| shell.say(line));
                 }
             }
             Way::Redis { replayed, .. } => {
@@ -159,7 +179,11 @@ fn say_redis(shell: &Shell, replayed: &Replayed) {
 }
 
 fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
-    let log = format!("{} of its log in {} files", size(prepared.bytes), prepared.segments);
+    let log = match prepared.segments {
+        0 => "The log that came with the snapshot lies".to_owned(),
+        1 => format!("{} of its log in one file lie", size(prepared.bytes)),
+        files => format!("{} of its log in {files} files lie", size(prepared.bytes)),
+    };
     let end = match (&recovery.target, recovery.then) {
         (Target::Latest, _) => "replays everything that is stored, and opens for writing".to_owned(),
         (_, Then::Promote) => "stops at the target, and opens for writing".into(),
@@ -167,7 +191,7 @@ fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
             "stops at the target, and opens for reading; select pg_wal_replay_resume() opens it for writing".into()
         }
     };
-    shell.say(format!("{log} lie in pg_wal, and the settings are written. Start the server on it: it {end}."));
+    shell.say(format!("{log} in pg_wal, and the settings are written. A server that is started on it {end}."));
     if let Some(last) = &prepared.last {
         let at = last.time.map_or_else(String::new, |at| format!(" of {}", time(at)));
         shell.say(format!("The last commit in it is that{at} (transaction {}).", last.xid));

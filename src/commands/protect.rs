@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-use super::open::recovery_key;
 use super::output::{self, Ending, Exit, Shell};
 use super::setup::{self, Keys, Made};
 use super::status::restore_command;
@@ -14,10 +13,11 @@ use crate::config::{Config, SourceConfig, resolve_location};
 use crate::error::{Failure, Kind, kind_of};
 use crate::interrupt;
 use crate::operations::Host;
+use crate::repository::keys::KeyFile;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::detect::{self, Found, Place};
-use crate::source::postgres::detect::PASSWORD;
+use crate::source::{postgres, redis};
 
 const SAMPLE_REPOSITORY: &str = "./blackstart-repository";
 
@@ -134,8 +134,8 @@ fn block(config: &Config, name: &str, found: &Found) -> Result<String> {
     };
     let (name, kind) = (setup::quoted(name), setup::quoted(found.kind));
     let mut text = format!("\n[[source]]\nname = {name}\nkind = {kind}\n{place}\n");
-    if found.kind == "postgres" && std::env::var_os(PASSWORD).is_some() {
-        text.push_str(&format!("password = {{ env = {} }}\n", setup::quoted(PASSWORD)));
+    if let Some(variable) = found.password {
+        text.push_str(&format!("password = {{ env = {} }}\n", setup::quoted(variable)));
     }
     let mut exclude = found.exclude.clone();
     if let ("files", Place::Path(path)) = (found.kind, &found.place) {
@@ -167,7 +167,7 @@ fn below(own: &Path, root: &Path) -> Option<String> {
 
 /// Backs up every source, and drills it if the recovery key is at hand.
 fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceConfig]) -> (Exit, Vec<Value>) {
-    let keys = recovery_key(Some(config), None).ok();
+    let key = Some(config.recovery_key()).filter(|path| path.exists());
     let mut worst = Exit::Done;
     let mut reports = Vec::new();
     for source in sources {
@@ -175,8 +175,9 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
         let mut go = || -> Result<Exit> {
             let backup = backup::one(shell, config, host, source, backup::options(config)?)?;
             report["backup"] = serde_json::to_value(&backup)?;
-            let Some(keys) = &keys else { return Ok(backup::exit(&backup)) };
-            let drill = drill::one(shell, config, &host.open, keys, source, drill::Wanted::usual("protect"))?;
+            let Some(key) = &key else { return Ok(backup::exit(&backup)) };
+            let keys = KeyFile::read(key).context("it is backed up, and was not restored to prove it")?;
+            let drill = drill::one(shell, config, &host.open, &keys, source, drill::Wanted::usual("protect"))?;
             report["drill"] = serde_json::to_value(&drill)?;
             Ok(backup::exit(&backup).max(drill::exit(&drill)))
         };
@@ -197,6 +198,10 @@ fn protect_all(shell: &Shell, config: &Config, host: &Host, sources: &[&SourceCo
     (worst, reports)
 }
 
+fn from_environment(config: &Config, variable: &str) -> bool {
+    config.source.iter().any(|s| s.password == Some(Secret::Env(variable.into())))
+}
+
 fn say_end(shell: &Shell, config: &Config, host: &Host, reports: &[Value]) {
     shell.say("");
     shell.say(format!("Configuration  {}", config.file.display()));
@@ -211,8 +216,9 @@ fn say_end(shell: &Shell, config: &Config, host: &Host, reports: &[Value]) {
         shell.say("The recovery key is not on this machine, as it should be. Nothing was restored to prove this run:");
         shell.say("  `blackstart drill --identity FILE` does it.");
     }
-    if config.source.iter().any(|s| s.password == Some(Secret::Env(PASSWORD.into()))) {
-        shell.say(format!("The password is read from ${PASSWORD}, which a timer or the agent does not have: put it into a file that only its user may read,"));
+    let of_the_shell = [postgres::detect::PASSWORD, redis::address::PASSWORD];
+    for variable in of_the_shell.into_iter().filter(|v| from_environment(config, v)) {
+        shell.say(format!("The password is read from ${variable}, which a timer or the agent does not have: put it into a file that only its user may read,"));
         shell.say("  and say password = { file = \"…\" } in the configuration.");
     }
     if let Some(why) = apart::same_disk(config) {

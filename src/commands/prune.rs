@@ -3,8 +3,8 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::backup::{each, is_retired};
 use super::output::{Ending, Exit, Shell, count, numbers, size, time};
+use super::several::{each, is_retired};
 use crate::cli::Prune;
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
@@ -60,7 +60,7 @@ fn one(shell: &Shell, args: &Prune, config: &Config, host: &Host, source: &Sourc
         return Ok((Exit::Done, planned));
     }
     let report = prune::sweep(host, plan)?;
-    let objects = report.objects_deleted.saturating_sub(go);
+    let objects = report.objects_deleted.saturating_sub(go + report.folded);
     shell.say(format!(
         "{}: removed {} and {} that no snapshot needs ({}), kept {}",
         source.name,
@@ -74,8 +74,9 @@ fn one(shell: &Shell, args: &Prune, config: &Config, host: &Host, source: &Sourc
     if let Some(settled) = &settled {
         say_settled(shell, source, settled);
     }
+    let exit = if report.refused.is_empty() { Exit::Done } else { Exit::Partial };
     Ok((
-        Exit::Done,
+        exit,
         json!({"source": source.name, "plan": planned["plan"], "groups": planned["groups"], "report": report, "settled": settled}),
     ))
 }

@@ -4,43 +4,26 @@ use anyhow::{Context, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::drill::by_hand;
+use super::evidence::{by_hand, record};
 use super::open::{Reader, recovery_key};
-use super::output::{Ending, Exit, Shell, count, numbers, size, span, time};
-use super::{group, load, plan, point};
-use crate::cli::{Restore, ThawHaste};
-use crate::config::Config;
+use super::output::{Ending, Exit, Shell, numbers, size, span, time};
+use super::{point, thaw};
+use crate::cli::Restore;
 use crate::entry::Name;
 use crate::error::{Failure, Kind};
-use crate::operations::evidence::restored::{self, Circumstances};
-use crate::operations::restore::{self, Pick, Request, RestoreReport};
-use crate::operations::thaw::{self, Frozen, Thaw};
-use crate::operations::{Open, backup, drill, proof};
-use crate::progress::Progress;
+use crate::limits;
+use crate::operations::evidence::restored::Circumstances;
+use crate::operations::restore::{self, Forecast, LogAhead, Pick, Request, RestoreReport};
+use crate::operations::{Open, proof, verified};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
-use crate::repository::layout::Hash;
 use crate::repository::sealed::SealedPart;
-use crate::repository::signed::SigningKey;
-use crate::repository::snapshot::{Commit, Snapshot};
+use crate::repository::snapshot::Snapshot;
 use crate::source::postgres;
-use crate::storage::Haste;
 use crate::target;
 
-/// For how long thawed copies stay readable: long enough to restore twice.
-const THAWED_DAYS: u32 = 7;
-
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
-    if args.plan {
-        return plan::for_real(shell, args);
-    }
-    if args.into.is_some() {
-        return load::run(shell, args);
-    }
     let to = to(args)?;
-    if args.group {
-        return group::restore(shell, args, to);
-    }
     if args.in_place {
         may_replace(args, &to)?;
     }
@@ -62,17 +45,19 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         return Err(not_in_place(&snapshot.kind));
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
-    let workers = backup::Options::default().workers;
+    let workers = limits::workers();
     let finish = match &point {
-        Some(point) => Some(point.finish(open, &keys.identities, &to)),
-        None if paths.is_empty() => restore::finish_of(&snapshot, &to),
+        Some(point) => Some(point.finish(open, &keys.identities, &to)?),
+        None if paths.is_empty() => restore::finish_of(&snapshot, &keys.identities, &to)?,
         None => None,
     };
-    let request = Request { in_place: args.in_place, paths, finish, ..Request::new(to, workers) };
+    let name = point.as_ref().map(point::Point::name);
+    let request = Request { in_place: args.in_place, paths, point: name, finish, ..Request::new(to, workers) };
     if args.dry_run {
-        return foretell(shell, open, &keys.identities, &snapshot, &request);
+        let log = point.as_ref().and_then(point::Point::ahead);
+        return foretell(shell, open, &keys.identities, &snapshot, &request, log);
     }
-    thawed(shell, args, open, &keys.identities, &snapshot, &request)?;
+    thaw::thawed(shell, args, open, &keys.identities, &snapshot, &request)?;
     let busy = shell.busy(format!("restoring {}", args.source), &request.progress);
     let report = restore::restore(open, &keys.identities, &commit, &snapshot, &request)?;
     drop(busy);
@@ -89,7 +74,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         trigger: by_hand("restore"),
         plan: None,
         partial: !request.paths.is_empty(),
-        configuration: reader.config.as_ref().and_then(configuration),
+        configuration: reader.config.as_ref().and_then(|config| config.hash),
     };
     record(shell, open, keys.signing.as_ref(), (&commit, &snapshot), &report, &how);
     let mut shown = serde_json::to_value(&report)?;
@@ -102,7 +87,7 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
 }
 
 /// Where to restore to.
-fn to(args: &Restore) -> Result<PathBuf> {
+pub fn to(args: &Restore) -> Result<PathBuf> {
     let to = args.to.as_deref().context("--to DIR says where to restore")?;
     let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
     // `DIR/` means DIR.
@@ -148,18 +133,19 @@ pub fn foretell(
     identities: &[Identity],
     snapshot: &Snapshot,
     request: &Request,
+    log: Option<LogAhead>,
 ) -> Result<Ending> {
     if !request.in_place {
         target::must_be_free(&request.to)?;
     }
-    let rate = drill::verified(open, &snapshot.source)?
+    let rate = verified::of(open, &snapshot.source)?
         .iter()
         .rev()
         .find(|p| p.seconds > 0.0)
         .map(|p| p.bytes as f64 / p.seconds);
-    let forecast = restore::forecast(open, identities, snapshot, request, rate)?;
+    let forecast = Forecast { log, ..restore::forecast(open, identities, snapshot, request, rate)? };
     // What would stop the real one stops this.
-    restore::has_place(&request.to, forecast.bytes)?;
+    restore::has_place(&request.to, forecast.bytes + forecast.log.as_ref().map_or(0, |log| log.bytes))?;
     shell.say(format!(
         "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
         forecast.seq,
@@ -172,10 +158,13 @@ pub fn foretell(
         forecast.packs,
         forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
     ));
-    let frozen = thaw::look(open, identities, snapshot, request)?;
-    if !frozen.is_empty() {
-        shell.say(format!("{}. {}", in_the_ice(&frozen), offers(&frozen)));
+    if let Some(log) = &forecast.log {
+        let most = if log.at_most { "at most " } else { "" };
+        let (from, to) = (&log.from, &log.to);
+        shell
+            .say(format!("Then the log from {from} to {most}{to}: {most}{} for the server to replay", size(log.bytes)));
     }
+    thaw::foretell(shell, open, identities, snapshot, request)?;
     Ending::new(Exit::Done, forecast)
 }
 
@@ -196,29 +185,6 @@ pub fn say_suspects(shell: &Shell, open: &Open, snapshot: &Snapshot, pick: &Pick
     Ok(())
 }
 
-/// Hash of the configuration in force, for the record.
-pub fn configuration(config: &Config) -> Option<Hash> {
-    std::fs::read(&config.file).ok().map(|text| Hash::of(&text))
-}
-
-/// A restore that is done is recorded where that is possible. At 3 a.m. nothing of this may stand in the way.
-pub fn record(
-    shell: &Shell,
-    open: &Open,
-    signer: Option<&SigningKey>,
-    point: (&Commit, &Snapshot),
-    report: &RestoreReport,
-    how: &Circumstances,
-) {
-    let Some(signer) = signer else {
-        shell.say("Not recorded in the repository: the key file has no signing key.");
-        return;
-    };
-    if let Err(e) = restored::record(open, signer, point, report, how) {
-        shell.warn(format!("the restore is done; its record could not be stored in the repository: {e:#}"));
-    }
-}
-
 fn why(pick: &Pick) -> String {
     match pick {
         Pick::Latest => "the newest complete snapshot that is not suspect".into(),
@@ -226,69 +192,6 @@ fn why(pick: &Pick) -> String {
         Pick::At(at) => format!("the newest with data of {} or before", time(*at)),
         Pick::Seq(_) => "named by number".into(),
     }
-}
-
-fn in_the_ice(frozen: &Frozen) -> String {
-    let packs = count(frozen.frozen + frozen.thawing, "pack");
-    format!(
-        "{packs} of what is needed lie in an archive class ({}); {} are being thawed already",
-        size(frozen.bytes),
-        frozen.thawing
-    )
-}
-
-fn takes(frozen: &Frozen, haste: Haste) -> Option<String> {
-    let takes = thaw::estimate(frozen, haste)?;
-    Some(format!("up to {} and about ${:.2}", span(takes.hours * 3600.0), takes.dollars))
-}
-
-/// Each way to thaw, with time and cost.
-fn offers(frozen: &Frozen) -> String {
-    let all = [("standard", Haste::Standard), ("bulk", Haste::Bulk), ("expedited", Haste::Expedited)];
-    let all = all.into_iter().filter_map(|(name, haste)| Some(format!("--thaw {name}: {}", takes(frozen, haste)?)));
-    format!(
-        "To thaw them takes, as a rule and by the list prices of AWS in us-east-1: {}.",
-        all.collect::<Vec<_>>().join("; ")
-    )
-}
-
-/// Makes sure that nothing that is needed lies in the ice.
-pub fn thawed(
-    shell: &Shell,
-    args: &Restore,
-    open: &Open,
-    identities: &[Identity],
-    snapshot: &Snapshot,
-    request: &Request,
-) -> Result<()> {
-    let frozen = thaw::look(open, identities, snapshot, request)?;
-    if frozen.is_empty() {
-        return Ok(());
-    }
-    let what = in_the_ice(&frozen);
-    let Some(wanted) = args.thaw else {
-        let help = format!(
-            "Nothing was changed. {} The same command again resumes. A snapshot of a warmer tier restores at once: `snapshots {}` lists all.",
-            offers(&frozen),
-            snapshot.source
-        );
-        return Err(Failure::new(Kind::Failed, what, help));
-    };
-    let haste = match wanted {
-        ThawHaste::Bulk => Haste::Bulk,
-        ThawHaste::Standard => Haste::Standard,
-        ThawHaste::Expedited => Haste::Expedited,
-    };
-    let Some(takes) = takes(&frozen, haste) else {
-        let help = "Nothing was changed. --thaw standard or --thaw bulk.";
-        return Err(Failure::new(Kind::Usage, "what lies in DEEP_ARCHIVE cannot be thawed in that haste", help));
-    };
-    shell.say(format!("{what}. To thaw the rest takes {takes}, as a rule and by list price."));
-    let busy = shell.busy("thawing".into(), &Progress::default());
-    let how = Thaw { haste, days: THAWED_DAYS, wait: args.thaw_wait.unsigned_abs() };
-    thaw::thaw(open, &frozen, how)?;
-    drop(busy);
-    Ok(())
 }
 
 fn may_replace(args: &Restore, to: &Path) -> Result<()> {
@@ -308,7 +211,7 @@ pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
         (Some(at), _) => Pick::At(at),
         (_, Some(seq)) => Pick::Seq(seq),
         _ if args.latest_verified => {
-            Pick::LatestVerified(drill::verified(open, &args.source)?.iter().map(|p| p.seq).collect())
+            Pick::LatestVerified(verified::of(open, &args.source)?.iter().map(|p| p.seq).collect())
         }
         _ => Pick::Latest,
     })

@@ -1,13 +1,13 @@
 //! `retire`: a source is given up on purpose, and nobody is to be alarmed by its silence.
 
-use anyhow::{Context, Result};
-use std::io::{IsTerminal, Write};
+use anyhow::Result;
 
-use super::output::{Ending, Exit, Shell, count, time};
+use super::output::{self, Ending, Exit, Shell, count, time};
 use crate::cli::Retire;
 use crate::config::Config;
 use crate::error::{Failure, Kind};
 use crate::operations::retire::retire;
+use crate::repository::layout::SourceName;
 
 pub fn run(shell: &Shell, args: &Retire) -> Result<Ending> {
     let config = shell.config()?;
@@ -43,21 +43,11 @@ fn left(shell: &Shell, config: &Config, args: &Retire) {
 
 /// By its name, since nothing alarms when this was a mistake.
 fn confirmed(args: &Retire) -> Result<()> {
-    let named = match &args.confirm {
-        Some(name) => name.to_string(),
-        None if std::io::stdin().is_terminal() => {
-            let mut out = std::io::stderr().lock();
-            drop(write!(out, "Backups of {} end, and no alarm will say so. Type its name to go on: ", args.source));
-            drop(out.flush());
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).context("read the answer")?;
-            line.trim().to_owned()
-        }
-        None => String::new(),
-    };
-    if named == args.source.as_str() {
+    let (name, given) = (args.source.as_str(), args.confirm.as_ref().map(SourceName::as_str));
+    let question = format!("Backups of {name} end, and no alarm will say so. Type its name to go on");
+    if output::confirmed(name, given, &question)? {
         return Ok(());
     }
-    let help = format!("Nothing was changed. To give it up: blackstart retire {0} --confirm {0}", args.source);
+    let help = format!("Nothing was changed. To give it up: blackstart retire {name} --confirm {name}");
     Err(Failure::new(Kind::Usage, "a source is retired only if its name is confirmed", help))
 }

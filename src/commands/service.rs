@@ -1,6 +1,6 @@
 //! What the shipped systemd unit lets the agent write, held against what the configuration wants it to: a drop-in for the difference.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::fs::{Access, access};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,10 @@ pub fn written(config: &Config) -> Result<Vec<Written>> {
     for source in config.source.iter().filter(|source| source.kind == SourceKind::Chroma) {
         all.push(one(config.path_of(source)?, &format!("the lock of {}", source.name), true));
     }
-    all.iter_mut().for_each(|written| written.path = std::path::absolute(&written.path).unwrap_or_default());
+    for written in &mut all {
+        let path = std::path::absolute(&written.path);
+        written.path = path.with_context(|| format!("resolve {}", written.path.display()))?;
+    }
     Ok(all)
 }
 

@@ -82,6 +82,10 @@ pub fn create(shell: &Shell, location: &str, keys: &Keys, config: &Path) -> Resu
     put_help(&store)?;
     say_capabilities(shell, &store)?;
     write_config(config, location, &trust, keys)?;
+    made(&store, root, keys, config)
+}
+
+fn made(store: &Store, root: String, keys: &Keys, config: &Path) -> Result<Made> {
     Ok(Made {
         repository: store.place(),
         root,
@@ -118,13 +122,7 @@ pub fn join(shell: &Shell, location: &str, keys: &Keys, joining: &Joining, confi
     if !config.exists() {
         write_config(config, location, &trust, keys)?;
     }
-    Ok(Made {
-        repository: store.place(),
-        root,
-        config: std::path::absolute(config)?,
-        host_key: keys.host.clone(),
-        recovery_key: identity.to_owned(),
-    })
+    Ok(Made { recovery_key: identity.to_owned(), ..made(&store, root, keys, config)? })
 }
 
 fn exists_already(store: &Store, trust: &Trust) -> anyhow::Error {

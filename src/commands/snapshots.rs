@@ -10,11 +10,10 @@ use super::open::host_identity;
 use super::output::{Ending, Exit, Shell, size, table, time};
 use crate::cli::Snapshots;
 use crate::config::Config;
-use crate::operations::prune;
 use crate::operations::retention::Reason;
 use crate::operations::suspect::suspects;
-use crate::operations::wal::recover::recoverable;
-use crate::operations::{Open, drill};
+use crate::operations::wal::recover::{Recoverable, recoverable};
+use crate::operations::{Open, retained, verified};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
@@ -79,20 +78,30 @@ pub fn run(shell: &Shell, args: &Snapshots) -> Result<Ending> {
     for source in &sources {
         let found = recoverable(&reader.open, source)?;
         for (n, window) in found.iter().enumerate() {
-            let gap = if n > 0 { "After a gap in the log: every" } else { "Every" };
-            shell.say(format!(
-                "{gap} moment from {} (snapshot {}) to {} ({}) of {source} can be reached: restore {source} --at TIME",
-                time(window.from),
-                window.snapshot,
-                time(window.until),
-                window.place()
-            ));
+            shell.say(reachable(source, window, n > 0));
         }
         windows.extend(found);
     }
     let groups = group::list(shell, &reader.open, args.source.as_ref(), &mut faults)?;
     let exit = if faults.is_empty() { Exit::Done } else { Exit::CheckFailed };
     Ending::new(exit, json!({"snapshots": rows, "faults": faults, "windows": windows, "groups": groups}))
+}
+
+/// What a part of the log without a gap allows.
+fn reachable(source: &SourceName, window: &Recoverable, after_a_gap: bool) -> String {
+    let (from, until, place) = (time(window.from), time(window.until), window.place());
+    if window.until < window.from {
+        let gap = if after_a_gap { "After a gap in the log: it" } else { "The log" };
+        let snapshot = window.snapshot;
+        return format!(
+            "{gap} of {source} ends ({place}) with snapshot {snapshot} of {from}: no later moment can be reached yet."
+        );
+    }
+    let gap = if after_a_gap { "After a gap in the log: every" } else { "Every" };
+    format!(
+        "{gap} moment from {from} (snapshot {}) to {until} ({place}) of {source} can be reached: restore {source} --at TIME",
+        window.snapshot
+    )
 }
 
 fn list(
@@ -108,7 +117,7 @@ fn list(
         let why = record.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
         shell.say(format!("{source} was retired {} by {}{why}", time(record.started), record.host));
     }
-    let proofs = drill::verified(open, source)?;
+    let proofs = verified::of(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();
     for (commit, snapshot) in whole.snapshots() {
@@ -128,7 +137,8 @@ fn list(
     }
     let policy = config.and_then(|c| c.source.iter().find(|s| s.name == *source)?.retention.as_ref());
     if let Some(policy) = policy {
-        for (row, decision) in rows[first..].iter_mut().zip(prune::decisions(open, source, &whole, &proofs, policy)?) {
+        for (row, decision) in rows[first..].iter_mut().zip(retained::decisions(open, source, &whole, &proofs, policy)?)
+        {
             row.keep = decision.keep;
         }
     }
@@ -142,14 +152,13 @@ fn cells(row: &Row) -> [String; 8] {
         Outcome::Complete => "complete",
         Outcome::Partial => "PARTIAL",
     };
-    let mode = if row.mode == Mode::Full { "full" } else { "incremental" };
     let kept: Vec<String> = row.keep.iter().map(Reason::to_string).collect();
     [
         row.source.to_string(),
         row.seq.to_string(),
         time(row.data_time),
         outcome.into(),
-        mode.into(),
+        row.mode.to_string(),
         row.bytes.map_or("?".into(), size),
         if row.verified { "verified".into() } else { "no".into() },
         kept.join(", "),

@@ -16,10 +16,11 @@ use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::{Place, Status};
 use crate::config::{Config, SourceConfig};
 use crate::operations::drill::DrillReport;
+use crate::operations::findings::{Damage, Findings};
 use crate::operations::measures::{self, Measures, Prediction};
 use crate::operations::reach::{self, LogEnd};
 use crate::operations::suspect::suspects;
-use crate::operations::{Open, drill};
+use crate::operations::{Open, verified};
 use crate::report::Outcome;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::sealed::SealedPart;
@@ -115,10 +116,10 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
     let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
     let suspect: Vec<u64> = doubted.into_iter().filter(|seq| newest.is_none_or(|(_, s)| *seq >= s.seq)).collect();
-    let reports = drill::reports(open, &source)?;
+    let reports = verified::reports(open, &source)?;
     let job = config.and_then(|c| c.jobs.iter().find(|job| job.enabled && job.source == source));
     let drills = drills::rows(job, &reports, open.now());
-    let proofs = drill::proofs(open, &source, &reports)?;
+    let proofs = verified::by(open, &source, &reports)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
     let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
     let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
@@ -142,6 +143,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         }
     };
     wrong_in_the_store(&whole).for_each(|what| note(true, Severity::Unproven, what));
+    let found = Findings::recall(open, &source).damage;
+    found.iter().for_each(|damage| note(true, Severity::Unproven, &damaged(damage, &source)));
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
@@ -193,6 +196,11 @@ fn wrong_in_the_store(whole: &Whole) -> impl Iterator<Item = &'static str> {
     ]
     .into_iter()
     .filter_map(|(holds, what)| holds.then_some(what))
+}
+
+/// What a `verify` on this machine has found.
+fn damaged(damage: &Damage, source: &SourceName) -> String {
+    format!("`verify` found at {}: {}. {}", time(damage.at), damage.what, damage.advice(source))
 }
 
 fn suspected(source: &SourceName, suspect: &[u64]) -> String {

@@ -30,12 +30,17 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
             window.timeline,
             time(window.until)
         ));
+        for at in &window.broken {
+            shell.warn(format!(
+                "it makes no sense at {at}: it was damaged before it was stored, a server replays it up to there, and what the rest of that file holds is not told of"
+            ));
+        }
     }
     say_left_out(shell, report.left_out);
     let rows: Vec<[String; 4]> = report
         .happened
         .iter()
-        .map(|h| [when(h.time), h.position.clone(), h.xid.to_string(), h.what.to_string()])
+        .map(|h| [when(h.time), h.position.clone(), transaction(h.xid), h.what.to_string()])
         .collect();
     if rows.is_empty() {
         shell.say(format!(
@@ -49,7 +54,13 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
             report.source
         ));
     }
-    Ending::new(Exit::Done, report)
+    let whole = report.windows.iter().all(|window| window.broken.is_empty());
+    Ending::new(if whole { Exit::Done } else { Exit::Partial }, report)
+}
+
+/// What belongs to none, as restore points do, has the number 0.
+fn transaction(xid: u32) -> String {
+    if xid == 0 { "-".to_owned() } else { xid.to_string() }
 }
 
 fn say_left_out(shell: &Shell, left_out: u64) {

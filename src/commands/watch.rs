@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::output::{Ending, Exit, Shell, count, numbers, span, table, time};
 use crate::cli::Watch;
@@ -22,8 +22,6 @@ use crate::repository::layout::SourceName;
 
 /// What does not arrive at once is tried again after these; and at the next look.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
-/// While it waits for the next look, it sees this often whether it is to stop.
-const SLICE: Duration = Duration::from_millis(200);
 
 /// What is remembered from one look to the next.
 #[derive(Default, Serialize, Deserialize)]
@@ -120,11 +118,7 @@ pub fn run(shell: &Shell, args: &Watch) -> Result<Ending> {
         if left == Some(0) {
             return ended;
         }
-        let until = Instant::now() + every.unsigned_abs();
-        while Instant::now() < until {
-            interrupt::check("Nobody watches any more. The backups are as they were.")?;
-            std::thread::sleep(SLICE.min(until.saturating_duration_since(Instant::now())));
-        }
+        interrupt::pause(every.unsigned_abs(), "Nobody watches any more. The backups are as they were.")?;
     }
 }
 
@@ -225,11 +219,6 @@ fn send(channel: &Channel, message: &Message, base: &Path) -> Result<()> {
     }
 }
 
-/// As it is written in keys.
-fn name_of(cause: Cause) -> String {
-    serde_json::to_value(cause).ok().and_then(|c| c.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 fn problem_of_group(alarm: &GroupAlarm) -> Problem {
     let next = match alarm.cause {
         Cause::Unread => "Whether it is whole cannot be said. Look at the store, and at what this credential may read",
@@ -237,7 +226,7 @@ fn problem_of_group(alarm: &GroupAlarm) -> Problem {
         _ => "The snapshots of its members may be fresh, but do not belong together. Run `blackstart backup --group`",
     };
     Problem {
-        key: format!("watch/group.{}/{}", alarm.group, name_of(alarm.cause)),
+        key: format!("watch/group.{}/{}", alarm.group, alarm.cause),
         severity: Severity::Critical,
         source: None,
         title: format!("group {}: {}", alarm.group, alarm.text),
@@ -246,7 +235,6 @@ fn problem_of_group(alarm: &GroupAlarm) -> Problem {
 }
 
 fn problem(alarm: &Alarm) -> Problem {
-    let cause = name_of(alarm.cause);
     let (severity, next) = match alarm.cause {
         Cause::Unproven => {
             (Severity::Warning, "Whether it comes back is not known. Run `blackstart drill` where the keys are")
@@ -266,7 +254,7 @@ fn problem(alarm: &Alarm) -> Problem {
         ),
     };
     Problem {
-        key: format!("watch/{}/{cause}", alarm.source),
+        key: format!("watch/{}/{}", alarm.source, alarm.cause),
         severity,
         source: Some(alarm.source.clone()),
         title: format!("{}: {}", alarm.source, alarm.text),

@@ -4,10 +4,11 @@ use anyhow::Result;
 use jiff::SignedDuration;
 use serde::Deserialize;
 
-use super::{Config, duration};
+use super::Config;
 use crate::error::{Failure, Kind};
 use crate::operations::drill::{self, Bounds};
 use crate::size;
+use crate::time::optional_length as duration;
 
 /// Below this no engine starts.
 const MEMORY_MIN: u64 = 16 << 20;

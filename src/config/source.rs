@@ -5,13 +5,13 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-use super::duration;
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
 use crate::source::{canary, chroma, command, postgres, redis};
+use crate::time::optional_length as duration;
 
 /// One `[[source]]`.
 #[derive(Debug, Clone, Deserialize)]

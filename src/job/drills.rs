@@ -5,8 +5,9 @@ use serde::{Deserialize, Deserializer};
 use std::fmt;
 
 use super::Task;
-use super::rhythm::{Interval, Rhythm, Zone};
+use super::rhythm::{Interval, Rhythm};
 use crate::operations::evidence::Level;
+use crate::time::Zone;
 
 /// `drill = { every = "7d" }`, or `[[drill]]` with a `level` each. No level comes twice.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Drills {
 impl<'de> Deserialize<'de> for Drill {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Drill, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(deny_unknown_fields, expecting = "a rhythm such as { every = \"7d\" }")]
         struct Written {
             every: Option<Interval>,
             cron: Option<String>,

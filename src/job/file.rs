@@ -10,12 +10,14 @@ use std::path::Path;
 
 use super::drills::Drills;
 use super::rhythm::Interval;
-use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task, Window, free_at};
-use crate::config::{SourceConfig, duration, explain};
+use super::{CatchUp, Declared, Job, Overlap, Rhythm, Task};
+use crate::config::source::SourceConfig;
+use crate::config::text::explain;
 use crate::error::{Failure, Kind};
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
 use crate::repository::layout::{GroupName, SourceName};
+use crate::time::{Window, free_at, length, optional_length as duration};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +93,7 @@ impl<'de> Deserialize<'de> for Jitter {
         if text == "0s" || text == "0" {
             return Ok(Jitter(SignedDuration::ZERO));
         }
-        crate::config::length_of_time(&text).map(Jitter).map_err(de::Error::custom)
+        length(&text).map(Jitter).map_err(de::Error::custom)
     }
 }
 
@@ -280,6 +282,12 @@ fn check(job: &Job, whole: bool) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+/// The file of a job and the line of `key` in it, for people.
+pub fn place(job: &Job, key: &str) -> String {
+    let text = std::fs::read_to_string(&job.file).unwrap_or_default();
+    format!("{}, line {}", job.file.display(), line_of(&text, key))
 }
 
 /// The line of a top-level key, for people; the first if it is not there.

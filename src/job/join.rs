@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
 
+use super::file::place;
 use super::{Job, Rhythm, Task, load, plans};
 use crate::config::{Config, SourceConfig};
 use crate::error::{Failure, Kind};
@@ -36,7 +37,7 @@ impl Config {
                     "Nothing was done. There are: {}. A [source] table in the job declares one of its own.",
                     known.join(", ")
                 );
-                let what = format!("{} is for {}, which is no source", job.file.display(), job.source);
+                let what = format!("{}: it is for {}, which is no source", place(&job, "source"), job.source);
                 return Err(Failure::new(Kind::Config, what, help));
             };
             take_on(source, &mut job, declared.retention, declared.tier)?;
@@ -44,12 +45,12 @@ impl Config {
             if job.tasks.is_empty() {
                 let help =
                     "Nothing was done. Add `rpo = \"1h\"`, `every = \"30m\"`, or `full = { cron = \"0 2 * * *\" }`.";
-                let what = format!("{}: this job never does anything", job.file.display());
+                let what = format!("{}: this job never does anything", place(&job, "source"));
                 return Err(Failure::new(Kind::Config, what, help));
             }
             if job.tasks.contains_key(&Task::Prune) && source.retention.is_none() {
                 let help = "Nothing was done. Add [retention] to the job: without one nothing expires.";
-                let what = format!("{}: prunes without a retention", job.file.display());
+                let what = format!("{}: prunes without a retention", place(&job, "prune"));
                 return Err(Failure::new(Kind::Config, what, help));
             }
             self.jobs.push(job);
@@ -67,7 +68,7 @@ impl Config {
             let Some(group) = self.group.iter().find(|group| group.name == name) else {
                 let known: Vec<String> = self.group.iter().map(|group| group.name.to_string()).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let what = format!("{} is for the group {name}, which does not exist", job.file.display());
+                let what = format!("{}: it is for the group {name}, which does not exist", place(&job, "group"));
                 let help = format!("Nothing was done. The groups of {}: {known}.", self.file.display());
                 return Err(Failure::new(Kind::Config, what, help));
             };
@@ -79,7 +80,7 @@ impl Config {
             if job.tasks.is_empty() {
                 let help =
                     "Nothing was done. Add `every = \"30m\"`, `rpo = \"1h\"`, or `full = { cron = \"0 2 * * *\" }`.";
-                let what = format!("{}: this job never does anything", job.file.display());
+                let what = format!("{}: this job never does anything", place(&job, "group"));
                 return Err(Failure::new(Kind::Config, what, help));
             }
             // The runs of the group are theirs: their targets alone are no ground for more.
@@ -117,5 +118,12 @@ fn take_on(source: &mut SourceConfig, job: &mut Job, retention: Option<Policy>, 
     (job.rpo, job.rto) = (source.rpo, source.rto);
     source.retention = source.retention.take().or(retention);
     source.tier = source.tier.take().or(tier);
+    // Looked at again with all sources; here one still knows the file.
+    if let Some(policy) = &source.retention {
+        policy.validate().with_context(|| place(job, "retention"))?;
+        if let Some(tiers) = &source.tier {
+            tiers.validate(policy, source.rto).with_context(|| place(job, "tier"))?;
+        }
+    }
     Ok(())
 }

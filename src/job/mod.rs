@@ -7,25 +7,24 @@ mod file;
 mod join;
 mod plans;
 mod rhythm;
-mod window;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::config::SourceConfig;
+use crate::config::source::SourceConfig;
+use crate::config::text;
 use crate::error::{Failure, Kind};
-use crate::limits::{JOB_FILE_MAX, JOBS_MAX};
 use crate::operations::evidence::Level;
 use crate::operations::retention::Policy;
 use crate::operations::tiers::Tiers;
 use crate::repository::layout::{Hash, SourceName};
+use crate::time::Window;
 
 pub use rhythm::{Cron, Rhythm};
-pub use window::{Window, free_at};
 
 /// What is done to a source, in the order in which it goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -213,41 +212,12 @@ pub fn load(directory: &Path) -> Result<Vec<Declared>> {
 
 /// The job files of `directory`, sorted.
 pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("read {}", directory.display()))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("read {}", directory.display()))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if path.extension().is_some_and(|e| e == "toml") && !hidden {
-            found.push(path);
-        }
-    }
-    if found.len() > JOBS_MAX {
-        let help = format!("Nothing was done. At most {JOBS_MAX} are read; is this the right directory?");
-        return Err(Failure::new(
-            Kind::Config,
-            format!("{} holds {} job files", directory.display(), found.len()),
-            help,
-        ));
-    }
-    found.sort();
-    Ok(found)
+    text::files(directory, "job")
 }
 
 /// Reads one job file.
 pub fn read(path: &Path) -> Result<Declared> {
-    let unreadable = |what: String| {
-        let help = "Nothing was done. A job is a small text file that this user may read.";
-        Failure::new(Kind::Config, format!("read {}: {what}", path.display()), help)
-    };
-    let length = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?.len();
-    if length > JOB_FILE_MAX {
-        return Err(unreadable(format!("it has {length} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    let text = text::read(path, "A job is a small text file that this user may read.")?;
     file::parse(&text, path)
 }
 

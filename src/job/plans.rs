@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 
+use super::file::place;
 use super::{CatchUp, Job, Overlap, Planned, Task};
 use crate::config::Config;
 use crate::error::{Failure, Kind};
@@ -24,7 +25,7 @@ pub fn add(config: &mut Config, mut named: Vec<Job>) -> Result<()> {
     let plan = job.source.plan().unwrap_or_default();
     Err(Failure::new(
         Kind::Config,
-        format!("{} is for the plan {plan}, which does not exist", job.file.display()),
+        format!("{}: it is for the plan {plan}, which does not exist", place(job, "plan")),
         format!("Nothing was done. A plan is a file beside the configuration: restore-plans/{plan}.toml."),
     ))
 }

@@ -11,8 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 
-use crate::config::length_of_time;
-use crate::time::in_words;
+use crate::time::{Zone, in_words, length};
 
 /// Slots that are looked at to find the longest gap between two.
 const SLOTS_LOOKED_AT: usize = 3000;
@@ -22,6 +21,8 @@ const SLOTS_AT_LEAST: usize = 12;
 const LOOKED_AT: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// The shortest interval: more often than this nothing is started.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+/// What is longer is a slip of the pen.
+const LONGEST: SignedDuration = SignedDuration::from_hours(3650 * 24);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rhythm {
@@ -51,8 +52,11 @@ impl Cron {
     /// Refuses what is no pattern and what never fires; the error says what to write.
     pub fn new(text: &str, timezone: TimeZone) -> Result<Cron, String> {
         let parser = CronParser::builder().year(Year::Disallowed).build();
-        let pattern = parser.parse(text).map_err(|e| {
-            format!("{text:?} is not a cron pattern ({e}); \"0 2 * * *\" is 02:00 every day, \"*/30 * * * *\" every half hour")
+        let pattern = parser.parse(text).map_err(|_| {
+            format!(
+                "{text:?} is not a cron pattern; it has minute (0-59), hour (0-23), day (1-31), month (1-12) and weekday (0-7, or sun to sat): \
+                 \"0 2 * * *\" is 02:00 every day, \"*/30 * * * *\" every half hour"
+            )
         })?;
         let mut cron = Cron { pattern, text: text.to_owned(), timezone, gaps: Default::default() };
         // The first of a leap year, the same every time: a file is right or wrong whenever it is read. Whatever fires at all fires within
@@ -139,7 +143,7 @@ impl fmt::Display for Rhythm {
 impl<'de> Deserialize<'de> for Rhythm {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Rhythm, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(deny_unknown_fields, expecting = "a rhythm such as { every = \"30m\" } or { cron = \"0 2 * * *\" }")]
         struct Written {
             every: Option<Interval>,
             cron: Option<String>,
@@ -156,30 +160,11 @@ pub struct Interval(pub SignedDuration);
 
 impl<'de> Deserialize<'de> for Interval {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Interval, D::Error> {
-        let length = length_of_time(&String::deserialize(d)?).map_err(D::Error::custom)?;
-        if length < SHORTEST {
-            return Err(D::Error::custom("an interval is at least \"1s\""));
+        let length = length(&String::deserialize(d)?).map_err(D::Error::custom)?;
+        if !(SHORTEST..=LONGEST).contains(&length) {
+            return Err(D::Error::custom("an interval is at least \"1s\", and at most ten years: \"3650d\""));
         }
         Ok(Interval(length))
-    }
-}
-
-/// A time zone by its IANA name, or `local`.
-#[derive(Debug, Clone)]
-pub struct Zone(pub TimeZone);
-
-impl<'de> Deserialize<'de> for Zone {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Zone, D::Error> {
-        let name = String::deserialize(d)?;
-        if name == "local" {
-            return Ok(Zone(TimeZone::system()));
-        }
-        let unknown = |_| {
-            D::Error::custom(format!(
-                "{name:?} is no time zone known here; write one such as \"Asia/Tokyo\", \"UTC\" or \"local\" (package tzdata has them)"
-            ))
-        };
-        TimeZone::get(&name).map(Zone).map_err(unknown)
     }
 }
 

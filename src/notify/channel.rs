@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::Severity;
 use crate::error::{Failure, Kind};
-use crate::job::Window;
 use crate::repository::layout::SourceName;
 use crate::secret::{Secret, Text};
+use crate::time::Window;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +113,7 @@ pub struct Ping {
 pub struct Command {
     pub argv: Vec<String>,
     /// How long it may take.
-    #[serde(default, deserialize_with = "crate::config::duration")]
+    #[serde(default, deserialize_with = "crate::time::optional_length")]
     pub timeout: Option<SignedDuration>,
 }
 

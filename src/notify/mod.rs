@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::job::free_at;
 use crate::repository::layout::SourceName;
+use crate::time::free_at;
 
 pub use channel::{Channel, Email, Ping, Tls, validate};
 pub use deliver::{Delivered, Deliveries};

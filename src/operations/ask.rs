@@ -1,6 +1,6 @@
 //! Questions to what was restored: the engine of its kind is started on the copy in scratch, asked, and stopped; or what runs is asked where it runs.
 //!
-//! An `Err` for which [`super::drill::of_the_environment`] holds says nothing of the backup: the engine's program is missing, there is no room, …
+//! An `Err` for which [`super::place::is_to_blame`] says nothing of the backup: the engine's program is missing, there is no room, …
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;

@@ -1,8 +1,9 @@
 //! Compares a restored tree with the index: every byte through the ids taken when the source was read, and the metadata.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use sha2::{Digest, Sha256};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -49,12 +50,17 @@ pub fn compare(
             continue;
         }
         bytes += entry.size;
-        let file = File::open(&path).ok();
+        let file = File::open(&path);
         while let Some(segment) = merge.next_segment()? {
             interrupt::check(NOTHING_SAID)?;
-            let same = file.as_ref().is_some_and(|f| segment_matches(f, &entry, &segment, secrets).unwrap_or(false));
-            if !same {
-                found.contents.add(&entry.path, &format!("differs at {}", segment.at));
+            let same = match &file {
+                Ok(file) => segment_matches(file, &entry, &segment, secrets),
+                Err(error) => Err(anyhow!("{error}")),
+            };
+            match same {
+                Ok(true) => {}
+                Ok(false) => found.contents.add(&entry.path, &format!("differs at {}", segment.at)),
+                Err(error) => found.contents.add(&entry.path, &format!("cannot be read at {}: {error:#}", segment.at)),
             }
         }
     }
@@ -132,7 +138,10 @@ fn segment_matches(file: &File, entry: &Entry, segment: &Segment, secrets: &Secr
     let mut bytes = Vec::new();
     for extent in &segment.extents {
         bytes.resize(usize::try_from(extent.len)?, 0);
-        file.read_exact_at(&mut bytes, extent.at)?;
+        match file.read_exact_at(&mut bytes, extent.at) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
+        }
         let (these, later) = ids.split_at(id_bytes(entry.page, extent));
         ids = later;
         let (unit, width) = entry.page.map_or((bytes.len(), 32), |page| (page as usize, 8));

@@ -30,7 +30,7 @@ pub struct Wish<'a> {
 
 /// How it will be loaded, once it is certain that it can be.
 pub enum Plan {
-    Command,
+    Command(Box<command::Options>),
     Postgres(Box<logical::load::Plan>),
 }
 
@@ -71,7 +71,8 @@ pub fn prepare(identities: &[Identity], wish: &Wish) -> Result<Plan> {
                     "Leave --path out, or restore the files: --to DIR.",
                 );
             }
-            command::load::prepare(options, &settings.base).map(|()| Plan::Command)
+            command::load::prepare(options, &settings.base)?;
+            Ok(Plan::Command(Box::new(options.clone())))
         }
         (postgres::LOGICAL, Some(address)) => {
             let facts = SealedPart::open(snapshot, identities)?.facts;
@@ -93,10 +94,9 @@ pub fn prepare(identities: &[Identity], wish: &Wish) -> Result<Plan> {
 pub fn load(open: &Open, identities: &[Identity], commit: &Commit, wish: &Wish, plan: &Plan) -> Result<LoadReport> {
     let restored = restore::restore(open, identities, commit, wish.snapshot, wish.request)?;
     let copy = &wish.request.to;
-    let (loaded, checks) = match (plan, &wish.settings.command) {
-        (Plan::Postgres(plan), _) => logical::load::load(plan, copy)?,
-        (Plan::Command, Some(options)) => (command::load::load(options, &wish.settings.base, copy)?, Vec::new()),
-        (Plan::Command, None) => (Vec::new(), Vec::new()),
+    let (loaded, checks) = match plan {
+        Plan::Postgres(plan) => logical::load::load(plan, copy)?,
+        Plan::Command(options) => (command::load::load(options, &wish.settings.base, copy)?, Vec::new()),
     };
     Ok(LoadReport { restored, loaded, checks })
 }

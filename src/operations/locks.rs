@@ -3,17 +3,18 @@
 //! The commit is locked last, so that its lock tells that everything which it names is locked as long.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::tiers::{self, Tiering};
-use super::{Open, drill, prune, retention};
+use super::{Open, retained, verified};
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
-use crate::repository::history::{self, Written};
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 use crate::repository::series::{self, Series};
-use crate::repository::snapshot::Snapshot;
+use crate::repository::snapshot::{Named, Snapshot};
 use crate::storage::{self, Class, Key, Lock, Terms, VersionId};
 
 /// Requests under way at once.
@@ -21,21 +22,25 @@ const WORKERS: usize = 8;
 
 /// Each object that `snapshot` names, but not its commit, with the first version that the store has of it.
 pub fn named_by(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<Key, VersionId>> {
-    let source = &snapshot.source;
-    let mut there: BTreeMap<Key, Written> = BTreeMap::new();
-    for area in ["packs", "index"] {
-        let listed = history::list(store, &layout::content_prefix(area, source)).context("list objects")?;
-        there.extend(listed.into_iter().map(|written| (written.key.clone(), written)));
-    }
-    let packs = series::packs_of(store, snapshot)?;
-    let packs = packs.into_iter().map(|(hash, size)| (layout::pack(source, &hash), size));
-    let index = series::index_objects(snapshot).map(|(hash, size)| (layout::index(source, hash), *size));
+    let there = history::of_content(store, &snapshot.source).context("list objects")?;
     // What is missing is said elsewhere, and cannot be locked.
-    let first = |(key, size): (Key, u64)| {
+    let first = |(key, (_, size)): (Key, Named)| {
         let id = there.get(&key)?.versions.iter().find(|kept| kept.size == size)?.id.clone();
         Some((key, id))
     };
-    Ok(packs.chain(index).filter_map(first).collect())
+    Ok(series::objects_of(store, snapshot)?.into_iter().filter_map(first).collect())
+}
+
+/// Until when a lock holds the first version of `key`, if one still does.
+pub fn held_until(open: &Open, key: &Key) -> Result<Option<Timestamp>> {
+    let written = history::of(&open.store, key).context("look at what is to go")?;
+    let Some(first) = written.versions.first() else { return Ok(None) };
+    let details = match open.store.describe(key, &first.id) {
+        // Then there is no knowing; a lock that is there will refuse.
+        Err(e) if e.kind == storage::Kind::Denied => return Ok(None),
+        details => details.with_context(|| format!("look at the lock of {key}"))?,
+    };
+    Ok(details.lock.map(|lock| lock.until).filter(|until| *until > open.now()))
 }
 
 /// Makes sure that each of `objects` is locked at least as `lock` says.
@@ -98,9 +103,9 @@ pub struct Settled {
 pub fn settle(open: &Open, source: &SourceName, tiering: Tiering) -> Result<Settled> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     whole.require_sound(source)?;
-    let points = prune::points(&whole, &drill::verified(open, source)?);
-    let now = open.now();
-    let needs = tiers::needs(&points, &retention::decide(&points, tiering.policy, now), tiering, now);
+    let proofs = verified::of(open, source)?;
+    let decisions = retained::decisions(open, source, &whole, &proofs, tiering.policy)?;
+    let needs = tiers::needs(&retained::points(&whole, &proofs), &decisions, tiering, open.now());
     let mut settled = Settled::default();
     let mut packs: BTreeMap<Key, Terms> = BTreeMap::new();
     for (_, snapshot) in whole.snapshots() {

@@ -1,14 +1,15 @@
 //! The proof of a restored copy: the checks of its kind, with the real engine where there is one.
 
+mod case;
 mod log;
 
-use anyhow::{Context, Result};
-use std::path::Path;
+pub use case::Case;
 
-use super::drill::Moment;
+use anyhow::{Context, Result};
+
+use super::contents;
 use super::wal::recover;
-use super::{Open, contents};
-use crate::report::{Check, Stopwatch};
+use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
@@ -16,23 +17,6 @@ use crate::source::canary::{CHROMA_FILE, Found, Stated};
 use crate::source::postgres::engine::Engine;
 use crate::source::redis::connection::Connection;
 use crate::source::{Settings, chroma, command, files, postgres, redis, sqlite};
-
-/// A restored copy to be proven.
-pub struct Case<'a> {
-    pub open: &'a Open,
-    pub identities: &'a [Identity],
-    pub snapshot: &'a Snapshot,
-    /// Up to where the log after it is replayed; without it, as far as it goes.
-    pub moment: Option<Moment>,
-    /// What was restored. Checked against the snapshot before any engine may touch it.
-    pub copy: &'a Path,
-    /// A directory for sockets, logs and further copies; it is removed with the copy.
-    pub scratch: &'a Path,
-    /// Engines note here what is not a check: `engine start`, `replay`. The rest of the proof counts as `checks`.
-    pub times: &'a Stopwatch,
-    /// The operator's checks, programs and the like; empty where the configuration is not at hand.
-    pub settings: &'a Settings,
-}
 
 /// What a person who has restored a snapshot of this kind needs to know, for the terminal.
 pub fn advice(kind: &str, facts: &serde_json::Value) -> Vec<String> {
@@ -42,6 +26,7 @@ pub fn advice(kind: &str, facts: &serde_json::Value) -> Vec<String> {
         "sqlite" => sqlite::advice(),
         "redis" => redis::proof::advice(facts),
         postgres::PHYSICAL => postgres::restored::advice(facts),
+        postgres::LOGICAL => postgres::logical::advice(facts),
         _ => Vec::new(),
     }
 }

@@ -1,28 +1,25 @@
 //! Expiry: a pure plan, then a sweep. The sweep commits what it removes before it removes anything (FORMAT.md §3-6).
 
-mod decided;
+mod fold;
 
-pub use decided::{decisions, points};
+pub use fold::{Folded, LISTED_MAX, RECORDS};
 
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::retention::{Decision, Policy, Reason};
 use super::wal::keep::{self, Anchor};
-use super::{Host, Open, drill};
+use super::{Host, Open, findings, locks, retained, verified};
 use crate::error::{Failure, Kind};
 use crate::report::Outcome;
-use crate::repository::FORMAT;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::layout::{self, Hash, SourceName};
-use crate::repository::lease::Lease;
 use crate::repository::log::{Gone, Log};
 use crate::repository::series::{self, CLOCK_SLACK, Series, Whole};
-use crate::repository::snapshot::{Commit, Line, Prune, Removed, Snapshot};
-use crate::repository::trust::Role;
+use crate::repository::snapshot::{Line, Prune, Removed, Snapshot};
+use crate::repository::{FORMAT, PROGRAM};
 use crate::storage::{self, Key, VersionId};
 
 /// Objects that no snapshot names stay for this long, unless the operator says otherwise.
@@ -36,6 +33,8 @@ pub struct Plan {
     pub previous: Option<Hash>,
     pub decisions: Vec<Decision>,
     pub remove: Vec<Removed>,
+    /// Earlier prune records that the new one stands for.
+    pub folded: Folded,
     /// Objects that no remaining snapshot names and that are older than the grace period, and commits that an interrupted sweep left; and their
     /// bytes.
     #[serde(skip)]
@@ -67,6 +66,8 @@ pub struct PruneReport {
     pub source: SourceName,
     pub removed: Vec<u64>,
     pub objects_deleted: u64,
+    /// Earlier prune records that the new one stands for; among the objects.
+    pub folded: u64,
     pub bytes_freed: u64,
     /// Objects that the store refused to delete (a lock, a missing right).
     pub refused: Vec<String>,
@@ -86,25 +87,26 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
             "Nothing was deleted. `verify` tells more; put the commit right first.",
         )
     })?;
-    let proofs = drill::verified(open, source)?;
+    let proofs = verified::of(open, source)?;
     let now = open.now();
-    let mut decisions = decisions(open, source, &whole, &proofs, policy)?;
+    let mut decisions = retained::decisions(open, source, &whole, &proofs, policy)?;
     let mut locked = Vec::new();
     for decision in decisions.iter_mut().filter(|d| d.keep.is_empty()) {
         // What is locked could not be deleted, and stays a snapshot as long as that is so.
-        if let Some(until) = locked_until(open, &layout::snapshot(source, decision.seq))? {
+        if let Some(until) = locks::held_until(open, &layout::snapshot(source, decision.seq))? {
             decision.keep.push(Reason::Locked);
             locked.push((decision.seq, until));
         }
     }
     let goes = |seq: u64| decisions.iter().any(|d| d.seq == seq && d.keep.is_empty());
-    let (named, remove) = sort_out(open, source, &whole, goes)?;
+    let (named, remove) = sort_out(open, &whole, goes)?;
     let mut plan = Plan {
         source: source.clone(),
         head: series.head(),
         previous: whole.commits.last().map(|c| c.hash),
         decisions,
         remove,
+        folded: fold::of(open, source, &whole, now - grace)?,
         unnamed: Vec::new(),
         unnamed_count: 0,
         unnamed_bytes: 0,
@@ -127,34 +129,16 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
 }
 
 /// The keys that remaining snapshots name, and the snapshots that go.
-fn sort_out(
-    open: &Open,
-    source: &SourceName,
-    whole: &Whole,
-    goes: impl Fn(u64) -> bool,
-) -> Result<(BTreeSet<Key>, Vec<Removed>)> {
+fn sort_out(open: &Open, whole: &Whole, goes: impl Fn(u64) -> bool) -> Result<(BTreeSet<Key>, Vec<Removed>)> {
     let (mut named, mut remove) = (BTreeSet::new(), Vec::new());
     for (commit, snapshot) in whole.snapshots() {
         if goes(snapshot.seq) {
             remove.push(Removed { seq: snapshot.seq, hash: commit.hash });
             continue;
         }
-        named.extend(series::index_objects(snapshot).map(|(hash, _)| layout::index(source, hash)));
-        named.extend(series::packs_of(&open.store, snapshot)?.keys().map(|hash| layout::pack(source, hash)));
+        named.extend(series::objects_of(&open.store, snapshot)?.into_keys());
     }
     Ok((named, remove))
-}
-
-/// Until when a lock holds the first version of `key`, if it still does.
-fn locked_until(open: &Open, key: &Key) -> Result<Option<Timestamp>> {
-    let written = history::of(&open.store, key).context("look at what is to go")?;
-    let Some(first) = written.versions.first() else { return Ok(None) };
-    let details = match open.store.describe(key, &first.id) {
-        // Then there is no knowing; a lock that is there will refuse.
-        Err(e) if e.kind == storage::Kind::Denied => return Ok(None),
-        details => details.with_context(|| format!("look at the lock of {key}"))?,
-    };
-    Ok(details.lock.map(|lock| lock.until).filter(|until| *until > open.now()))
 }
 
 /// Versions of the lease that are no longer the lease.
@@ -228,17 +212,9 @@ impl Plan {
 /// Carries `plan` out. Fails without deleting anything if the series has grown since, or if this credential may not delete.
 pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     let open = &host.open;
-    let key = host.keys.signing.public();
     let now = open.now();
-    let may = |role| open.trust.may_sign(&key, role, &plan.source, now);
-    if !may(Role::Host) && !may(Role::Keeper) {
-        return Err(Failure::new(
-            Kind::WrongKey,
-            format!("this host's key {} is certified neither as host nor as keeper of {}", key.id(), plan.source),
-            "Nothing was deleted.",
-        ));
-    }
-    let _lease = Lease::acquire(&open.store, &plan.source, &key.id(), &host.name, Arc::clone(&open.clock))?;
+    host.require_any_role(&plan.source)?;
+    let _lease = host.lease(&plan.source)?;
     clock_agrees(open, &plan.source)?;
     let head = Series::list(&open.store, &open.trust, &plan.source)?.head();
     if head != plan.head {
@@ -250,6 +226,7 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
         return Err(covered(&plan, first));
     }
     if plan.is_empty() {
+        findings::note(open, &plan.source, |known| known.take_prune(now, &[]));
         return Ok(PruneReport::new(&plan));
     }
     if !open.store.may_delete().context("try out whether this credential may delete")? {
@@ -264,13 +241,14 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     for (key, id) in plan.uncover.drain(..).chain(plan.stale.drain(..)) {
         report.note(open, &key, open.store.delete_version(&key, &id))?;
     }
-    let commits = plan.remove.iter().map(|r| layout::snapshot(&plan.source, r.seq));
+    let commits = plan.remove.iter().chain(&plan.folded.records).map(|r| layout::snapshot(&plan.source, r.seq));
     for key in commits.chain(plan.unnamed) {
         if report.note(open, &key, open.store.delete(&key))? {
             report.objects_deleted += 1;
         }
     }
     report.unfinished_deleted = open.store.sweep_unfinished(before).context("remove what killed runs have left")?;
+    findings::note(open, &report.source, |known| known.take_prune(now, &report.refused));
     Ok(report)
 }
 
@@ -298,6 +276,7 @@ impl PruneReport {
             source: plan.source.clone(),
             removed: plan.remove.iter().map(|r| r.seq).collect(),
             objects_deleted: 0,
+            folded: plan.folded.records.len() as u64,
             bytes_freed: plan.unnamed_bytes,
             refused: Vec::new(),
             unfinished_deleted: 0,
@@ -308,7 +287,7 @@ impl PruneReport {
     fn note(&mut self, open: &Open, key: &Key, deleted: storage::Result<()>) -> Result<bool> {
         match deleted {
             Ok(()) => return Ok(true),
-            Err(e) if e.kind == storage::Kind::Denied => self.refused.push(match locked_until(open, key)? {
+            Err(e) if e.kind == storage::Kind::Denied => self.refused.push(match locks::held_until(open, key)? {
                 Some(until) => format!("{key} is locked until {until:.0}"),
                 None => format!("{key}: access denied"),
             }),
@@ -358,20 +337,15 @@ fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
         previous: plan.previous,
         host: host.name.clone(),
         key: host.keys.signing.public().id(),
-        agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+        agent: PROGRAM.into(),
         started: now,
-        removed: plan.remove.clone(),
-        log: plan.log.clone(),
+        removed: plan.folded.with_removed(&plan.remove),
+        log: plan.folded.with_log(&plan.log),
     };
-    let body = host.keys.signing.sign_line(&Line::Prune(Box::new(record)))?;
-    // What this program would not accept it must not write.
-    Commit::verify(&open.trust, &plan.source, plan.head + 1, &body)
-        .context("check the prune record before it is written")?;
-    let hash = Hash::of(&body);
-    match open.store.create(&layout::snapshot(&plan.source, plan.head + 1), body.into(), &hash.0) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind == storage::Kind::AlreadyExists => Err(overtaken(plan, plan.head + 1)),
-        Err(e) => Err(e).context("commit the prune record: nothing was deleted"),
+    let committed = host.commit(&plan.source, plan.head + 1, &Line::Prune(Box::new(record)));
+    match committed.context("commit the prune record: nothing was deleted")? {
+        Some(_) => Ok(()),
+        None => Err(overtaken(plan, plan.head + 1)),
     }
 }
 

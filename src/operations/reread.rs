@@ -15,13 +15,13 @@ use std::time::Instant;
 
 use super::Open;
 use super::restore::PackWork;
-use super::verify::is_archived;
 use crate::clock::Clock;
 use crate::durable;
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::repository::index::PackLine;
 use crate::repository::layout::{Hash, SourceName};
+use crate::storage;
 
 /// How much a run may read.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,7 +71,16 @@ struct Memory {
     file: Mutex<File>,
 }
 
-/// What is wrong with a pack.
+/// How far the threads of one run have come.
+#[derive(Default)]
+struct Run {
+    /// Stored bytes of the packs that are read or being read.
+    taken: u64,
+    coverage: Coverage,
+    faults: Faults,
+}
+
+/// What is wrong with which pack.
 pub type Faults = Vec<(Hash, String)>;
 
 impl Queue {
@@ -119,26 +128,26 @@ impl Queue {
             Some(Amount::Share(share)) => (total as f64 * share).ceil() as u64,
         };
         progress.expect(progress.done() + limit);
-        let taken = Mutex::new((0u64, Coverage::default(), Faults::new()));
+        let run = Mutex::new(Run::default());
         let work = || -> Result<()> {
             loop {
                 interrupt::check("What was read counts: the same command again goes on with the rest.")?;
-                let mut guard = taken.lock().unwrap_or_else(PoisonError::into_inner);
-                if guard.0 >= limit || budget.until.is_some_and(|until| Instant::now() >= until) {
+                let mut so_far = run.lock().unwrap_or_else(PoisonError::into_inner);
+                if so_far.taken >= limit || budget.until.is_some_and(|until| Instant::now() >= until) {
                     return Ok(());
                 }
                 let Some(pack) = self.next()? else { return Ok(()) };
-                guard.0 += pack.size;
-                drop(guard);
+                so_far.taken += pack.size;
+                drop(so_far);
                 let found = check(&pack);
                 progress.add(pack.size);
-                let mut guard = taken.lock().unwrap_or_else(PoisonError::into_inner);
-                guard.1.packs_read += 1;
-                guard.1.bytes_read += pack.size;
+                let mut so_far = run.lock().unwrap_or_else(PoisonError::into_inner);
+                so_far.coverage.packs_read += 1;
+                so_far.coverage.bytes_read += pack.size;
                 match found {
                     Ok(()) => self.note(&pack.name)?,
-                    Err(e) if is_archived(&e) => guard.1.archived += 1,
-                    Err(e) => guard.2.push((pack.name, format!("{e:#}"))),
+                    Err(e) if storage::is_archived(&e) => so_far.coverage.archived += 1,
+                    Err(e) => so_far.faults.push((pack.name, format!("{e:#}"))),
                 }
             }
         };
@@ -149,7 +158,7 @@ impl Queue {
                 .map(|h| h.join().map_err(|_| anyhow!("a reader panicked; this is a bug, please report it")).flatten())
                 .collect::<Result<Vec<()>>>()
         })?;
-        let (_, mut coverage, faults) = taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Run { mut coverage, faults, .. } = run.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.sum_up(&mut coverage)?;
         Ok((coverage, faults))
     }

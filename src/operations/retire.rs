@@ -4,18 +4,14 @@
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::sync::Arc;
 
 use super::Host;
 use crate::error::{Failure, Kind};
-use crate::repository::FORMAT;
-use crate::repository::layout::{self, Hash, SourceName};
-use crate::repository::lease::Lease;
+use crate::repository::layout::{Hash, SourceName};
 use crate::repository::memory::Memory;
 use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Commit, Line, Retirement};
-use crate::repository::trust::Role;
-use crate::storage;
+use crate::repository::snapshot::{Line, Retirement};
+use crate::repository::{FORMAT, PROGRAM};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct RetireReport {
@@ -32,20 +28,13 @@ pub struct RetireReport {
 /// Retires `source`. A backup of it that asks for just that takes it up again.
 pub fn retire(host: &Host, source: &SourceName, why: Option<String>) -> Result<RetireReport> {
     let open = &host.open;
-    let (key, started) = (host.keys.signing.public(), open.now());
-    let may = |role| open.trust.may_sign(&key, role, source, started);
-    if !may(Role::Host) && !may(Role::Keeper) {
-        return Err(Failure::new(
-            Kind::WrongKey,
-            format!("this host's key {} is certified neither as host nor as keeper of {source}", key.id()),
-            "Nothing was changed.",
-        ));
-    }
+    let started = open.now();
+    host.require_any_role(source)?;
     // A name that nothing has would get a lease, which `watch` takes for the trace of a source.
     if Series::list(&open.store, &open.trust, source)?.head() == 0 {
         return Err(series::unknown(&open.store, source));
     }
-    let _lease = Lease::acquire(&open.store, source, &key.id(), &host.name, Arc::clone(&open.clock))?;
+    let _lease = host.lease(source)?;
     let series = Series::list(&open.store, &open.trust, source)?;
     let whole = series.whole();
     whole.require_sound(source).map_err(|e| {
@@ -65,32 +54,24 @@ pub fn retire(host: &Host, source: &SourceName, why: Option<String>) -> Result<R
         seq,
         previous: whole.commits.last().map(|commit| commit.hash),
         host: host.name.clone(),
-        key: key.id(),
-        agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+        key: host.keys.signing.public().id(),
+        agent: PROGRAM.into(),
         started,
         why,
     };
-    let body = host.keys.signing.sign_line(&Line::Retire(Box::new(record)))?;
-    // What this program would not accept it must not write.
-    Commit::verify(&open.trust, source, seq, &body).context("check the record before it is written")?;
-    let commit = Hash::of(&body);
-    match open.store.create(&layout::snapshot(source, seq), body.into(), &commit.0) {
-        Ok(_) => {}
-        Err(e) if e.kind == storage::Kind::AlreadyExists => {
-            return Err(Failure::new(
-                Kind::Busy,
-                format!("somebody has committed {seq} of {source} meanwhile"),
-                "Nothing was changed. See whether it is still backed up, stop that, and retire it again.",
-            ));
-        }
-        Err(e) => {
-            return Err(e)
-                .context("commit the record: whether it was stored, `status` shows; nothing else was changed");
-        }
-    }
-    if let Some(state) = &open.state {
+    let committed = host.commit(source, seq, &Line::Retire(Box::new(record)));
+    let committed =
+        committed.context("commit the record: whether it was stored, `status` shows; nothing else was changed")?;
+    let Some(commit) = committed else {
+        return Err(Failure::new(
+            Kind::Busy,
+            format!("somebody has committed {seq} of {source} meanwhile"),
+            "Nothing was changed. See whether it is still backed up, stop that, and retire it again.",
+        ));
+    };
+    if let Some(directory) = open.memory() {
         // What is lost with it is only that this host would notice if somebody removed the record.
-        drop(Memory::open(&state.join(&open.trust.id).join("sources"), source).and_then(|mut m| m.see(seq, commit)));
+        drop(Memory::open(&directory, source).and_then(|mut memory| memory.see(seq, commit)));
     }
     let newest = whole.snapshots().map(|(_, snapshot)| snapshot.data_time).max();
     Ok(RetireReport {

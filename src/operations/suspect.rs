@@ -10,26 +10,29 @@ use super::Open;
 use crate::report::Check;
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
-use crate::repository::series::Whole;
+use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::Snapshot;
+
+/// The check that a suspect snapshot fails, also where it comes back as it was read.
+pub const FITS: &str = "its size and counts fit the snapshots before it";
+
 /// Numbers of the snapshots that are suspect and that no later run has accepted.
 pub fn suspects(whole: &Whole) -> BTreeSet<u64> {
     whole.snapshots().filter(|(_, s)| whole.looks_wrong(s)).map(|(_, s)| s.seq).collect()
 }
 
-/// The check that a suspect snapshot fails, also where it comes back as it was read.
-pub const FITS: &str = "its size and counts fit the snapshots before it";
-
 /// What a drill says of a snapshot's fingerprint; nothing of the first snapshots, which have none before them.
 pub fn check(open: &Open, snapshot: &Snapshot, identities: &[Identity]) -> Result<Option<Check>> {
-    let name = FITS;
     if !snapshot.suspect {
-        return Ok((snapshot.seq > 1).then(|| Check::compare(name, "yes", "yes")));
+        return Ok((snapshot.seq > 1).then(|| Check::compare(FITS, "yes", "yes")));
     }
-    let series = crate::repository::series::Series::list(&open.store, &open.trust, &snapshot.source)?;
+    let series = Series::list(&open.store, &open.trust, &snapshot.source)?;
     if !suspects(&series.whole()).contains(&snapshot.seq) {
-        return Ok(Some(Check::compare(name, "yes", "yes")));
+        return Ok(Some(Check::compare(FITS, "yes", "yes")));
     }
-    let why = SealedPart::open(snapshot, identities).map(|sealed| sealed.suspicions.join("; ")).unwrap_or_default();
-    Ok(Some(Check::compare(name, "yes", format!("no: {why}"))))
+    let why = match SealedPart::open(snapshot, identities) {
+        Ok(sealed) => sealed.suspicions.join("; "),
+        Err(error) => format!("the reasons cannot be read: {error:#}"),
+    };
+    Ok(Some(Check::compare(FITS, "yes", format!("no: {why}"))))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Open;
 use super::restore::{self, Request};
 use crate::error::{Failure, Kind};
+use crate::interrupt;
 use crate::repository::agefile::Identity;
 use crate::repository::history;
 use crate::repository::layout;
@@ -150,7 +151,10 @@ pub fn thaw(open: &Open, frozen: &Frozen, how: Thaw) -> Result<()> {
                 "Nothing was restored yet, and nothing is lost: the store goes on with what was asked for. Give the same command again later; it waits for the rest.",
             ));
         }
-        std::thread::sleep(pause);
+        interrupt::pause(
+            pause,
+            "Nothing was restored yet. The store goes on with what was asked for; the same command again waits for the rest.",
+        )?;
         pause = (pause * 2).min(PAUSE_MAX);
         waiting = cold;
     }

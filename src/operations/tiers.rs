@@ -127,7 +127,8 @@ pub fn needs(points: &[Point], decisions: &[Decision], tiering: Tiering, now: Ti
 fn need(point: &Point, decision: &Decision, tiering: Tiering, now: Timestamp) -> Terms {
     let kept_as: Vec<Reason> = REASONS.into_iter().filter(|reason| decision.keep.contains(reason)).collect();
     // What these keep may be asked for at any time, as may what no tier keeps.
-    let at_once = decision.keep.iter().any(|r| matches!(r, Reason::Last | Reason::Within | Reason::Suspect));
+    let asked_for = |r: &Reason| matches!(r, Reason::Last | Reason::Within | Reason::PointsInTime | Reason::Suspect);
+    let at_once = decision.keep.iter().any(asked_for);
     let class_of = |reason: &Reason| tiering.tiers.of(*reason).map_or(Class::Standard, |tier| tier.storage_class);
     let class = if at_once { Class::Standard } else { kept_as.iter().map(class_of).min().unwrap_or_default() };
     let mut lock: Option<Lock> = None;
@@ -226,6 +227,20 @@ mod tests {
         let policy = Policy { within: Some(Span::new().days(1)), ..policy };
         let tiering = Tiering { policy: &policy, tiers: &tiers };
         assert_eq!(need_of_next(&[], 1, tiering, at("2026-01-01T00:00:00Z")).class, Class::Standard);
+    }
+
+    #[test]
+    fn what_every_moment_begins_with_is_not_cold() {
+        let policy = Policy { monthly: 12, points_in_time: Some(Span::new().days(30)), ..Policy::default() };
+        let tiers = Tiers { monthly: tier(Class::Glacier, 0), ..Tiers::default() };
+        let of_log = |seq, time| Point { reaches_from: Some(at(time)), ..point(seq, time) };
+        let points = [of_log(1, "2026-01-31T03:00:00Z"), of_log(2, "2026-02-28T03:00:00Z")];
+        let kept = decide(&points, &policy, at("2026-03-10T00:00:00Z"));
+        assert_eq!(kept[0].keep, [Reason::Monthly, Reason::PointsInTime], "the month and the promise keep it");
+        let found = all_needs(&points, &policy, &tiers, "2026-03-10T00:00:00Z");
+        assert_eq!(found[&1].class, Class::Standard, "it may be asked for at any time");
+        let found = all_needs(&points, &policy, &tiers, "2026-04-10T00:00:00Z");
+        assert_eq!(found[&1].class, Class::Glacier, "the month alone keeps it");
     }
 
     #[test]

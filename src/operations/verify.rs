@@ -3,16 +3,17 @@
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use zstd::bulk::Decompressor;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use super::basis::{index_store, pack_table};
-use super::evidence::{self, Chain};
+use super::evidence::{self, Chain, Level};
+use super::findings::{self, Looked, Seen};
 use super::reread::{Budget, Coverage, Queue};
-use super::restore::{OpenPack, PackWork};
-use super::{Open, backup, group, wal};
+use super::restore::{self, PackWork};
+use super::{Open, group, wal};
 use crate::interrupt;
-use crate::limits::FRAME_RAW_MAX;
+use crate::limits;
 use crate::progress::Progress;
 use crate::repository::agefile::Identity;
 use crate::repository::history::{self, Cover, Written};
@@ -73,14 +74,75 @@ pub struct Fault {
     pub what: String,
     /// Snapshots that cannot be restored as they were; empty: none is hurt, or the commit itself is the fault.
     pub hurts: Vec<u64>,
+    /// The cheapest look that sees it: existence (`verify`), hashes (`--hashes`) or decode (`--read-data`).
+    pub level: Level,
+}
+
+impl Fault {
+    /// One that the cheapest look sees, and that hurts no snapshot but its own.
+    fn plain(object: &dyn Display, what: String) -> Fault {
+        Fault { object: object.to_string(), what, hurts: Vec::new(), level: Level::Existence }
+    }
 }
 
 impl VerifyReport {
+    /// What is wrong with its sources, in one line; none where all is as it should be.
+    pub fn wrong(&self) -> Option<String> {
+        self.sources.iter().find_map(|source| source.wrong(&self.covers))
+    }
+
     pub fn sound(&self) -> bool {
         self.covers.is_empty()
             // What cannot be read is not known to be whole.
             && self.groups.iter().all(|group| group.faults.is_empty() && group.unread.is_none())
             && self.sources.iter().all(|s| s.faults.is_empty() && s.covers.is_empty())
+    }
+}
+
+impl Options {
+    /// How deep a run with no limit of time or bytes looks.
+    fn level(&self) -> Level {
+        match (&self.read_data, self.hashes) {
+            (Some(_), _) => Level::Decode,
+            (None, true) => Level::Hashes,
+            (None, false) => Level::Existence,
+        }
+    }
+}
+
+impl SourceVerified {
+    /// What is wrong with it, in one line, or with what belongs to no source; none where all is as it should be.
+    fn wrong(&self, common: &[Cover]) -> Option<String> {
+        let of_fault = |fault: &Fault| format!("{}: {}", fault.object, fault.what);
+        let of_cover = |cover: &Cover| {
+            let what = if cover.deleted { "was deleted" } else { "was written over" };
+            format!("{} {what}, and the store keeps the first version of it", cover.object)
+        };
+        let covers = || self.covers.iter().chain(common);
+        let first = self.faults.first().map(of_fault).or_else(|| covers().next().map(of_cover))?;
+        let more = (self.faults.len() + covers().count()).saturating_sub(1);
+        Some(if more > 0 { format!("{first} (and {more} more)") } else { first })
+    }
+
+    /// Whether the store did not give what is wrong: then nothing is known.
+    pub fn is_unread(&self) -> bool {
+        self.unread > 0 && self.unread == self.faults.len() as u64
+    }
+
+    /// What is worth a note, if the store gave what there is.
+    fn looked(&self, options: &Options, common: &[Cover], begun: Timestamp) -> Option<Looked> {
+        let all = self.coverage.as_ref().is_none_or(|c| c.packs_read + c.archived >= c.packs);
+        let level = match options.level() {
+            Level::Decode if !all && options.hashes => Level::Hashes,
+            Level::Decode if !all => Level::Existence,
+            level => level,
+        };
+        let damage = self.wrong(common).map(|what| Seen {
+            level: self.faults.iter().map(|fault| fault.level).max().unwrap_or(Level::Existence),
+            covered: self.faults.is_empty(),
+            what,
+        });
+        (!self.is_unread()).then_some(Looked { begun, level, archived: self.archived, damage })
     }
 }
 
@@ -95,11 +157,19 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
         Some(name) => BTreeSet::from([name.clone()]),
         None => series::sources(&open.store)?.into_iter().chain(due.iter().cloned()).collect(),
     };
-    let one = |name: &SourceName| verify_source(open, name, (due.contains(name), remembered.get(name)), options);
+    let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
+    let covers: Vec<Cover> = covers.iter().filter_map(Written::cover).collect();
+    let one = |name: &SourceName| {
+        let begun = open.now();
+        let found = verify_source(open, name, (due.contains(name), remembered.get(name)), options)?;
+        if let Some(looked) = found.looked(options, &covers, begun) {
+            findings::note(open, name, |known| known.take(&looked));
+        }
+        anyhow::Ok(found)
+    };
     let sources = names.iter().map(one).collect::<Result<_>>()?;
     let groups = if source.is_none() { group::look(open)? } else { Vec::new() };
-    let covers = history::of_repository(&open.store).context("list what belongs to no source")?;
-    Ok(VerifyReport { sources, groups, covers: covers.iter().filter_map(Written::cover).collect() })
+    Ok(VerifyReport { sources, groups, covers })
 }
 
 /// What snapshots need: size, and which snapshots.
@@ -118,39 +188,35 @@ fn verify_source(
     let mut faults: Vec<Fault> = whole
         .faults
         .iter()
-        .map(|(seq, why)| Fault {
-            object: layout::snapshot(source, *seq).to_string(),
-            what: why.clone(),
-            hurts: Vec::new(),
-        })
+        .map(|(seq, why)| Fault::plain(&layout::snapshot(source, *seq), why.clone()))
         .chain(gone)
         .collect();
     let needed = needed_by(open, &whole, source, &mut faults);
-    let mut there: HashMap<Key, Written> = HashMap::new();
-    for area in ["packs", "index"] {
-        let listed = history::list(&open.store, &layout::content_prefix(area, source)).context("list objects")?;
-        there.extend(listed.into_iter().map(|w| (w.key.clone(), w)));
-    }
+    let there = history::of_content(&open.store, source).context("list objects")?;
     let mut covers = whole.covers.clone();
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
     let foreign = drill_faults(open, source, &mut faults, &mut covers)?;
     let log = wal::check::check(open, source, options.hashes || options.read_data.is_some())?;
     covers.extend(log.covers);
-    faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new() }));
+    // Some of them only a look at every object of the log shows, which `--hashes` takes.
+    let level = options.level().min(Level::Hashes);
+    faults.extend(log.faults.into_iter().map(|(object, what)| Fault { object, what, hurts: Vec::new(), level }));
     if !due && whole.commits.is_empty() && whole.faults.is_empty() && log.objects == 0 {
         return Err(series::unknown(&open.store, source));
     }
     let (mut bytes_read, mut archived) = (log.bytes_read, 0);
     for (key, (hash, size, seqs)) in &needed {
+        let mut level = Level::Existence;
         let what = match there.get(key).and_then(|written| Some((written, written.size()?))) {
             None => Some("is missing".to_owned()),
             Some((written, found)) if !written.has_size(*size) => Some(format!("has {found} bytes, not {size}")),
             Some(_) if hash_now(options, key) => match wrong_hash(open, key, hash) {
-                Err(e) if is_archived(&e) => {
+                Err(e) if storage::is_archived(&e) => {
                     archived += 1;
                     None
                 }
                 what => {
+                    level = Level::Hashes;
                     interrupt::check("Nothing was changed.")?;
                     bytes_read += size;
                     options.progress.add(*size);
@@ -159,7 +225,7 @@ fn verify_source(
             },
             Some(_) => None,
         };
-        faults.extend(what.map(|what| Fault { object: key.to_string(), what, hurts: seqs.clone() }));
+        faults.extend(what.map(|what| Fault { object: key.to_string(), what, hurts: seqs.clone(), level }));
     }
     let coverage = match &options.read_data {
         Some(identities) => Some(read_data(open, &whole, identities, options, &needed, &mut faults)?),
@@ -184,7 +250,9 @@ fn verify_source(
 
 /// That commits are gone as a whole, which no chain shows: all of them, or the newest.
 fn gone(series: &Series, whole: &Whole, due: bool, seen: Option<&(u64, Hash)>) -> Option<Fault> {
-    let fault = |object: String, what: &str| Some(Fault { object, what: what.to_owned(), hurts: Vec::new() });
+    let fault = |object: String, what: &str| {
+        Some(Fault { object, what: what.to_owned(), hurts: Vec::new(), level: Level::Existence })
+    };
     match seen {
         Some((seq, hash)) if matches!(series.has(*seq, *hash), Ok(false)) => fault(
             layout::snapshot(&series.source, *seq).to_string(),
@@ -212,6 +280,7 @@ fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<F
                 object: layout::snapshot(source, snapshot.seq).to_string(),
                 what: format!("{e:#}"),
                 hurts: vec![snapshot.seq],
+                level: Level::Existence,
             }),
         }
     }
@@ -234,7 +303,7 @@ fn drill_faults(
 ) -> Result<Vec<Fault>> {
     let chain = Chain::read(open, source.as_str())?;
     covers.extend(chain.covers);
-    let fault = |(key, what): (Key, String)| Fault { object: key.to_string(), what, hurts: Vec::new() };
+    let fault = |(key, what): (Key, String)| Fault::plain(&key, what);
     faults.extend(chain.faults.into_iter().map(fault));
     Ok(chain.foreign.into_iter().map(fault).collect())
 }
@@ -245,10 +314,6 @@ fn wrong_hash(open: &Open, key: &Key, hash: &Hash) -> Result<Option<String>> {
         Err(e) if e.is::<storage::Error>() => Err(e.context(format!("read {key}"))),
         result => Ok(result.err().map(|e| format!("{e:#}"))),
     }
-}
-
-pub(super) fn is_archived(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<storage::Error>().is_some_and(|e| e.kind == storage::Kind::Archived)
 }
 
 /// Decrypts and decompresses packs, as many as the budget allows.
@@ -267,29 +332,20 @@ fn read_data(
     for (_, snapshot) in whole.snapshots() {
         if let Err(e) = pack_table(&index, snapshot, identities, |line, _| queue.add(&line)) {
             let object = layout::snapshot(source, snapshot.seq).to_string();
-            faults.push(Fault { object, what: format!("its index cannot be read: {e:#}"), hurts: vec![snapshot.seq] });
+            let what = format!("its index cannot be read: {e:#}");
+            faults.push(Fault { object, what, hurts: vec![snapshot.seq], level: Level::Decode });
         }
     }
-    let key = |name: &Hash| layout::pack(source, name);
-    let check = |pack: &PackWork| read_pack(open, &key(&pack.name), pack, identities);
-    let (coverage, unsound) =
-        queue.read(&options.budget, backup::Options::default().workers, &options.progress, check)?;
+    let check = |pack: &PackWork| restore::read_pack(open, source, pack, identities);
+    let (coverage, unsound) = queue.read(&options.budget, limits::workers(), &options.progress, check)?;
     for (name, what) in unsound {
-        let key = key(&name);
+        let key = layout::pack(source, &name);
         let object = key.to_string();
         // One that is missing, or too short, has been named already.
         if !faults.iter().any(|f| f.object == object) {
             let hurts = needed.get(&key).map(|(_, _, seqs)| seqs.clone()).unwrap_or_default();
-            faults.push(Fault { object, what, hurts });
+            faults.push(Fault { object, what, hurts, level: Level::Decode });
         }
     }
     Ok(coverage)
-}
-
-pub(super) fn read_pack(open: &Open, key: &Key, pack: &PackWork, identities: &[Identity]) -> Result<()> {
-    let body = history::fetch(&open.store, key, &pack.name)?;
-    let opened = OpenPack::whole(body, identities)?;
-    let mut decompressor = Decompressor::new().context("set up decompression")?;
-    let mut raw = Vec::with_capacity(FRAME_RAW_MAX);
-    (0..pack.frames.len() as u64).try_for_each(|n| opened.frame(pack, n, &mut decompressor, &mut raw))
 }

@@ -5,8 +5,9 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use super::{Open, drill, group, reach};
+use super::{Open, group, reach, verified};
 use crate::report::Outcome;
 use crate::repository::layout::{self, GroupName, Hash, SourceName};
 use crate::repository::series::{self, Series};
@@ -78,6 +79,21 @@ pub enum Cause {
     RolledBack,
 }
 
+/// As in `--json`, and in the keys of notices.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::Stale => "stale",
+            Cause::Unproven => "unproven",
+            Cause::Unread => "unread",
+            Cause::Missing => "missing",
+            Cause::Damaged => "damaged",
+            Cause::Covered => "covered",
+            Cause::RolledBack => "rolled-back",
+        })
+    }
+}
+
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Alarm {
@@ -139,9 +155,10 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
             Err(e) => sight.faults.push(format!("{e:#}")),
             Ok(commit) => {
                 sight.head.get_or_insert((commit.seq(), commit.hash));
-                // Unless a snapshot came after it.
+                // Unless a snapshot came after it, or what may have been one.
                 if let Line::Retire(record) = &commit.line
                     && sight.host.is_none()
+                    && sight.faults.is_empty()
                 {
                     sight.retired.get_or_insert(record.started);
                 }
@@ -158,7 +175,7 @@ fn look_at(open: &Open, source: SourceName, seen: &Seen, with_drills: bool) -> R
         if let Some((seq, why)) = whole.faults.iter().find(|(seq, _)| whole.unread.contains(seq)) {
             anyhow::bail!("the store does not give commit {seq} of {}: {why}", sight.source);
         }
-        let proofs = drill::verified(open, &sight.source)?;
+        let proofs = verified::of(open, &sight.source)?;
         let proven = whole.snapshots().filter(|(commit, _)| proofs.iter().any(|p| p.commit == commit.hash));
         sight.verified = proven.map(|(_, s)| s.data_time).max();
     }

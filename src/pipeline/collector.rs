@@ -19,14 +19,15 @@ pub struct Collected {
     pub reused: u64,
 }
 
-/// Works until the findings end. Every `checkpoint` of time the index object under construction is finished, so that an interrupted run
-/// loses no more than that.
+/// Works until the findings end. Every `checkpoint` of time, or as seldom as [`LinesOut::pause`] says, what there is becomes index objects, so that
+/// an interrupted run loses no more than that.
 pub fn run(writer: LinesOut, findings: &Receiver<Findings>, checkpoint: Duration) -> Result<Collected> {
     let mut collector = Collector { writer, path: Name::default(), page: None, segment: Segment::default() };
     let mut sum = Collected::default();
     let mut early: BTreeMap<u64, Findings> = BTreeMap::new();
     let mut next = 0;
-    let mut flushed = Instant::now();
+    let begun = Instant::now();
+    let mut noted = begun;
     while let Ok(found) = findings.recv_blocking() {
         early.insert(found.seq, found);
         while let Some(found) = early.remove(&next) {
@@ -39,9 +40,9 @@ pub fn run(writer: LinesOut, findings: &Receiver<Findings>, checkpoint: Duration
                 collector.row(row)?;
             }
         }
-        if flushed.elapsed() >= checkpoint {
+        if noted.elapsed() >= collector.writer.pause(checkpoint, begun.elapsed()) {
             collector.checkpoint()?;
-            flushed = Instant::now();
+            noted = Instant::now();
         }
     }
     collector.flush()?;
@@ -117,7 +118,7 @@ impl Collector {
         if self.page.is_none() {
             self.flush()?;
         }
-        self.writer.flush()
+        self.writer.checkpoint()
     }
 
     fn flush(&mut self) -> Result<()> {

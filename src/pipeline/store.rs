@@ -15,7 +15,7 @@ use super::layers;
 use super::pack::Packs;
 use super::reader::{Reader, Tally};
 use super::spool::SpoolPlace;
-use super::table::{Done, PackTable, sender};
+use super::table::{Done, PackTable, lists, sender};
 use super::uploads::Uploads;
 use super::worker::{self, Shared};
 use crate::limits::{CHECKPOINT_EVERY, PACKS_IN_MEMORY};
@@ -153,11 +153,12 @@ pub fn store(
     let chunks = ChunkTable::new()?;
     let shared = Shared { packs: &packs, chunks: &chunks, secrets, basis };
     let mut table = PackTable::new(basis, sender(target, &uploads, &told, None), target, journal)?;
-    let entries = sender(target, &uploads, &told, Some(packs.numbers()));
+    let in_order = source.order() == Order::ByName;
+    let entries = sender(target, &uploads, &told, in_order.then(|| packs.numbers()));
     let writer = LayerWriter::new(ObjectWriter::sending(target.index_to.clone(), entries));
-    let writer = match source.order() {
-        Order::ByName => LinesOut::InOrder(writer),
-        Order::AsTheyCome => LinesOut::ToSort(LineTable::new(writer)?),
+    let writer = match in_order {
+        true => LinesOut::InOrder(writer),
+        false => LinesOut::ToSort(Box::new(LineTable::new(writer, lists(&packs, told.clone()))?)),
     };
     let run = Run { shared: &shared, target, options };
     let read = run.threads(source, &mut table, &done, writer).and_then(|read| {

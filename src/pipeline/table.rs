@@ -2,14 +2,15 @@
 
 use anyhow::{Context, Result};
 use async_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::pack::Packs;
 use super::store::{Basis, Target};
 use super::uploads::{Object, Uploads};
 use crate::repository::checkpoint::Journal;
-use crate::repository::index::{ObjectWriter, PackLine, Put};
+use crate::repository::index::{ObjectWriter, PackLine, Put, SortedList};
 use crate::repository::layout::{self, Hash};
 use crate::repository::snapshot::{Named, PackChange};
 use crate::storage;
@@ -21,7 +22,9 @@ pub enum Done {
     /// Object `nth` of the entries; no pack that it names has the number `next_pack` or a higher one.
     Entries { nth: u64, object: Named, next_pack: u64, result: storage::Result<()> },
     /// Another index object.
-    Index(storage::Result<()>),
+    Index { name: Hash, result: storage::Result<()> },
+    /// No object, but what a checkpoint has sent of lines that come in no order, and the number that the next pack was to get.
+    List { list: SortedList, next_pack: u64 },
 }
 
 /// Sends index objects with the other uploads of a run. `next_pack` is given for the entries, which the checkpoint notes.
@@ -41,7 +44,7 @@ pub fn sender(target: &Target, uploads: &Arc<Uploads>, done: &Sender<Done>, next
             let result = result.or_else(|e| if e.kind == storage::Kind::AlreadyExists { Ok(()) } else { Err(e) });
             let what = match next_pack {
                 Some(next_pack) => Done::Entries { nth, object, next_pack, result },
-                None => Done::Index(result),
+                None => Done::Index { name, result },
             };
             // Nobody listens any more when the run has failed.
             drop(done.try_send(what));
@@ -49,6 +52,16 @@ pub fn sender(target: &Target, uploads: &Arc<Uploads>, done: &Sender<Done>, next
         let key = layout::index(&index.source, &name);
         uploads.send(Object { key, name, bytes, pooled: false }, Box::new(told));
         Ok(object)
+    })
+}
+
+/// Tells the run of the lists that its checkpoints have sent.
+pub fn lists(packs: &Packs, done: Sender<Done>) -> Box<dyn FnMut(SortedList) + Send> {
+    let numbers = packs.numbers();
+    Box::new(move |list| {
+        let next_pack = numbers.load(Ordering::SeqCst);
+        // Nobody listens any more when the run has failed.
+        drop(done.try_send(Done::List { list, next_pack }));
     })
 }
 
@@ -62,13 +75,25 @@ pub struct PackTable {
     add: BTreeMap<u64, Named>,
     /// The number of the first pack that is this run's own.
     first: u64,
+    /// Lists of checkpoints of which not all objects are known to be durable, and the index objects that are.
+    lists: VecDeque<(SortedList, u64)>,
+    durable: HashSet<Hash>,
 }
 
 impl PackTable {
     pub fn new(basis: &Basis, put: Put, target: &Target, journal: Journal) -> Result<PackTable> {
         let writer = ObjectWriter::sending(target.index_to.clone(), put);
         let first = basis.next_pack;
-        let mut table = PackTable { writer, journal, early: BTreeMap::new(), next: first, add: BTreeMap::new(), first };
+        let mut table = PackTable {
+            writer,
+            journal,
+            early: BTreeMap::new(),
+            next: first,
+            add: BTreeMap::new(),
+            first,
+            lists: VecDeque::new(),
+            durable: HashSet::new(),
+        };
         basis.taken_over.values().try_for_each(|line| table.write(line))?;
         Ok(table)
     }
@@ -95,9 +120,27 @@ impl PackTable {
                 result.context("store an index object")?;
                 self.journal.entries(nth, object, next_pack);
             }
-            Done::Index(result) => result.context("store an index object")?,
+            Done::Index { name, result } => {
+                result.context("store an index object")?;
+                self.durable.insert(name);
+                self.note_lists();
+            }
+            Done::List { list, next_pack } => {
+                self.lists.push_back((list, next_pack));
+                self.note_lists();
+            }
         }
         Ok(())
+    }
+
+    /// Notes the lists that are durable, in their order: each speaks of those before it.
+    fn note_lists(&mut self) {
+        let durable = |(list, _): &(SortedList, u64)| list.objects.iter().all(|(name, _)| self.durable.contains(name));
+        let ready = self.lists.iter().take_while(|list| durable(list)).count();
+        for (list, next_pack) in self.lists.drain(..ready) {
+            self.durable.retain(|name| list.objects.iter().all(|(noted, _)| noted != name));
+            self.journal.list(list, next_pack);
+        }
     }
 
     /// Takes what has become durable, without waiting.

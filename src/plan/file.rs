@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use super::check::CheckOf;
 use super::{Action, InDrill, Notify, OnFailure, Plan, PointOf, Restore, RestoreGroup, Stage, Variables, WaitFor};
-use crate::config::{Config, duration, explain};
+use crate::config::Config;
+use crate::config::text::explain;
 use crate::error::{Failure, Kind};
 use crate::job::Rhythm;
 use crate::repository::layout::{GroupName, Hash, SourceName};
 use crate::secret::{Secret, Text};
+use crate::time::optional_length as duration;
 
 /// Longest run of a stage that says nothing of it.
 const TIMEOUT: Duration = Duration::from_secs(3600);

@@ -13,13 +13,13 @@ mod run;
 mod stage;
 mod variables;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, text};
 use crate::error::{Failure, Kind};
 use crate::job::Rhythm;
 use crate::repository::layout::{GroupName, Hash, SourceName};
@@ -187,13 +187,7 @@ impl Plan {
     }
 
     pub fn read(path: &Path, config: &Config) -> Result<Plan> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Failure::new(
-                Kind::Config,
-                format!("read {}: {e}", path.display()),
-                "Nothing was done. A plan is a text file.",
-            )
-        })?;
+        let text = text::read(path, "A plan is a small text file that this user may read.")?;
         Plan::parse(&text, path, config)
     }
 
@@ -217,19 +211,5 @@ impl Plan {
 
 /// The plan files of a configuration, sorted.
 pub fn files(config: &Config) -> Result<Vec<PathBuf>> {
-    let directory = config.base().join(DIRECTORY);
-    let entries = match std::fs::read_dir(&directory) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("read {}", directory.display()))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("read {}", directory.display()))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension().is_some_and(|e| e == "toml") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
+    text::files(&config.base().join(DIRECTORY), "plan")
 }

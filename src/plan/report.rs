@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Plan};
 use crate::operations::evidence::{Chain, Environment, Keys, Public};
 use crate::operations::measures::{self, Prediction};
-use crate::operations::{Open, drill};
+use crate::operations::{Open, verified};
 use crate::report::{Check, HIDDEN, Phase, remarks_in_public};
 use crate::repository::layout::{GroupName, Hash, SourceName};
 
@@ -229,7 +229,7 @@ impl Forecast {
 }
 
 fn of_drills(open: &Open, source: &SourceName) -> Result<Forecast> {
-    let known = measures::measure(&drill::reports(open, source)?, None, None);
+    let known = measures::measure(&verified::reports(open, source)?, None, None);
     Ok(match (known.predicted_rto, known.achieved_rto_seconds) {
         (Prediction::Between { seconds, measured, .. }, _) => {
             Forecast { seconds: Some(seconds), from: format!("{measured} drills") }

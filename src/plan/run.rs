@@ -15,15 +15,15 @@ use super::{Action, InDrill, Journal, OnFailure, Plan, Stage, Variables, stage, 
 use crate::child::watch::Watch;
 use crate::config::Config;
 use crate::error::{Kind, kind_of};
-use crate::operations::Open;
-use crate::operations::drill::{Drilled, Scratch, of_the_environment, scratch, signer};
+use crate::operations::drill::{Drilled, Scratch, scratch, signer};
 use crate::operations::evidence::{self, Environment, Keys};
 use crate::operations::measures::implausible;
+use crate::operations::{Open, place};
 use crate::report::{Check, Phase};
-use crate::repository::FORMAT;
 use crate::repository::keys::KeyFile;
 use crate::repository::layout::{Hash, SourceName};
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::repository::{FORMAT, PROGRAM};
 
 mod expected;
 mod group;
@@ -202,7 +202,7 @@ impl Run<'_> {
                 }
             }
             // It says nothing of the backup: another try may succeed.
-            Err(e) if drill && (of_the_environment(&e) || kind_of(&e) == Kind::WrongKey) => return Err(e),
+            Err(e) if drill && (place::is_to_blame(&e) || kind_of(&e) == Kind::WrongKey) => return Err(e),
             Err(e) => (report.outcome, report.detail) = (Ended::Failed, format!("{e:#}")),
         }
         report.seconds = begun.elapsed().as_secs_f64();
@@ -371,7 +371,7 @@ impl Run<'_> {
             },
             configuration: self.wanted.configuration,
             scratch_removed,
-            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+            agent: PROGRAM.into(),
         }
     }
 }

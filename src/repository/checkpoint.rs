@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::agefile::{self, Identity, Recipient};
-use super::index::PackLine;
+use super::index::{PackLine, SortedList};
 use super::layout::{Hash, SourceName};
 use super::sealed::Secrets;
 use super::snapshot::Named;
@@ -41,7 +41,7 @@ pub struct Circumstances {
 struct Header {
     version: u32,
     circumstances: Circumstances,
-    /// Entries of interrupted runs before this one, the oldest first.
+    /// Entries of interrupted runs before this one, the oldest first; see [`Checkpoint::unfinished`].
     unfinished: Vec<Vec<Named>>,
     /// The number that the first pack of the run gets.
     next_pack: u64,
@@ -60,12 +60,19 @@ enum Line {
         object: Named,
         next_pack: u64,
     },
+    /// A list of entries of its own, of a run whose entries come in no order; it stands for those of the run's lists from number `from` on as well.
+    List {
+        from: usize,
+        objects: Vec<Named>,
+        next_pack: u64,
+    },
 }
 
 /// What an interrupted run has left.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Durable objects of entries, a list for each interrupted run, the oldest first. Each list may end anywhere.
+    /// Durable objects of entries, the oldest first: a list for each interrupted run, several where its entries came in no order. Each list may end
+    /// anywhere.
     pub unfinished: Vec<Vec<Named>>,
     pub secrets: Secrets,
     /// Durable packs by number.
@@ -93,7 +100,7 @@ impl Checkpoint {
         let secrets = serde_json::from_slice(&agefile::open(&mut sealed, identities).ok()?).ok()?;
         let (unfinished, next_pack) = (header.unfinished, header.next_pack);
         let mut found = Checkpoint { unfinished, secrets, packs: BTreeMap::new(), next_pack };
-        let mut by_number = BTreeMap::new();
+        let (mut by_number, mut lists) = (BTreeMap::new(), Vec::new());
         for line in lines.map_while(|line| serde_json::from_slice(line).ok()) {
             match line {
                 Line::Pack(pack) => {
@@ -104,10 +111,16 @@ impl Checkpoint {
                     found.next_pack = found.next_pack.max(next_pack);
                     by_number.insert(nth, object);
                 }
+                Line::List { from, objects, next_pack } => {
+                    found.next_pack = found.next_pack.max(next_pack);
+                    lists.truncate(from);
+                    lists.push(objects);
+                }
             }
         }
         let in_order = by_number.into_iter().zip(0..).map_while(|((nth, object), n)| (nth == n).then_some(object));
         found.unfinished.push(in_order.collect());
+        found.unfinished.extend(lists);
         found.unfinished.retain(|entries| !entries.is_empty());
         Some(found)
     }
@@ -173,6 +186,11 @@ impl Journal {
     /// Notes a durable object of the entries.
     pub fn entries(&mut self, nth: u64, object: Named, next_pack: u64) {
         self.note(&Line::Entries { nth, object, next_pack });
+    }
+
+    /// Notes a durable list of entries.
+    pub fn list(&mut self, list: SortedList, next_pack: u64) {
+        self.note(&Line::List { from: list.from, objects: list.objects, next_pack });
     }
 
     fn note(&mut self, what: &Line) {

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::iter;
 
-use super::layout::{self, Hash};
+use super::layout::{self, Hash, SourceName};
 use crate::bridge::Store;
 use crate::storage::{self, Kept, Key};
 
@@ -96,8 +97,18 @@ impl Written {
 
 /// Everything that was ever written below `prefix` and has not been removed for good, by key.
 pub fn list(store: &Store, prefix: &str) -> storage::Result<Vec<Written>> {
+    Ok(by_key(store.list_versions(prefix)?))
+}
+
+/// Of [`list`] the first `most` keys after `after`, or some fewer; and behind what to go on.
+pub fn page(store: &Store, prefix: &str, after: &str, most: usize) -> storage::Result<(Vec<Written>, Option<String>)> {
+    let page = store.list_page(prefix, after, most)?;
+    Ok((by_key(page.rows), page.next))
+}
+
+fn by_key(rows: Vec<Kept>) -> Vec<Written> {
     let mut all: Vec<Written> = Vec::new();
-    for kept in store.list_versions(prefix)? {
+    for kept in rows {
         if all.last().is_none_or(|written| written.key != kept.key) {
             all.push(Written { key: kept.key.clone(), versions: Vec::new(), markers: Vec::new() });
         }
@@ -106,7 +117,7 @@ pub fn list(store: &Store, prefix: &str) -> storage::Result<Vec<Written>> {
             kind.push(kept);
         }
     }
-    Ok(all)
+    all
 }
 
 /// All that a store has of `key`; empty where it has nothing.
@@ -114,6 +125,16 @@ pub fn of(store: &Store, key: &Key) -> storage::Result<Written> {
     let mut all = list(store, key.as_str())?;
     all.retain(|written| written.key == *key);
     Ok(all.pop().unwrap_or_else(|| Written { key: key.clone(), versions: Vec::new(), markers: Vec::new() }))
+}
+
+/// All packs and index objects of `source`, by key.
+pub fn of_content(store: &Store, source: &SourceName) -> storage::Result<BTreeMap<Key, Written>> {
+    let mut all = BTreeMap::new();
+    for area in ["packs", "index"] {
+        let listed = list(store, &layout::content_prefix(area, source))?;
+        all.extend(listed.into_iter().map(|written| (written.key.clone(), written)));
+    }
+    Ok(all)
 }
 
 /// What belongs to no source: `repository.json`, the trust records, and the help for a restore without blackstart.

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::agefile::Identity;
 use super::signed::SigningKey;
 use crate::error::{Failure, Kind};
+use crate::secret;
 
 const SIGNING: &str = "# blackstart-signing-key: ";
 
@@ -68,6 +69,9 @@ fn malformed(path: &Path, why: &str) -> anyhow::Error {
 impl KeyFile {
     pub fn read(path: &Path) -> Result<KeyFile> {
         let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| {
+            if e.kind() == std::io::ErrorKind::PermissionDenied {
+                return secret::of_somebody_else(path, &format!("read key file {}: {e}", path.display()));
+            }
             Failure::new(
                 Kind::WrongKey,
                 format!("read key file {}: {e}", path.display()),

@@ -255,9 +255,29 @@ pub fn log_history(source: &SourceName, n: u64, timeline: u32) -> Key {
     Key::new(format!("wal/{source}/histories/{n:010}-{timeline:08x}"))
 }
 
+pub fn log_histories(source: &SourceName) -> String {
+    format!("wal/{source}/histories/")
+}
+
 /// Prefix of the pieces and runs of one stretch.
 pub fn log_pieces(source: &SourceName, n: u64) -> String {
     format!("wal/{source}/{n:010}/")
+}
+
+/// Prefix of the pieces and runs of one timeline of a stretch.
+pub fn log_timeline(source: &SourceName, n: u64, timeline: u32) -> String {
+    format!("wal/{source}/{n:010}/{timeline:08x}/")
+}
+
+/// Comes after the pieces and runs of the timeline that begin before `start`, and before all others of it.
+pub fn log_before(source: &SourceName, n: u64, timeline: u32, start: u64) -> String {
+    let below = log_timeline(source, n, timeline);
+    start.checked_sub(1).map_or_else(|| below.clone(), |last| format!("{below}{last:016x}~"))
+}
+
+/// Comes after everything below a prefix that ends with a slash, and before what follows it: no key has it.
+pub fn behind(prefix: &str) -> String {
+    prefix.trim_end_matches('/').to_owned() + "0"
 }
 
 /// Prefix of the pieces and runs that begin in the range of `unit` bytes (a power of two) at `start`; it may take in neighbours.

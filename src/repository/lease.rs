@@ -1,11 +1,14 @@
 //! The lease of a source: keeps two writers from doing the same work. Safety rests on the create-only commit, not on this.
 
+mod flock;
+
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -30,7 +33,18 @@ struct Holder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pid_namespace: Option<String>,
     pid: u32,
+    /// The file whose lock it has from before this is written until after it is given back. Absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lock: Option<flock::Name>,
     expires: Timestamp,
+}
+
+/// Who asks for a lease.
+pub struct Writer {
+    pub key: String,
+    pub host: String,
+    /// Where the files lie that say whether a holder lives; those of this host and repository alone.
+    pub locks: Option<PathBuf>,
 }
 
 /// The holders of this very process whose runs are under way. A lease of this process that is not among them was left behind by a run
@@ -62,26 +76,30 @@ pub struct Lease {
     _running: Running,
     stop: Option<Sender<()>>,
     renewal: Option<JoinHandle<()>>,
+    /// Last: who has it knows that the lease is not written any more.
+    _lock: Option<flock::Lock>,
 }
 
 impl Lease {
-    /// Takes the lease, or fails with [`Kind::Busy`]. A lease that has expired, or whose process is known to be dead, is taken over; whether one
-    /// is dead that runs elsewhere, or in another container, cannot be known, so that its lease stands until it expires.
-    pub fn acquire(store: &Store, source: &SourceName, key: &str, host: &str, clock: Arc<dyn Clock>) -> Result<Lease> {
+    /// Takes the lease, or fails with [`Kind::Busy`]. A lease that has expired, or whose holder is known to be dead, is taken over; whether one
+    /// is dead that runs elsewhere cannot be known, so that its lease stands until it expires.
+    pub fn acquire(store: &Store, source: &SourceName, writer: Writer, clock: Arc<dyn Clock>) -> Result<Lease> {
         let mut id = [0u8; 8];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
+        let lock = writer.locks.and_then(|directory| flock::take(&directory, source));
         let mine = Holder {
             holder: id.iter().map(|b| format!("{b:02x}")).collect(),
-            key: key.into(),
-            host: host.into(),
+            key: writer.key,
+            host: writer.host,
             boot: boot_id(),
             pid_namespace: pid_namespace(),
             pid: std::process::id(),
+            lock: lock.as_ref().map(|lock| lock.name),
             expires: clock.now() + TTL,
         };
         let _running = Running::begin(&mine.holder);
         let version = take(store, source, &mine, clock.now())?;
-        let Some(version) = version else { return Ok(Lease { _running, stop: None, renewal: None }) };
+        let Some(version) = version else { return Ok(Lease { _running, stop: None, renewal: None, _lock: lock }) };
         let (stop, stopped) = channel();
         let (store, source) = (store.clone(), source.clone());
         let renewal = std::thread::Builder::new()
@@ -103,7 +121,7 @@ impl Lease {
                 write(clock.now());
             })
             .context("start the lease's thread")?;
-        Ok(Lease { _running, stop: Some(stop), renewal: Some(renewal) })
+        Ok(Lease { _running, stop: Some(stop), renewal: Some(renewal), _lock: lock })
     }
 }
 
@@ -170,6 +188,11 @@ impl Holder {
 
     /// Whether its process is known to have ended. Where that cannot be judged from here, its age must say so.
     fn is_dead(&self, mine: &Holder) -> bool {
+        let same_boot = self.boot == mine.boot && !self.boot.is_empty();
+        if same_boot && self.lock.is_some() && self.lock == mine.lock {
+            // What it had locked while it lived is ours.
+            return true;
+        }
         let same_host = self.key == mine.key && self.host == mine.host && !self.boot.is_empty();
         let (Some(theirs), Some(ours)) = (&self.pid_namespace, &mine.pid_namespace) else { return false };
         if !same_host || theirs != ours {
@@ -215,8 +238,44 @@ mod tests {
             boot: "b".into(),
             pid_namespace: Some(HOST_NAMESPACE.into()),
             pid: std::process::id(),
+            lock: None,
             expires: Timestamp::UNIX_EPOCH + TTL,
         }
+    }
+
+    #[test]
+    fn who_had_locked_what_is_ours_now_is_dead() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = |name: &str| flock::take(root.path(), &SourceName::new(name).unwrap()).map(|lock| lock.name);
+        let (ours, other) = (lock("a"), lock("b"));
+        assert!(ours.is_some() && ours != other);
+        // In another container, with another name and another key: none of that matters to the kernel.
+        let container = Holder { pid_namespace: Some("pid:[1]".into()), host: "x".into(), key: "x".into(), ..holder() };
+        let mine = Holder { lock: ours, ..holder() };
+        for (what, lock, boot, over) in [
+            ("the very file", ours, "b", true),
+            ("another file", other, "b", false),
+            ("none: an older version, or a file system without locks", None, "b", false),
+            ("the same numbers on another machine, or before a restart", ours, "elsewhere", false),
+        ] {
+            let held = Holder { lock, boot: boot.into(), ..container.clone() };
+            assert_eq!(held.is_over(&mine, Timestamp::UNIX_EPOCH), over, "{what}");
+        }
+        let held = Holder { lock: ours, ..container.clone() };
+        assert!(!held.is_over(&holder(), Timestamp::UNIX_EPOCH), "another has the lock now: its holder may live");
+        let nowhere = Holder { lock: ours, boot: String::new(), ..container };
+        let unsure = Holder { boot: String::new(), ..mine };
+        assert!(
+            !nowhere.is_over(&unsure, Timestamp::UNIX_EPOCH),
+            "where machines cannot be told apart, numbers say nothing"
+        );
+    }
+
+    #[test]
+    fn a_lease_of_an_older_version_is_read() {
+        let old = r#"{"holder":"h","key":"k","host":"h","boot":"b","pid":7,"expires":"2026-01-01T00:00:00Z"}"#;
+        assert_eq!(serde_json::from_str::<Holder>(old).unwrap().lock, None);
+        assert_eq!(serde_json::to_value(holder()).unwrap().get("lock"), None, "who has no lock names none");
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub mod trust;
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
+/// How this program calls itself in what it signs.
+pub const PROGRAM: &str = concat!("blackstart ", env!("CARGO_PKG_VERSION"));
+
 const NEWER: &str = "was written by a newer version";
 
 /// Refuses what a newer version wrote; never calls it corrupt.

@@ -15,7 +15,7 @@ use super::snapshot::{Commit, Line, Named, PackChange, Retirement, Snapshot, rea
 use super::trust::Trust;
 use crate::bridge::Store;
 use crate::error::{Failure, Kind};
-use crate::storage;
+use crate::storage::{self, Key};
 
 pub use tail::Tail;
 
@@ -122,7 +122,7 @@ impl<'a> Series<'a> {
         Ok(false)
     }
 
-    /// From the newest to the oldest, those that prune has listed as removed left out.
+    /// From the newest to the oldest, those left out that prune has listed as removed, and what has gone since the series was listed.
     pub fn newest_first(&self) -> impl Iterator<Item = Result<Commit>> {
         let mut removed = BTreeSet::new();
         self.listed.keys().rev().filter_map(move |seq| {
@@ -130,6 +130,11 @@ impl<'a> Series<'a> {
                 return None;
             }
             let commit = self.read(*seq);
+            if commit.as_ref().is_err_and(storage::is_not_found)
+                && self.again().is_ok_and(|now| !now.listed.contains_key(seq))
+            {
+                return None;
+            }
             if let Ok(Commit { line: Line::Prune(p), .. }) = &commit {
                 removed.extend(p.removed.iter().map(|r| r.seq));
             }
@@ -150,7 +155,7 @@ impl<'a> Series<'a> {
     }
 
     /// The commits of `range`, oldest first; several are fetched at once, since each costs a round trip.
-    fn read_range(&self, range: impl RangeBounds<u64>) -> BTreeMap<u64, Result<Commit>> {
+    pub fn read_range(&self, range: impl RangeBounds<u64>) -> BTreeMap<u64, Result<Commit>> {
         let seqs: Vec<u64> = self.listed.range(range).map(|(seq, _)| *seq).collect();
         let (next, all) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
         let work = || {
@@ -165,11 +170,27 @@ impl<'a> Series<'a> {
 
     /// Reads every commit and checks the chain.
     pub fn whole(&self) -> Whole {
+        let commits = self.read_range(..);
+        if commits.values().any(|read| read.as_ref().is_err_and(storage::is_not_found))
+            && let Ok(now) = self.again()
+        {
+            let commits = now.read_range(..);
+            return now.judge(commits);
+        }
+        self.judge(commits)
+    }
+
+    /// The series as it is now: what was listed and is not there most likely a prune has removed in between, and its record was not listed yet.
+    fn again(&self) -> Result<Series<'a>> {
+        Series::list(self.store, self.trust, &self.source)
+    }
+
+    fn judge(&self, commits: BTreeMap<u64, Result<Commit>>) -> Whole {
         let mut whole = Whole::default();
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
         whole.covers = self.covers();
         whole.stored_at.extend(self.listed.iter().map(|(seq, written)| (*seq, written.since())));
-        for (seq, read) in self.read_range(..) {
+        for (seq, read) in commits {
             match read {
                 Ok(commit) => {
                     hashes.insert(seq, commit.hash);
@@ -289,6 +310,14 @@ fn apply(packs: &mut BTreeMap<Hash, u64>, change: &PackChange) {
     for hash in &change.drop {
         packs.remove(hash);
     }
+}
+
+/// Everything that a snapshot names: its packs and index objects.
+pub fn objects_of(store: &Store, snapshot: &Snapshot) -> Result<BTreeMap<Key, Named>> {
+    let source = &snapshot.source;
+    let packs = packs_of(store, snapshot)?.into_iter().map(|named| (layout::pack(source, &named.0), named));
+    let index = index_objects(snapshot).map(|named| (layout::index(source, &named.0), *named));
+    Ok(packs.chain(index).collect())
 }
 
 /// Every index object that a snapshot names.

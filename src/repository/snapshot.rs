@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 use super::layout::{Hash, SourceName};
 use super::log::{Gone, Position};
@@ -21,6 +22,16 @@ pub type Named = (Hash, u64);
 pub enum Mode {
     Full,
     Incremental,
+}
+
+/// As in the commit.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Full => "full",
+            Mode::Incremental => "incremental",
+        })
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

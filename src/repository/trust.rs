@@ -112,16 +112,7 @@ impl Trust {
             ),
             _ => anyhow::Error::new(e).context("create repository.json"),
         })?;
-        let mut trust = Trust {
-            id,
-            root: root.public(),
-            epoch: 0,
-            recipients: Vec::new(),
-            certificates: Vec::new(),
-            revoked: Vec::new(),
-            confirmed: Vec::new(),
-            head: (0, hash),
-        };
+        let mut trust = Trust::before_any(id, root.public(), hash);
         trust.append(store, root, first, now)?;
         Ok(trust)
     }
@@ -146,6 +137,20 @@ impl Trust {
         Ok(())
     }
 
+    /// What `repository.json`, of this hash, says without any trust record.
+    fn before_any(id: String, root: PublicKey, hash: Hash) -> Trust {
+        Trust {
+            id,
+            root,
+            epoch: 0,
+            recipients: Vec::new(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+            confirmed: Vec::new(),
+            head: (0, hash),
+        }
+    }
+
     /// Reads and verifies the chain. `pin` is the root's key id as the reader knows it; `None` trusts what is found.
     pub fn load(store: &Store, pin: Option<&str>) -> Result<Trust> {
         let written = history::of(store, &layout::repository()).context("read repository.json")?;
@@ -164,16 +169,7 @@ impl Trust {
             ));
         }
         let (line, hash) = written.read(store, |body| Ok((read_repository(store, pin, body)?, Hash::of(body))))?;
-        let mut trust = Trust {
-            id: line.id,
-            root: line.root,
-            epoch: 0,
-            recipients: Vec::new(),
-            certificates: Vec::new(),
-            revoked: Vec::new(),
-            confirmed: Vec::new(),
-            head: (0, hash),
-        };
+        let mut trust = Trust::before_any(line.id, line.root, hash);
         let listed = history::list(store, layout::TRUST).context("list trust records")?;
         for (n, written) in (1..).zip(listed.iter().filter(|w| !w.versions.is_empty())) {
             let read = written.read(store, |body| trust.next(n, &written.key, body));

@@ -10,9 +10,10 @@ use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::job::{CatchUp, Job, Overlap, Rhythm, Task, free_at};
+use crate::job::{CatchUp, Job, Overlap, Rhythm, Task};
 use crate::operations::evidence::Level;
 use crate::repository::layout::SourceName;
+use crate::time::{free_at, in_words};
 
 pub use slots::{derived_interval, expected_interval, worst_case};
 
@@ -325,10 +326,18 @@ pub fn warning(job: &Job, usual: SignedDuration, now: Timestamp) -> Option<Strin
             Rhythm::Rpo(_) => "shorten the blackout, or make the RPO longer",
             _ => "run more often, or leave the interval out: then it follows from the RPO",
         };
+        // Whole seconds, rounded up: what nobody has measured nobody should read.
+        let told = |length: SignedDuration| {
+            let up = i64::from(length.subsec_nanos() > 0);
+            in_words(SignedDuration::from_secs(length.as_secs().saturating_add(up)))
+        };
         format!(
-            "{}: the RPO of {rpo:#} cannot be kept: with backups {schedule} up to {worst:#} of data may be lost \
-             (interval, jitter, blackouts, and the {usual:#} that a backup takes); {cure}",
-            job.source
+            "{}: the RPO of {} cannot be kept: with backups {schedule} up to {} of data may be lost \
+             (interval, jitter, blackouts, and the {} that a backup takes); {cure}",
+            job.source,
+            in_words(rpo),
+            told(worst),
+            told(usual)
         )
     })
 }

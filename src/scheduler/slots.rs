@@ -3,7 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::job::{Job, Rhythm, Task, free_at};
+use crate::job::{Job, Rhythm, Task};
+use crate::time::free_at;
 
 /// Jitter of cron tasks where the job names none: a tenth of the shortest interval, at most this.
 const JITTER_MAX: SignedDuration = SignedDuration::from_mins(5);

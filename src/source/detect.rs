@@ -30,6 +30,8 @@ pub struct Found {
     pub place: Place,
     /// Of `files`: what other sources protect, as patterns in the syntax of `.gitignore`, anchored at `path`.
     pub exclude: Vec<String>,
+    /// The variable of the environment that had a password for it.
+    pub password: Option<&'static str>,
     /// A name for the source (`[a-z0-9][a-z0-9_-]{0,62}`), unique in the list.
     pub suggested_name: String,
     /// Further lines of its configuration, a table of its own.
@@ -40,7 +42,28 @@ pub struct Found {
 
 impl Found {
     fn at(kind: &'static str, path: PathBuf, suggested_name: String) -> Found {
-        Found { kind, place: Place::Path(path), exclude: Vec::new(), suggested_name, settings: "", notes: Vec::new() }
+        Found {
+            kind,
+            place: Place::Path(path),
+            exclude: Vec::new(),
+            password: None,
+            suggested_name,
+            settings: "",
+            notes: Vec::new(),
+        }
+    }
+
+    /// A server, which gets the name of its kind.
+    fn server(kind: &'static str, url: &str, password: &'static str) -> Found {
+        Found {
+            kind,
+            place: Place::Url(url.to_owned()),
+            exclude: Vec::new(),
+            password: std::env::var_os(password).is_some_and(|value| !value.is_empty()).then_some(password),
+            suggested_name: unique_name(Some(OsStr::new(kind)), &mut BTreeSet::new()),
+            settings: "",
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -74,25 +97,12 @@ pub fn detect(what: &Path) -> Result<Vec<Found>> {
 fn at_url(url: &str, scheme: &str) -> Result<Vec<Found>> {
     if matches!(scheme, "postgres" | "postgresql") {
         let look = postgres::detect::look(url)?;
-        return Ok(vec![Found {
-            kind: "postgres",
-            place: Place::Url(url.to_owned()),
-            exclude: Vec::new(),
-            suggested_name: unique_name(Some(OsStr::new("postgres")), &mut BTreeSet::new()),
-            settings: look.settings(),
-            notes: look.notes,
-        }]);
+        let server = Found::server("postgres", url, postgres::detect::PASSWORD);
+        return Ok(vec![Found { settings: look.settings(), notes: look.notes, ..server }]);
     }
     if redis::address::SCHEMES.contains(&scheme) {
         redis::address::Address::without_password(url)?;
-        return Ok(vec![Found {
-            kind: "redis",
-            place: Place::Url(url.to_owned()),
-            exclude: Vec::new(),
-            suggested_name: unique_name(Some(OsStr::new("redis")), &mut BTreeSet::new()),
-            settings: "",
-            notes: Vec::new(),
-        }]);
+        return Ok(vec![Found::server("redis", url, redis::address::PASSWORD)]);
     }
     let help = "Nothing was done. Give a path, postgres://… or redis://…; what has a dump program of its own becomes a source of kind \"command\" in the configuration.";
     Err(Failure::new(
@@ -145,14 +155,7 @@ fn at_file(path: PathBuf, bytes: u64) -> Result<Vec<Found>> {
 /// The tree at a directory, and the databases in it.
 fn at_directory(path: PathBuf) -> Result<Vec<Found>> {
     let mut names = BTreeSet::new();
-    let mut tree = Found {
-        kind: "files",
-        suggested_name: unique_name(path.file_name(), &mut names),
-        place: Place::Path(path.clone()),
-        exclude: Vec::new(),
-        settings: "",
-        notes: Vec::new(),
-    };
+    let mut tree = Found::at("files", path.clone(), unique_name(path.file_name(), &mut names));
     let databases = databases_in(&path, ENTRIES_MAX, &mut tree.notes)?;
     let mut found = Vec::new();
     for file in databases {

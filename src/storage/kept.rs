@@ -32,6 +32,31 @@ impl Kept {
     }
 }
 
+/// A part of a listing of versions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    pub rows: Vec<Kept>,
+    /// Behind what the next page begins; `None`: nothing follows.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// Of a whole listing the first `most` keys after `after`.
+    pub fn of(all: Vec<Kept>, after: &str, most: usize) -> Page {
+        let (mut rows, mut keys): (Vec<Kept>, usize) = (Vec::new(), 0);
+        for kept in all.into_iter().filter(|kept| kept.key.as_str() > after) {
+            let another = rows.last().is_none_or(|last| last.key != kept.key);
+            if another && keys == most {
+                let next = rows.last().map_or_else(|| after.to_owned(), |last| last.key.to_string());
+                return Page { rows, next: Some(next) };
+            }
+            keys += usize::from(another);
+            rows.push(kept);
+        }
+        Page { rows, next: None }
+    }
+}
+
 /// Until when no one may delete a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Lock {

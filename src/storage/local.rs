@@ -4,13 +4,14 @@
 //! `create` gets is not checked: the bytes never leave the machine, and `verify` reads them back.
 
 use super::bounds::{REPLACED_MAX, check_range, check_replaced, check_size};
-use super::{Error, Key, Kind, Object, Result, Storage, Version};
+use super::{Error, Kept, Key, Kind, Object, Page, Result, Storage, Version};
 use crate::bridge::blocking;
 use crate::durable;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
@@ -137,6 +138,21 @@ impl Storage for Local {
         }
     }
 
+    async fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        let (root, wanted, from) = (self.root.clone(), prefix.to_owned(), after.to_owned());
+        let walked = blocking(move || {
+            let below = wanted.rfind('/').map_or("", |slash| &wanted[..slash]);
+            let mut behind = Behind { root: &root, prefix: &wanted, after: &from, most, rows: Vec::new() };
+            behind.walk(below).map(|next| Page { rows: behind.rows, next })
+        });
+        match walked.await {
+            Ok(page) => {
+                page.map_err(|error: io::Error| Error::new(kind_of(error.kind()), "list", prefix).because(error))
+            }
+            Err(panicked) => Err(Error::new(Kind::Other, "list", prefix).because(panicked)),
+        }
+    }
+
     async fn delete(&self, key: &Key) -> Result<()> {
         let root = self.root.clone();
         self.on_disk("delete", key, move |path| {
@@ -239,6 +255,83 @@ fn walk(root: &Path, below: &str, prefix: &str, objects: &mut Vec<Object>) -> io
         }
     }
     Ok(())
+}
+
+/// A walk in the order of keys that leaves out what comes up to a place, and ends when it has enough.
+struct Behind<'a> {
+    root: &'a Path,
+    prefix: &'a str,
+    after: &'a str,
+    most: usize,
+    rows: Vec<Kept>,
+}
+
+impl Behind<'_> {
+    /// Adds what is below a directory; gives behind what to go on, if not all was looked at. Of a directory with very many files no more names are
+    /// held, and no more files looked at, than are wanted.
+    fn walk(&mut self, below: &str) -> io::Result<Option<String>> {
+        let entries = match fs::read_dir(self.root.join(below)) {
+            Ok(entries) => entries,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let (room, mut cut) = (self.most - self.rows.len(), false);
+        // A directory sorts as what is below it.
+        let mut first: BTreeSet<String> = BTreeSet::new();
+        for entry in entries {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let key = if below.is_empty() { name } else { format!("{below}/{name}") };
+            if !Key::is_valid(&key) || !(key.starts_with(self.prefix) || self.prefix.starts_with(&key)) {
+                continue;
+            }
+            let kind = entry.file_type()?;
+            let is_directory = match kind.is_symlink() {
+                true => fs::metadata(entry.path()).is_ok_and(|linked| linked.is_dir()),
+                false => kind.is_dir(),
+            };
+            let place = if is_directory { format!("{key}/") } else { key };
+            if place.as_str() > self.after || is_directory && self.after.starts_with(&place) {
+                first.insert(place);
+                if first.len() > room + 1 {
+                    first.pop_last();
+                    cut = true;
+                }
+            }
+        }
+        let mut passed = self.after.to_owned();
+        for place in first {
+            if self.rows.len() == self.most {
+                return Ok(Some(passed));
+            }
+            match place.strip_suffix('/') {
+                Some(directory) => {
+                    if let Some(next) = self.walk(directory)? {
+                        return Ok(Some(next));
+                    }
+                    // Behind all that is below it: no key has this character.
+                    passed = format!("{place}~");
+                }
+                None => {
+                    self.rows.extend(look_at(self.root, &place)?.filter(|_| place.starts_with(self.prefix)));
+                    passed = place;
+                }
+            }
+        }
+        Ok(cut.then_some(passed))
+    }
+}
+
+/// `None`: it was deleted since its directory was read, or is no object.
+fn look_at(root: &Path, key: &str) -> io::Result<Option<Kept>> {
+    match fs::metadata(root.join(key)) {
+        Ok(metadata) if metadata.is_file() => {
+            let (size, modified) = (metadata.len(), modified(&metadata)?);
+            Ok(Some(Kept::only(Object { key: Key::new(key), size, modified })))
+        }
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(None),
+    }
 }
 
 fn modified(metadata: &Metadata) -> io::Result<Timestamp> {

@@ -4,6 +4,7 @@ use super::local::Local;
 use super::retry::{Patience, Retry};
 use super::s3::{Options, S3};
 use super::{Key, Storage};
+use crate::bridge::Store;
 use crate::error::{Failure, Kind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,9 +42,43 @@ impl Location {
         })
     }
 
-    /// The store at this place, with retries. Must run inside the io runtime, see `bridge::Store::open`.
+    /// The store at this place, with retries. Must run inside the io runtime, see [`Store::open`].
     pub async fn open(&self) -> anyhow::Result<Arc<dyn Storage>> {
         Ok(Arc::new(Retry::new(self.connect().await?, Patience::default())))
+    }
+}
+
+/// `text` with the endpoint and the region that it leaves to this machine's environment: what is written down for another machine must not.
+/// `variable` reads the environment.
+pub fn in_full(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
+    let Ok(Location::S3(options)) = Location::parse(text) else { return text.to_owned() };
+    let first = |names: [&str; 2]| names.into_iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    let endpoint = first(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]).filter(|_| options.endpoint.is_none());
+    let region = first(["AWS_REGION", "AWS_DEFAULT_REGION"]).filter(|_| options.region.is_none());
+    let mut full = text.to_owned();
+    let mut add = |name: &str, value: &str| {
+        full.push(if full.contains('?') { '&' } else { '?' });
+        full.push_str(&format!("{name}={value}"));
+    };
+    if let Some(endpoint) = &endpoint {
+        add("endpoint", endpoint);
+        // An endpoint in the name would imply the other style than one in the environment.
+        if !text.contains("path_style=") {
+            add("path_style", "false");
+        }
+    }
+    if let Some(region) = &region {
+        add("region", region);
+    }
+    full
+}
+
+impl Store {
+    /// Opens a location (see [`Location::parse`]) with retries. Nothing is written; an empty place is no error. The bridge itself knows no kind of
+    /// store.
+    pub fn open(location: &str) -> anyhow::Result<Store> {
+        let location = Location::parse(location)?;
+        Store::start(async move { location.open().await })
     }
 }
 
@@ -129,5 +164,20 @@ mod tests {
             let error = Location::parse(wrong).unwrap_err();
             assert_eq!(crate::error::kind_of(&error), Kind::Config, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_the_environment_says_is_written_down_where_the_name_does_not() {
+        let set = |name: &str| match name {
+            "AWS_ENDPOINT_URL" => Some("http://127.0.0.1:9".to_owned()),
+            "AWS_DEFAULT_REGION" => Some("eu-1".to_owned()),
+            "AWS_REGION" => Some(String::new()),
+            _ => None,
+        };
+        let full = in_full("s3://bucket/a", set);
+        assert_eq!(full, "s3://bucket/a?endpoint=http://127.0.0.1:9&path_style=false&region=eu-1");
+        assert_eq!(in_full(&full, |_| Some("x".into())), full, "the name goes first");
+        assert_eq!(in_full("s3://bucket?page_size=5", |_| None), "s3://bucket?page_size=5");
+        assert_eq!(in_full("/mnt/backups", set), "/mnt/backups");
     }
 }

@@ -16,7 +16,7 @@ pub mod retry;
 pub mod s3;
 pub mod terms;
 
-pub use kept::{Class, Details, Haste, Ice, Kept, Lock, LockMode, Rule, Setup, Terms, VersionId};
+pub use kept::{Class, Details, Haste, Ice, Kept, Lock, LockMode, Page, Rule, Setup, Terms, VersionId};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -82,6 +82,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// versions has one of each object, which is this default; one that does, and one that wraps another, *must* say what there is.
     async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
         Ok(self.list(prefix).await?.into_iter().map(Kept::only).collect())
+    }
+
+    /// Of [`Storage::list_versions`] the first `most` keys that come after `after` (which need not be a key), or some fewer, each whole: what
+    /// there is behind a place of a listing, however much comes before it.
+    async fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        Ok(Page::of(self.list_versions(prefix).await?, after, most))
     }
 
     /// The bytes of one version.
@@ -213,6 +219,16 @@ pub fn is_silence(error: &anyhow::Error) -> bool {
     kind_of(error).is_some_and(|kind| !matches!(kind, Kind::NotFound | Kind::Truncated))
 }
 
+/// Whether `error` comes of something that is not there.
+pub fn is_not_found(error: &anyhow::Error) -> bool {
+    kind_of(error) == Some(Kind::NotFound)
+}
+
+/// Whether `error` comes of something that lies in an archive class and must be thawed before it can be read.
+pub fn is_archived(error: &anyhow::Error) -> bool {
+    kind_of(error) == Some(Kind::Archived)
+}
+
 /// Whether the bucket is gone, or not even a listing came, after all tries: most likely the whole store is out of reach.
 pub fn is_outage(error: &anyhow::Error) -> bool {
     let of_store = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
@@ -227,5 +243,30 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.source = Some(source.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_that_the_whole_store_is_out_of_reach() {
+        for (kind, operation, outage, silence) in [
+            (Kind::NoStore, "get", true, true),
+            (Kind::NoStore, "list", true, true),
+            (Kind::Transient, "list", true, true),
+            // One object that does not come is no sign that none would.
+            (Kind::Transient, "get", false, true),
+            (Kind::Denied, "list", false, true),
+            (Kind::Archived, "get", false, true),
+            (Kind::NotFound, "get", false, false),
+            (Kind::Truncated, "get", false, false),
+        ] {
+            let error = anyhow::Error::from(Error::new(kind, operation, "snapshots/a/1")).context("look at a");
+            assert_eq!((is_outage(&error), is_silence(&error)), (outage, silence), "{kind:?} of {operation}");
+        }
+        let other = anyhow::anyhow!("the index does not match");
+        assert!(!is_outage(&other) && !is_silence(&other), "what is wrong with the data is no matter of the store");
     }
 }

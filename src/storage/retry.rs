@@ -6,7 +6,8 @@
 //! All of it may take minutes. Whoever sits before a terminal must not take that for a program that hangs: [`tell_of_waits`].
 
 use super::{
-    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Page, Result, Setup, Storage, Terms, Version,
+    VersionId,
 };
 use async_trait::async_trait;
 use aws_lc_rs::rand;
@@ -208,6 +209,10 @@ impl Storage for Retry {
 
     async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
         self.soon(|| self.inner.list_versions(prefix)).await
+    }
+
+    async fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        self.soon(|| self.inner.list_page(prefix, after, most)).await
     }
 
     async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {

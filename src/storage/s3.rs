@@ -3,7 +3,8 @@
 
 use super::bounds::{check_range, check_replaced, check_size};
 use super::{
-    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId,
+    Class, Details, Error, Haste, Kept, Key, Kind, Lock, Object, Page, Result, Setup, Storage, Terms, Version,
+    VersionId,
 };
 use crate::limits::OBJECT_MAX;
 use async_trait::async_trait;
@@ -219,14 +220,7 @@ impl Storage for S3 {
             let request = request.set_continuation_token(token.clone()).send();
             let page = self.within("list", prefix, 0, request).await?.map_err(|e| failure("list", prefix, e))?;
             for row in page.contents.unwrap_or_default() {
-                let name = row.key.as_deref().ok_or_else(|| broken("a row without a key"))?;
-                let Some(key) = name.strip_prefix(&self.prefix).filter(|key| Key::is_valid(key)) else { continue };
-                let modified = row.last_modified.as_ref().and_then(timestamp);
-                objects.push(Object {
-                    key: Key::new(key),
-                    size: row.size.and_then(|n| n.try_into().ok()).ok_or_else(|| broken("a row without a size"))?,
-                    modified: modified.ok_or_else(|| broken("a row without a time"))?,
-                });
+                objects.extend(self.object_row(prefix, row)?);
             }
             if page.is_truncated != Some(true) {
                 break;
@@ -263,6 +257,10 @@ impl Storage for S3 {
 
     async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
         self.versions_below(prefix).await
+    }
+
+    async fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        self.page_below(prefix, after, most).await
     }
 
     async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {

@@ -1,6 +1,6 @@
 //! A store that makes objects on terms: the one place that says which objects get a class and which a lock (FORMAT.md §3-10).
 
-use super::{Class, Details, Haste, Kept, Key, Lock, Object, Result, Setup, Storage, Terms, Version, VersionId};
+use super::{Class, Details, Haste, Kept, Key, Lock, Object, Page, Result, Setup, Storage, Terms, Version, VersionId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -79,6 +79,10 @@ impl Storage for OnTerms {
 
     async fn list_versions(&self, prefix: &str) -> Result<Vec<Kept>> {
         self.inner.list_versions(prefix).await
+    }
+
+    async fn list_page(&self, prefix: &str, after: &str, most: usize) -> Result<Page> {
+        self.inner.list_page(prefix, after, most).await
     }
 
     async fn get_version(&self, key: &Key, id: &VersionId) -> Result<Bytes> {

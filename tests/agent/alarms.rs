@@ -22,7 +22,7 @@ fn alarms(home: &Path) -> BTreeMap<String, String> {
 
 /// Lets the agent go on until just these alarms stand.
 fn reach(agent: &mut Agent, home: &Path, expected: &[&str]) -> BTreeMap<String, String> {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + super::daemon::PATIENCE;
     loop {
         settle(agent);
         let alarms = alarms(home);
@@ -168,4 +168,70 @@ fn a_backup_by_hand_ends_the_alarm_of_one_that_failed() {
     assert_eq!(alarms(at).into_keys().collect::<Vec<_>>(), ["etc/incremental"], "nothing has cured it yet");
     expect(at, &["backup", "etc"], 0);
     reach(&mut agent, at, &[]);
+}
+
+/// What the alarm says.
+fn detail(home: &Path, key: &str) -> String {
+    let catalog = rusqlite::Connection::open(home.join("blackstart/state/catalog.db")).unwrap();
+    let query = "select json_extract(alarm, '$.problem.detail') from alarms where key = ?1";
+    catalog.query_row(query, [key], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn damage_stands_until_a_look_as_deep_has_seen_it_well() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    configure(at, "\n[agent]\nlisten = \"off\"\nobserve = \"1s\"\n");
+    fs::create_dir(at.join("schedules")).unwrap();
+    let job = "source = \"etc\"\nevery = \"30d\"\nverify = { every = \"1h\" }\n";
+    fs::write(at.join("schedules/etc.toml"), job).unwrap();
+    let begin = Timestamp::now();
+    let clock = Arc::new(TestClock::at(&begin.to_string()));
+    let start = || Agent::start(Config::load(Some(&at.join("blackstart.toml"))).unwrap(), clock.clone()).unwrap();
+    let verified = || {
+        let catalog = rusqlite::Connection::open(at.join("blackstart/state/catalog.db")).unwrap();
+        let query = "select count(*) from runs where task = 'verify' and result = 'done'";
+        catalog.query_row(query, [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let mut agent = start();
+    reach(&mut agent, at, &[]);
+    // A flipped bit, which somebody finds by hand, and no verify on schedule looks for.
+    damage(&at.join("repo/packs"));
+    expect(at, &["verify", "etc", "--hashes"], 4);
+    let begun = reach(&mut agent, at, &["etc/verify"]);
+    let said = detail(at, "etc/verify");
+    assert!(said.contains("packs/etc/") && said.contains("`blackstart verify etc --hashes`"), "{said}");
+    let status = expect(at, &["status"], 4).out;
+    assert!(status.contains("`verify` found") && status.contains("`blackstart verify etc --hashes`"), "{status}");
+    clock.set(begin + SignedDuration::from_hours(1));
+    settle(&mut agent);
+    assert_eq!(verified(), 1, "one on schedule passes, as deep as it looks");
+    expect(at, &["verify", "etc"], 0);
+    drop(agent);
+    agent = start();
+    settle(&mut agent);
+    std::thread::sleep(Duration::from_millis(1100));
+    settle(&mut agent);
+    assert_eq!(
+        alarms(at),
+        begun,
+        "nobody has seen it well: not the agent's next run, nor that of the one after a restart"
+    );
+    damage(&at.join("repo/packs"));
+    expect(at, &["verify", "etc", "--hashes"], 0);
+    reach(&mut agent, at, &[]);
+    expect(at, &["status"], 0);
+    // What the agent has found itself ends in the same way: a pack that is gone, and comes back.
+    fs::rename(at.join("repo/packs"), at.join("aside")).unwrap();
+    clock.set(begin + SignedDuration::from_hours(2));
+    reach(&mut agent, at, &["etc/verify"]);
+    drop(agent);
+    agent = start();
+    settle(&mut agent);
+    assert_eq!(alarms(at).into_keys().collect::<Vec<_>>(), ["etc/verify"]);
+    fs::rename(at.join("aside"), at.join("repo/packs")).unwrap();
+    clock.set(begin + SignedDuration::from_hours(3));
+    reach(&mut agent, at, &[]);
+    assert_eq!(verified(), 2);
 }

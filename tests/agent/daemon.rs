@@ -5,10 +5,14 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::support::binary::command;
+
+/// How long a test waits at the most for what must come. A store that went away in the middle of a look is told after the tries of that look and of the
+/// next: some 50 s.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running agent; dropping it kills it.
 pub struct Daemon {
@@ -18,10 +22,16 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(home: &Path, environment: &[(&str, &OsStr)]) -> Daemon {
+        let mut command = command(home, &["agent"]);
+        command.envs(environment.iter().copied());
+        Daemon::of(home, command)
+    }
+
+    /// The agent that `command` starts.
+    pub fn of(home: &Path, mut command: Command) -> Daemon {
         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let log = home.join(format!("log{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
-        let mut command = command(home, &["agent"]);
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         Daemon { child: command.spawn().unwrap(), log }
     }
 
@@ -39,7 +49,7 @@ impl Daemon {
 
     /// Waits until `n` lines are so.
     pub fn wait(&self, what: &str, n: usize, wanted: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(40);
+        let until = Instant::now() + PATIENCE;
         while self.count(&wanted) < n {
             assert!(Instant::now() < until, "{what}: {}", fs::read_to_string(&self.log).unwrap());
             std::thread::sleep(Duration::from_millis(50));
@@ -84,7 +94,7 @@ impl Daemon {
 
     /// Waits until a metric is so.
     pub fn wait_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
-        let until = Instant::now() + Duration::from_secs(40);
+        let until = Instant::now() + PATIENCE;
         while !self.metric_if_any(name).is_some_and(&wanted) {
             assert!(
                 Instant::now() < until,

@@ -109,6 +109,9 @@ fn nonsense_is_refused_with_its_line() {
         ("source = \"a\"\nevery = \"soon\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"0s\"\n", 2, "length of time"),
         ("source = \"a\"\nevery = \"10ms\"\n", 2, "at least"),
+        ("source = \"a\"\nevery = \"100000d\"\n", 2, "at most ten years"),
+        ("source = \"a\"\nfull = \"1h\"\n", 2, "expected a rhythm such as { every"),
+        ("source = \"a\"\nfull = { cron = \"0 2 * *\" }\n", 2, "minute (0-59), hour (0-23)"),
         ("source = \"a\"\n\nfull = { cron = \"0 0 30 2 *\" }\n", 3, "never fires"),
         ("source = \"a\"\nfull = { cron = \"61 * * * *\" }\n", 2, "not a cron pattern"),
         ("source = \"a\"\nfull = { cron = \"0 2 * * *\", timezone = \"Asia/Tokio\" }\n", 2, "no time zone"),
@@ -164,11 +167,17 @@ fn jobs_join_the_configuration() {
     };
     write("again.toml", "source = \"etc\"\nevery = \"1h\"\n");
     refused("are both for etc");
-    write("again.toml", "source = \"nothing\"\nevery = \"1h\"\n");
-    refused("which is no source");
+    write("again.toml", "every = \"1h\"\nsource = \"nothing\"\n");
+    refused("again.toml, line 2: it is for nothing, which is no source");
     write("again.toml", &format!("every = \"1h\"\n[source]\nname = \"srv\"\n{FILES}"));
     refused("are both for srv");
     fs::remove_file(dir.path().join("schedules/again.toml")).unwrap();
+    write("etc.toml", "source = \"etc\"\nprune = { every = \"1d\" }\n");
+    refused("etc.toml, line 2: prunes without a retention");
+    write("etc.toml", "source = \"etc\"\n[retention]\ndaily = 0\n");
+    refused("etc.toml, line 2: the retention policy keeps nothing");
+    write("etc.toml", "source = \"etc\"\n[retention]\ndaily = 1\n[tier.monthly]\nlock = \"1d\"\n");
+    refused("etc.toml, line 4: the retention keeps no monthly snapshots");
     write("etc.toml", "source = \"etc\"\nrpo = \"1h\"\n");
     refused("the rpo of etc");
 }
@@ -243,6 +252,9 @@ fn check_says_what_the_schedule_promises() {
     let said = expect(at, &["check"], 0).out;
     assert!(said.contains("WARNING  job app.toml: app: the RPO of 1h cannot be kept"), "{said}");
     assert!(said.contains("off is switched off"), "{said}");
+    assert!(said.contains("up to 1h 1s of data") || said.contains("up to 1h 2s of data"), "whole seconds: {said}");
+    // What `protect` found beside it, and nobody thought of.
+    assert!(said.contains("WARNING  source ") && said.contains("no job backs it up"), "{said}");
     fs::write(at.join("schedules/app.toml"), "source = \"app\"\nrpo = \"1h\"\n").unwrap();
     let said = expect(at, &["check"], 0).out;
     assert!(!said.contains("WARNING  job") && said.contains("at worst 30 min"), "{said}");

@@ -52,7 +52,7 @@ impl Listener {
 
     /// Waits until something like that has come.
     pub fn wait(&self, what: &str, wanted: impl Fn(&Got) -> bool) -> Got {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + super::daemon::PATIENCE;
         loop {
             if let Some(found) = self.got().into_iter().find(&wanted) {
                 return found;

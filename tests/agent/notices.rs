@@ -153,19 +153,19 @@ fn what_does_not_arrive_is_tried_again_and_then_counted() {
     let (sender, receiver) = channel();
     let deliveries = Deliveries::start(&channels, "/".into(), move |d| sender.send(d).unwrap()).unwrap();
     assert!(deliveries.put("c", message(Phase::Begun)));
-    let delivered = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
+    let delivered = receiver.recv_timeout(super::daemon::PATIENCE).unwrap();
     assert_eq!((delivered.tries, delivered.error), (3, None));
     // The agent ends: what is still being tried is given up at once, and said so.
     server.failures.store(usize::MAX / 2, Ordering::SeqCst);
     assert!(deliveries.put("c", message(Phase::Begun)));
     std::thread::sleep(Duration::from_millis(300));
     drop(deliveries);
-    let given_up = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    let given_up = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(given_up.error.unwrap().contains("503"));
 }
 
 /// aiosmtpd with STARTTLS; its mails go to a maildir.
-fn mail_server(directory: &Path) -> u16 {
+pub fn mail_server(directory: &Path) -> u16 {
     certify(directory);
     let [port] = free_ports();
     let mut server = Command::new(installed("python3"));
@@ -175,7 +175,7 @@ fn mail_server(directory: &Path) -> u16 {
         .arg(directory.join("mail"));
     // Until the end of the process.
     std::mem::forget(start(server, directory.to_owned(), port));
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + super::daemon::PATIENCE;
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(
             Instant::now() < until,

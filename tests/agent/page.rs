@@ -14,7 +14,7 @@ fn answers(address: &str) -> bool {
 }
 
 fn wait_until(what: &str, so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(40);
+    let until = Instant::now() + super::daemon::PATIENCE;
     while !so() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(100));

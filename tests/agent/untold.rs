@@ -28,7 +28,7 @@ fn a_notice_that_was_on_its_way_survives_a_kill_and_so_does_the_end_of_a_stall()
         let catalog = rusqlite::Connection::open(at.join("blackstart/state/catalog.db")).unwrap();
         catalog.query_row("select count(*) from untold", [], |row| row.get(0)).unwrap()
     };
-    let until = std::time::Instant::now() + Duration::from_secs(40);
+    let until = std::time::Instant::now() + super::daemon::PATIENCE;
     while noted() == 0 {
         assert!(std::time::Instant::now() < until, "what is on its way is not noted");
         std::thread::sleep(Duration::from_millis(50));

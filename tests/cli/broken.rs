@@ -1,6 +1,6 @@
 //! A repository that someone or something has damaged: which verb says what.
 
-use crate::support::binary::{configure, expect, files_below, home, noise, root_of};
+use crate::support::binary::{configure, expect, files_below, flip, home, noise, root_of, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,6 @@ fn repository(at: &Path) -> Vec<PathBuf> {
     expect(at, &["backup"], 0);
     expect(at, &["verify", "--hashes"], 0);
     files_below(&at.join("repo/packs"), |_| true)
-}
-
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(path, bytes).unwrap();
 }
 
 #[test]
@@ -97,6 +90,12 @@ fn a_commit_that_does_not_verify() {
     expect(at, &["restore", "app", "--at", &second, "--to", "early"], 0);
     let status = expect(at, &["status"], 4);
     assert!(status.out.contains("commits do not verify"), "{}", status.all());
+    let checked = run(at, &["check"]).out;
+    let newest = checked.lines().find(|line| line.contains("newest snapshot of app")).unwrap();
+    assert!(
+        newest.contains("FAILED") && newest.contains("does not verify"),
+        "not to be told as `there is none`: {checked}"
+    );
 }
 
 #[test]

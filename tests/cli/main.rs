@@ -79,6 +79,21 @@ fn what_is_said_to_do_next_works_here() {
 }
 
 #[test]
+fn a_recovery_key_that_cannot_be_read_proves_nothing_and_is_told() {
+    let home = home();
+    let at = home.path();
+    expect(at, &["protect", "app/etc", "--repo", "repo"], 0);
+    let key = at.join("blackstart/keys/recovery.key");
+    let whole = fs::read_to_string(&key).unwrap();
+    fs::write(&key, &whole[..whole.len() / 2]).unwrap();
+    let told = run(at, &["protect"]);
+    assert_ne!(told.code, 0, "nothing was proven: {}", told.all());
+    assert!(told.err.contains("was not restored to prove it"), "it must say so: {}", told.all());
+    fs::write(&key, whole).unwrap();
+    assert_eq!(expect(at, &["snapshots", "--json"], 0).json()["report"]["snapshots"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn no_password_is_ever_repeated() {
     let home = home();
     let at = home.path();

@@ -99,7 +99,7 @@ fn a_dump_that_hangs_is_killed_with_all_that_it_started() {
     // It has ended, but a child of it holds its output open: nobody knows whether more would come.
     shell(at, "yes good | head -c 2000000; sleep 1000 & exit 0", "idle_timeout = \"1s\"");
     refused(at, "wrote nothing for 1 s");
-    assert!(begun.elapsed() < Duration::from_secs(40), "it waited too long");
+    assert!(begun.elapsed() < Duration::from_secs(60), "it waited too long");
     let group = fs::read_to_string(at.join("pid")).unwrap();
     assert!(!alive_in_group(group.trim()), "something of the hanging dump lives on");
 }
@@ -137,7 +137,7 @@ fn an_agent_that_is_killed_leaves_no_dump_running_for_long() {
     let mut agent = command(at, &["backup"]).spawn().unwrap();
     let begun = Instant::now();
     while fs::read_to_string(at.join("pid")).map_or(true, |pid| pid.trim().is_empty()) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the dump does not begin");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the dump does not begin");
         std::thread::sleep(Duration::from_millis(20));
     }
     agent.kill().unwrap();

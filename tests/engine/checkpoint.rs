@@ -1,6 +1,7 @@
 //! A run that was interrupted is not in vain: the next one stores only what is missing, and what it commits is the source as it is then.
 
 use super::faults::{Fault, Faulty};
+use super::order::{Shuffled, check, take};
 use super::world::{World, assert_same_tree, name};
 use blackstart::bridge::Store;
 use blackstart::operations::backup::{BackupReport, Options};
@@ -244,4 +245,68 @@ fn an_interrupted_incremental_does_not_make_half_a_file_whole() {
     sound(&world);
     world.backup_files(&world.path("data"), options()).unwrap();
     tree_comes_back(&world);
+}
+
+/// A data directory as a base backup sends it: tables first, large ones among them, in no order; the log last.
+fn shuffled() -> Shuffled {
+    let mut files = Vec::new();
+    let mut add = |path: &str, seed, mib: usize| files.push((path.to_owned(), noise(seed, mib << 20)));
+    for directory in ["", "base/", "pg_wal/"] {
+        add(directory, 0, 0);
+    }
+    for (path, mib) in [("base/9", 3), ("base/2", 24), ("base/16384", 1), ("base/1", 20), ("base/3", 2)] {
+        add(path, mib as u64, mib);
+    }
+    for n in 0..14 {
+        add(&format!("pg_wal/{n}.segment"), 200 + n, 1);
+    }
+    Shuffled::of(files)
+}
+
+#[test]
+fn entries_that_come_in_no_order_are_stored_about_once_however_often_the_run_dies() {
+    let source = shuffled();
+    let backup = |w: &World| take(w, &source, options());
+    let world = interrupted_over_and_over(backup, |_| ());
+    assert!(pack_bytes(&world) < 100 * MIB, "{} MiB", pack_bytes(&world) / MIB);
+    check(&world, &source, "back");
+    sound(&world);
+    let again = take(&world, &source, options()).unwrap();
+    assert_eq!((again.stats.bytes_new, again.taken_over), (0, 0), "all of it is there, and the checkpoint is gone");
+}
+
+/// One interrupted in the middle of an incremental; before the next the source changes again, on both sides of where it had come to.
+#[test]
+fn an_interrupted_incremental_of_entries_in_no_order_goes_on() {
+    let (mut world, memory) = world();
+    let mut source = shuffled();
+    take(&world, &source, options()).unwrap();
+    let stored = pack_bytes(&world);
+    let mut change = |path: &str, seed| {
+        let file = source.files.iter_mut().find(|(name, _)| name == path).unwrap();
+        file.1 = noise(seed, file.1.len());
+        source.clone()
+    };
+    change("base/9", 31);
+    let changed = change("base/2", 32);
+    let changed =
+        dying(&mut world, &memory, 2, |w| take(w, &changed, options())).then(|| change("base/1", 33)).unwrap();
+    let added = pack_bytes(&world) - stored;
+    assert!(added > 10 * MIB, "it was interrupted before it stored anything: {added}");
+    let report = take(&world, &changed, options()).unwrap();
+    assert!(report.taken_over > 10 * MIB, "{}", report.taken_over);
+    assert!(report.stats.bytes_stored < 38 * MIB, "what was stored is not stored again: {}", report.stats.bytes_stored);
+    check(&world, &changed, "back");
+    sound(&world);
+    // What the interrupted run has left beside it is swept by the next prune, and nothing else.
+    for area in ["packs/", "index/"] {
+        for object in world.host.open.store.list(area).unwrap() {
+            memory.set_modified(&object.key, Timestamp::now() - SignedDuration::from_hours(48));
+        }
+    }
+    let policy = Policy { last: 2, ..Policy::default() };
+    let plan = prune::plan(&world.host.open, &name("tree"), &policy, SignedDuration::from_hours(24)).unwrap();
+    prune::sweep(&world.host, plan).unwrap();
+    check(&world, &changed, "after the prune");
+    sound(&world);
 }

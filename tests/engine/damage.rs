@@ -1,13 +1,15 @@
 //! Every kind of damage to every object of a repository: what is hurt is named, what is not hurt comes back, nothing half comes back.
 
-use super::world::{World, assert_same_tree, name};
+use super::world::{World, assert_same_tree, name, noise};
 use blackstart::bridge::Store;
 use blackstart::operations::backup::Options;
+use blackstart::operations::contents::compare;
 use blackstart::operations::restore::{self, Pick, Request};
 use blackstart::operations::retention::Policy;
-use blackstart::operations::{Open, drill, prune, verify};
+use blackstart::operations::{Open, prune, verified, verify};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::{self, Hash};
+use blackstart::repository::sealed::SealedPart;
 use blackstart::repository::series::{self, Series};
 use blackstart::repository::signed::SigningKey;
 use blackstart::repository::snapshot::Mode;
@@ -184,7 +186,7 @@ fn damage_is_named_and_stays_where_it_is() {
             }
             if key.starts_with("drills/") {
                 let source = if key.starts_with("drills/tree/") { "tree" } else { "db" };
-                assert!(drill::verified(&open, &name(source)).unwrap().is_empty(), "{context}");
+                assert!(verified::of(&open, &name(source)).unwrap().is_empty(), "{context}");
             }
             if !matches!(damage, Damage::Delete | Damage::Flip) {
                 continue;
@@ -314,6 +316,33 @@ fn a_missing_index_object_of_the_basis_leads_to_a_baseline() {
     let open = Open { state: None, ..world.host.open.clone() };
     restore_from(&world, &open, "tree", report.seq, &world.path("after")).unwrap();
     assert_same_tree(&world.path("data"), &world.path("after"));
+}
+
+#[test]
+fn a_copy_that_cannot_be_read_is_told_from_one_that_differs() {
+    let world = World::local();
+    let root = world.path("src");
+    fs::create_dir(&root).unwrap();
+    for name in ["changed", "cut", "loops", "sound"] {
+        fs::write(root.join(name), noise(1, 5000)).unwrap();
+    }
+    world.backup_files(&root, Options::default()).unwrap();
+    world.restore("tree", &Pick::Latest, "back").unwrap();
+    let back = world.path("back");
+    fs::write(back.join("changed"), noise(2, 5000)).unwrap();
+    fs::write(back.join("cut"), noise(1, 4000)).unwrap();
+    fs::remove_file(back.join("loops")).unwrap();
+    std::os::unix::fs::symlink("loops", back.join("loops")).unwrap();
+    let open = &world.host.open;
+    let identities = std::slice::from_ref(&world.recovery.identity);
+    let (_, snapshot) = restore::find(open, &name("tree"), &Pick::Latest).unwrap();
+    let secrets = SealedPart::open(&snapshot, identities).unwrap().secrets;
+    let checks = compare(open, identities, &snapshot, &secrets, &back).unwrap();
+    let found = &checks.iter().find(|check| check.name.contains("as they were read")).unwrap().actual;
+    assert!(
+        found.starts_with("3 differ: changed: differs at 0; cut: differs at 0; loops: cannot be read at 0: "),
+        "{found}"
+    );
 }
 
 #[test]

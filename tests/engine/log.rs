@@ -35,7 +35,7 @@ impl Lab {
         Lab::on(Memory::default())
     }
 
-    fn on(memory: Memory) -> Lab {
+    pub(super) fn on(memory: Memory) -> Lab {
         let store = Store::new(Arc::new(memory.clone())).unwrap();
         Lab { world: World::on(store, tempfile::tempdir().unwrap()), memory }
     }
@@ -54,9 +54,19 @@ impl Lab {
     }
 
     pub(super) fn begin<'a>(&'a self, store: &'a Store, at: u64, continues: bool) -> anyhow::Result<Writer<'a>> {
+        self.begin_on(store, 1, at, continues)
+    }
+
+    pub(super) fn begin_on<'a>(
+        &'a self,
+        store: &'a Store,
+        timeline: u32,
+        start: u64,
+        continues: bool,
+    ) -> anyhow::Result<Writer<'a>> {
         let facts = serde_json::json!({"system_identifier": "1"});
         let why = "a test".to_owned();
-        let begin = Begin { kind: "test".into(), timeline: 1, start: at, unit: UNIT, continues, id: None, facts, why };
+        let begin = Begin { kind: "test".into(), timeline, start, unit: UNIT, continues, id: None, facts, why };
         Writer::begin(self.author(store), &self.log(store)?, begin)
     }
 

@@ -2,15 +2,19 @@
 
 use super::log::{Lab, START, UNIT, bytes, grow, time};
 use super::world::name;
+use blackstart::clock::Clock;
 use blackstart::operations::backup::Options;
-use blackstart::operations::prune;
 use blackstart::operations::retention::{LogPart, Point, Policy, decide, keep_for_the_log};
+use blackstart::operations::tiers::{Tier, Tiering, Tiers};
 use blackstart::operations::wal::check::check;
+use blackstart::operations::wal::goes_on_from;
 use blackstart::operations::wal::keep::{Anchor, spare};
+use blackstart::operations::{locks, prune};
 use blackstart::repository::layout::{self, Hash};
-use blackstart::repository::log::{Begin, Log, Position, Tail, Writer};
+use blackstart::repository::log::{Author, Begin, Log, Position, Tail, Writer};
+use blackstart::repository::series::{self, Series};
 use blackstart::repository::snapshot::LogRange;
-use blackstart::storage::{Key, Object};
+use blackstart::storage::{Class, Key, Object};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -76,11 +80,11 @@ fn a_hole_in_what_is_shown_again_is_an_error() {
     let from = (START / UNIT + 1) * UNIT;
     grow(&mut lab.begin(lab.store(), from, false).unwrap(), from + 500, 50).unwrap();
     let writer = lab.writer(lab.store()).unwrap();
-    assert_eq!(writer.holds(&log(&lab), from, &bytes(1, from, from + 500)).unwrap(), Some(true));
+    assert_eq!(writer.holds(from, &bytes(1, from, from + 500)).unwrap(), Some(true));
     damage(&lab, &objects(&lab, 0, 1)[3]);
     let writer = lab.writer(lab.store()).unwrap();
     assert_eq!(writer.head().end, from + 500, "a hole in the middle is no reason not to go on");
-    let held = writer.holds(&log(&lab), from, &bytes(1, from, from + 500));
+    let held = writer.holds(from, &bytes(1, from, from + 500));
     assert!(held.is_err(), "{held:?}: the server would forget what is lost");
 }
 
@@ -125,6 +129,35 @@ fn where_nobody_can_say_where_the_log_ends_a_gap_begins_once() {
         assert!(lab.read(newest, 1, START + UNIT).unwrap() == bytes(1, START + UNIT, START + 3 * UNIT), "{what}");
         assert!(!check(&lab.world.host.open, &name("db"), true).unwrap().faults.is_empty(), "{what}: verify must tell");
     }
+}
+
+/// What came before a promotion is a log of its own, and the snapshots from before lead into it, whatever has become of what came after.
+#[test]
+fn an_older_timeline_is_read_where_nothing_of_the_newest_verifies() {
+    let lab = Lab::new();
+    let mut writer = lab.writer(lab.store()).unwrap();
+    grow(&mut writer, START + 500, 100).unwrap();
+    let fork = START + 450;
+    writer.switch(2, fork, b"1\t0/0\treason\n").unwrap();
+    grow(&mut writer, START + 800, 50).unwrap();
+    // What follows the second timeline does not follow the first.
+    grow(&mut lab.begin_on(lab.store(), 2, START + 800, true).unwrap(), START + 900, 50).unwrap();
+    assert_eq!(windows(&lab), [(0, 1, START, START + 900)]);
+    let sound: Vec<_> = objects(&lab, 0, 2).into_iter().map(|key| (damage(&lab, &key), key)).collect();
+    assert_eq!(windows(&lab), [(0, 0, START, START + 500), (1, 1, START + 800, START + 900)]);
+    assert!(lab.read(0, 1, START).unwrap() == bytes(1, START, START + 500), "the first timeline, to its own end");
+    assert!(lab.read(0, 2, START).is_err(), "what is lost of the second is not taken for its end");
+    assert!(lab.read(1, 2, START + 800).unwrap() == bytes(2, START + 800, START + 900), "what comes after the loss");
+    // A snapshot on the second does not lie in the window that ends on the first, though positions would have it so.
+    let open = &lab.world.host.open;
+    let (log, range) = (log(&lab), |timeline| LogRange { timeline, ..anchor(START + 470).range });
+    let window = &log.windows(&open.store, &open.trust).unwrap()[0];
+    let lies = |timeline| goes_on_from(&log, &window.into(), &range(timeline));
+    assert_eq!((window.to.0, lies(1), lies(2)), (1, true, false));
+    // Put right from another copy of the repository, all is as before.
+    sound.into_iter().for_each(|(body, key)| lab.memory.tamper(&key, |b| *b = body.clone()));
+    assert_eq!(windows(&lab), [(0, 1, START, START + 900)]);
+    assert!(lab.read(0, 2, START).unwrap() == [bytes(1, START, fork), bytes(2, fork, START + 900)].concat());
 }
 
 fn anchor(at: u64) -> Anchor {
@@ -364,6 +397,79 @@ proptest! {
     }
 }
 
+/// Signs the snapshots anew, as a writer would have that had made them so many minutes ago, ending at these positions of the log.
+fn place(lab: &Lab, snapshots: &[(u64, i64)], suspect: Option<u64>) {
+    let (world, source) = (&lab.world, name("db"));
+    let mut previous: Option<Hash> = None;
+    let now = world.host.open.now();
+    for ((end, minutes), seq) in snapshots.iter().zip(1..) {
+        let key = layout::snapshot(&source, seq);
+        let object = lab.store().get(&key).unwrap();
+        let mut line: Value = serde_json::from_slice(object.split(|b| *b == b'\n').next().unwrap()).unwrap();
+        line["log"] = json!({"timeline": 1, "start": Position(end - 10), "end": Position(*end)});
+        for field in ["data_time", "started", "finished"] {
+            line[field] = json!(now - SignedDuration::from_mins(*minutes));
+        }
+        line["previous"] = json!(previous);
+        if suspect == Some(seq) {
+            line["suspect"] = json!(true);
+        }
+        let body = world.host.keys.signing.sign_line(&line).unwrap();
+        previous = Some(Hash::of(&body));
+        lab.memory.tamper(&key, |b| *b = body.clone());
+    }
+}
+
+/// A clock that stands.
+struct Standing(Timestamp);
+
+impl Clock for Standing {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
+/// Behind a gap in the log its moments are reached from a snapshot that nothing else keeps: what only it and the newest need must not get cold.
+#[test]
+fn what_a_gap_in_the_log_keeps_stays_in_the_class_for_every_moment() {
+    let lab = Lab::new();
+    let (world, source) = (&lab.world, name("db"));
+    let db = rusqlite::Connection::open(world.path("app.db")).unwrap();
+    db.execute_batch("CREATE TABLE t(n)").unwrap();
+    for _ in 0..3 {
+        db.execute_batch("INSERT INTO t VALUES (randomblob(100000))").unwrap();
+        world.backup_sqlite(&world.path("app.db"), Options { workers: 1, ..Options::default() }).unwrap();
+    }
+    let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
+    for (from, began) in [(START, 35), (START + 2 * UNIT, 24)] {
+        let clock = Standing(ago(began));
+        let author = Author { clock: &clock, ..lab.author(lab.store()) };
+        let facts = json!({"system_identifier": "1"});
+        let (kind, why) = ("test".to_owned(), "a test".to_owned());
+        let begin = Begin { kind, timeline: 1, start: from, unit: UNIT, continues: false, id: None, facts, why };
+        let mut writer = Writer::begin(author, &log(&lab), begin).unwrap();
+        writer.append(&bytes(1, from, from + 100), ago(began - 1)).unwrap();
+        writer.append(&bytes(1, from + 100, from + 200), ago(1)).unwrap();
+    }
+    // One before the gap, two behind it.
+    let behind = START + 2 * UNIT;
+    place(&lab, &[(START + 50, 30), (behind + 50, 20), (behind + 150, 10)], None);
+    let policy = Policy { monthly: 12, points_in_time: Some(jiff::Span::new().minutes(25)), ..Policy::default() };
+    let cold = Tier { storage_class: Class::GlacierIr, ..Tier::default() };
+    let tiers = Tiers { monthly: Some(cold), ..Tiers::default() };
+    let open = &world.host.open;
+    let plan = prune::plan(open, &source, &policy, SignedDuration::ZERO).unwrap();
+    assert!(plan.remove.is_empty(), "the second is kept for the moments behind the gap: {:?}", plan.remove);
+    let settled = locks::settle(open, &source, Tiering { policy: &policy, tiers: &tiers }).unwrap();
+    let whole = Series::list(&open.store, &open.trust, &source).unwrap().whole();
+    let packs: Vec<_> = whole.snapshots().map(|(_, s)| series::packs_of(&open.store, s).unwrap()).collect();
+    let only = |of: usize, not: &[usize]| {
+        packs[of].keys().filter(|pack| not.iter().all(|n| !packs[*n].contains_key(pack))).count() as u64
+    };
+    assert!(only(1, &[0]) > 0 && only(2, &[0, 1]) > 0, "each run has stored a pack: {packs:?}");
+    assert_eq!(settled.marked.get(&Class::GlacierIr), Some(&only(2, &[0, 1])), "the newest's own alone: {settled:?}");
+}
+
 /// Three snapshots in a log, signed as a writer signs them; the one that looks wrong does not stand for the one before it.
 #[test]
 fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
@@ -375,25 +481,8 @@ fn a_suspect_snapshot_does_not_displace_the_log_before_it() {
             world.backup_sqlite(&world.path("app.db"), Options { workers: 1, ..Options::default() }).unwrap();
         }
         grow(&mut lab.writer(lab.store()).unwrap(), START + 8 * UNIT, 1000).unwrap();
-        let mut previous: Option<Hash> = None;
-        let now = world.host.open.now();
-        for seq in 1..=3 {
-            let key = layout::snapshot(&source, seq);
-            let object = lab.store().get(&key).unwrap();
-            let mut line: Value = serde_json::from_slice(object.split(|b| *b == b'\n').next().unwrap()).unwrap();
-            let (end, ago) = (START + 2 * seq * UNIT, SignedDuration::from_mins(40 - 10 * i64::try_from(seq).unwrap()));
-            line["log"] = json!({"timeline": 1, "start": Position(end - 10), "end": Position(end)});
-            for field in ["data_time", "started", "finished"] {
-                line[field] = json!(now - ago);
-            }
-            line["previous"] = json!(previous);
-            if suspect && seq == 2 {
-                line["suspect"] = json!(true);
-            }
-            let body = world.host.keys.signing.sign_line(&line).unwrap();
-            previous = Some(Hash::of(&body));
-            lab.memory.tamper(&key, |b| *b = body.clone());
-        }
+        let at = |n: u64| START + 2 * n * UNIT;
+        place(&lab, &[(at(1), 30), (at(2), 20), (at(3), 10)], suspect.then_some(2));
         if unreadable {
             damage(&lab, &layout::log_stretch(&source, 1));
         }

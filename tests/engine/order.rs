@@ -16,13 +16,17 @@ const PAGE: usize = 8192;
 
 /// Files by path, those with an extension streamed, the others paged.
 #[derive(Clone, Default)]
-struct Shuffled {
-    files: Vec<(String, Vec<u8>)>,
+pub struct Shuffled {
+    pub files: Vec<(String, Vec<u8>)>,
     next: usize,
     at: usize,
 }
 
 impl Shuffled {
+    pub fn of(files: Vec<(String, Vec<u8>)>) -> Shuffled {
+        Shuffled { files, ..Shuffled::default() }
+    }
+
     fn entry(&self, path: &str, kind: EntryKind, size: usize) -> Entry {
         let paged = kind == EntryKind::File && !path.contains('.');
         Entry {
@@ -141,11 +145,11 @@ impl Source for Told {
     }
 }
 
-fn take(world: &World, source: &Shuffled, options: Options) -> Result<BackupReport> {
+pub fn take(world: &World, source: &Shuffled, options: Options) -> Result<BackupReport> {
     backup::backup(&world.host, &name("tree"), &|| Ok(Box::new(source.clone())), options)
 }
 
-fn check(world: &World, source: &Shuffled, to: &str) {
+pub fn check(world: &World, source: &Shuffled, to: &str) {
     world.restore("tree", &Pick::Latest, to).unwrap();
     let root = world.path(to);
     let mut files = 0;

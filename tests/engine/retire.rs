@@ -1,7 +1,8 @@
 //! Retiring a source: one commit that ends nothing but alarms, wherever it is interrupted and whoever else writes.
 
 use super::faults::{Fault, Faulty, hooked};
-use super::world::{World, assert_same_tree, name};
+use super::world::{World, assert_same_tree, name, one_worker};
+use blackstart::agent::observe;
 use blackstart::bridge::Store;
 use blackstart::error::{Kind, help_of, kind_of};
 use blackstart::operations::backup::{Options, backup};
@@ -20,24 +21,13 @@ use blackstart::source::files::{Files, FilesOptions};
 use blackstart::storage::memory::Memory;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-fn world() -> (World, Memory) {
-    let memory = Memory::default();
-    let world = World::on(Store::new(Arc::new(memory.clone())).unwrap(), tempfile::tempdir().unwrap());
-    fs::create_dir(world.path("data")).unwrap();
-    fs::write(world.path("data/file"), "contents").unwrap();
-    (world, memory)
-}
-
-fn options() -> Options {
-    Options { workers: 1, ..Options::default() }
-}
-
 fn revive() -> Options {
-    Options { revive: true, ..options() }
+    Options { revive: true, ..one_worker() }
 }
 
 fn back_up(world: &World, options: Options) -> anyhow::Result<(u64, Mode)> {
@@ -47,6 +37,26 @@ fn back_up(world: &World, options: Options) -> anyhow::Result<(u64, Mode)> {
 fn is_retired(world: &World) -> bool {
     let open = &world.host.open;
     Series::list(&open.store, &open.trust, &name("tree")).unwrap().retired().unwrap().is_some()
+}
+
+/// A snapshot came after the record, and nobody can read it any more: to be silent of the source would be a mistake.
+#[test]
+fn a_source_is_not_taken_for_retired_behind_a_commit_that_does_not_verify() {
+    let (world, memory) = World::in_memory();
+    back_up(&world, one_worker()).unwrap();
+    retire(&world.host, &name("tree"), None).unwrap();
+    back_up(&world, revive()).unwrap();
+    let open = &world.host.open;
+    memory.tamper(&layout::snapshot(&name("tree"), 3), |bytes| bytes[20] ^= 1);
+    let whole = Series::list(&open.store, &open.trust, &name("tree")).unwrap().whole();
+    assert!(whole.retired().is_none() && whole.faults.len() == 1, "{:?}", whole.faults);
+    let sources = BTreeMap::from([(name("tree"), BTreeSet::new())]);
+    let seen = observe(open, &sources, &BTreeMap::new()).unwrap();
+    assert_eq!(seen[&name("tree")].retired, None, "its jobs go on, and its alarms");
+    let bounds = Bounds { newest: SignedDuration::ZERO, of_source: [].into(), verified: None };
+    let looked = watch::look(open, &watch::Seen::default(), &bounds, &[]).unwrap();
+    let causes: Vec<watch::Cause> = watch::judge(&looked, &bounds, open.now()).into_iter().map(|a| a.cause).collect();
+    assert_eq!(causes, [watch::Cause::Damaged, watch::Cause::Stale], "its silence is no more meant");
 }
 
 /// All that is there restores and verifies.
@@ -61,10 +71,10 @@ fn sound(world: &World) {
 
 #[test]
 fn a_retired_source_is_silent_restores_and_is_taken_up_again_by_name_only() {
-    let (world, _) = world();
+    let (world, _) = World::in_memory();
     assert_eq!(kind_of(&retire(&world.host, &name("tree"), None).unwrap_err()), Kind::Usage);
     assert!(world.host.open.store.list(layout::LEASES).unwrap().is_empty(), "a misspelt name leaves no trace");
-    back_up(&world, options()).unwrap();
+    back_up(&world, one_worker()).unwrap();
     let report = retire(&world.host, &name("tree"), Some("moved".into())).unwrap();
     assert_eq!((report.seq, report.snapshots), (2, 1));
     assert!(is_retired(&world));
@@ -75,7 +85,7 @@ fn a_retired_source_is_silent_restores_and_is_taken_up_again_by_name_only() {
     assert_eq!(watch::judge(&look(), &bounds, open.now()), [], "silence is meant");
     // Twice is a mistake; a run that does not ask for it does nothing.
     assert_eq!(kind_of(&retire(&world.host, &name("tree"), None).unwrap_err()), Kind::Usage);
-    let refused = back_up(&world, options()).unwrap_err();
+    let refused = back_up(&world, one_worker()).unwrap_err();
     let said = format!("{refused:#} {}", help_of(&refused).unwrap());
     assert!(said.contains("was retired") && said.contains(": moved") && said.contains("backup tree"), "{said}");
     // Prune by name goes on as ever, and leaves it retired.
@@ -91,15 +101,15 @@ fn a_retired_source_is_silent_restores_and_is_taken_up_again_by_name_only() {
     assert!(!watch::judge(&look(), &bounds, open.now()).is_empty(), "silence alarms again");
     prune::sweep(&world.host, prune::plan(open, &name("tree"), &policy, grace).unwrap()).unwrap();
     sound(&world);
-    back_up(&world, options()).unwrap();
+    back_up(&world, one_worker()).unwrap();
 }
 
 #[test]
 fn wherever_it_is_interrupted_it_is_done_or_not_begun() {
     for (fault, what) in [(Fault::Call as fn(usize) -> Fault, "call"), (Fault::Unanswered, "write")] {
         for n in 1.. {
-            let (mut world, memory) = world();
-            back_up(&world, options()).unwrap();
+            let (mut world, memory) = World::in_memory();
+            back_up(&world, one_worker()).unwrap();
             let faulty = Faulty::new(memory.clone(), fault(n));
             let sane = std::mem::replace(&mut world.host.open.store, Store::new(faulty.clone()).unwrap());
             let done = retire(&world.host, &name("tree"), None);
@@ -111,10 +121,10 @@ fn wherever_it_is_interrupted_it_is_done_or_not_begun() {
             // The lease of whoever died stands in nobody's way for long: here it is his own host's.
             sound(&world);
             if is_retired(&world) {
-                assert_eq!(kind_of(&back_up(&world, options()).unwrap_err()), Kind::Usage, "{what} {n}");
+                assert_eq!(kind_of(&back_up(&world, one_worker()).unwrap_err()), Kind::Usage, "{what} {n}");
                 back_up(&world, revive()).unwrap();
             } else {
-                back_up(&world, options()).unwrap();
+                back_up(&world, one_worker()).unwrap();
                 retire(&world.host, &name("tree"), None).unwrap();
                 assert!(is_retired(&world), "{what} {n}");
             }
@@ -135,8 +145,8 @@ fn other(world: &World, memory: &Memory) -> Host {
 
 #[test]
 fn a_backup_that_was_under_way_does_not_undo_what_it_did_not_know() {
-    let (mut world, memory) = world();
-    back_up(&world, options()).unwrap();
+    let (mut world, memory) = World::in_memory();
+    back_up(&world, one_worker()).unwrap();
     let (keeper, once) = (other(&world, &memory), AtomicBool::new(true));
     let bare = Store::new(Arc::new(memory.clone())).unwrap();
     let store = hooked(&memory, move |operation, key| {
@@ -159,8 +169,8 @@ fn a_backup_that_was_under_way_does_not_undo_what_it_did_not_know() {
 
 #[test]
 fn a_source_that_somebody_backs_up_meanwhile_is_not_retired() {
-    let (mut world, memory) = world();
-    back_up(&world, options()).unwrap();
+    let (mut world, memory) = World::in_memory();
+    back_up(&world, one_worker()).unwrap();
     let (host, once, root) = (other(&world, &memory), AtomicBool::new(true), world.path("data"));
     let bare = Store::new(Arc::new(memory.clone())).unwrap();
     let store = hooked(&memory, move |operation, key| {
@@ -169,7 +179,7 @@ fn a_source_that_somebody_backs_up_meanwhile_is_not_retired() {
             let open = || -> anyhow::Result<Box<dyn Source>> {
                 Ok(Box::new(Files::open(&root, FilesOptions::default(), &*host.open.clock)?))
             };
-            backup(&host, &name("tree"), &open, options()).unwrap();
+            backup(&host, &name("tree"), &open, one_worker()).unwrap();
         }
     });
     world.host.open.store = store;
@@ -181,8 +191,8 @@ fn a_source_that_somebody_backs_up_meanwhile_is_not_retired() {
 /// The roles that may, and nobody else; and what a later version may add.
 #[test]
 fn hosts_and_keepers_may_and_what_is_not_known_is_refused() {
-    let (mut world, memory) = world();
-    back_up(&world, options()).unwrap();
+    let (mut world, memory) = World::in_memory();
+    back_up(&world, one_worker()).unwrap();
     let keeper = KeyPair::generate().unwrap();
     let stranger = Host { keys: KeyPair::generate().unwrap(), open: world.host.open.clone(), name: "stranger".into() };
     assert_eq!(kind_of(&retire(&stranger, &name("tree"), None).unwrap_err()), Kind::WrongKey);

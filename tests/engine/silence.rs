@@ -81,7 +81,10 @@ fn the_agent_keeps_what_it_knows_of_a_source_that_cannot_be_read_and_looks_at_th
         let unread = tree.unread.as_ref().unwrap_or_else(|| panic!("{silence:?}: it is taken for read"));
         assert!(unread.why.contains("a bad sector"), "{silence:?}: {}", unread.why);
         assert_eq!(tree.looked, first[&name("tree")].looked, "{silence:?}: the age of what is known");
-        assert!(tree.newest.is_some() && !tree.drills.is_empty() && tree.verified.is_some(), "{silence:?}: {tree:?}");
+        assert!(
+            tree.newest.is_some() && !tree.drills.is_empty() && tree.verified.newest.is_some(),
+            "{silence:?}: {tree:?}"
+        );
         if silence.1.starts_with("snapshots") {
             assert_eq!(known(&once), known(&first), "{silence:?}: what is known stays");
         }
@@ -103,6 +106,17 @@ fn the_agent_keeps_what_it_knows_of_a_source_that_cannot_be_read_and_looks_at_th
     let gone = silent(&world, &memory, ("list", "", Kind::Transient));
     observe(&gone, &sources, &first).unwrap_err();
     observe(&gone, &promised(&["tree"]), &first).unwrap_err();
+}
+
+#[test]
+fn a_store_without_room_is_told_with_what_to_do() {
+    let (mut world, memory) = world();
+    let faulty = Faulty::new(memory, Fault::Silent("create", "packs/", Kind::Full));
+    world.host.open.store = Store::new(faulty).unwrap();
+    let error = world.backup_files(&world.path("tree"), Options::default()).unwrap_err();
+    assert!(format!("{error:#}").contains("no space left in the store"), "{error:#}");
+    let help = blackstart::error::help_of(&error).unwrap_or_default();
+    assert!(help.contains("until there is room") && help.contains("`blackstart prune tree`"), "{help}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use blackstart::error::{Kind, kind_of};
 use blackstart::operations::backup::Options;
 use blackstart::operations::restore::{self, Pick, Request};
 use blackstart::operations::retention::Policy;
-use blackstart::operations::{Open, drill, prune, verify};
+use blackstart::operations::{Open, prune, verified, verify};
 use blackstart::repository::history;
 use blackstart::repository::layout;
 use blackstart::repository::snapshot::Mode;
@@ -73,7 +73,7 @@ fn keep_last(world: &World, last: u32) -> prune::Plan {
 /// The whole story after an attack on every object that was written once.
 fn outlives(world: &World, deleted: bool) {
     restores_as_it_was(world, "after");
-    assert_eq!(drill::verified(&from_outside(world), &name("tree")).unwrap().len(), 1, "the proof holds");
+    assert_eq!(verified::of(&from_outside(world), &name("tree")).unwrap().len(), 1, "the proof holds");
 
     let report = verified(world);
     let source = &report.sources[0];

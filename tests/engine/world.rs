@@ -11,6 +11,7 @@ use blackstart::repository::trust::{Certificate, Role, Trust, TrustRecord};
 use blackstart::source::Source;
 use blackstart::source::files::{Files, FilesOptions};
 use blackstart::source::sqlite::Sqlite;
+use blackstart::storage::memory::Memory;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,12 +25,26 @@ pub fn name(text: &str) -> SourceName {
     SourceName::new(text).unwrap()
 }
 
+/// What is stored comes in one order.
+pub fn one_worker() -> Options {
+    Options { workers: 1, ..Options::default() }
+}
+
 impl World {
     /// A repository in a local directory.
     pub fn local() -> World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("repository").to_str().unwrap()).unwrap();
         World::on(store, dir)
+    }
+
+    /// A repository in memory, and one file in `data`.
+    pub fn in_memory() -> (World, Memory) {
+        let memory = Memory::default();
+        let world = World::on(Store::new(Arc::new(memory.clone())).unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(world.path("data")).unwrap();
+        std::fs::write(world.path("data/file"), "contents").unwrap();
+        (world, memory)
     }
 
     pub fn on(store: Store, dir: tempfile::TempDir) -> World {

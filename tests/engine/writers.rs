@@ -1,7 +1,7 @@
 //! Several writers of one source: of two one wins, nothing is ever half.
 
 use super::faults::hooked;
-use super::world::{World, assert_same_tree, name};
+use super::world::{World, assert_same_tree, name, one_worker};
 use blackstart::bridge::Store;
 use blackstart::clock::{Clock, SystemClock};
 use blackstart::error::{Kind, kind_of};
@@ -15,23 +15,10 @@ use blackstart::repository::snapshot::Mode;
 use blackstart::repository::trust::{Certificate, Role, TrustRecord};
 use blackstart::source::Source;
 use blackstart::source::files::{Files, FilesOptions};
-use blackstart::storage::memory::Memory;
 use jiff::{SignedDuration, Timestamp};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-
-fn world() -> (World, Memory) {
-    let memory = Memory::default();
-    let world = World::on(Store::new(Arc::new(memory.clone())).unwrap(), tempfile::tempdir().unwrap());
-    fs::create_dir(world.path("data")).unwrap();
-    fs::write(world.path("data/file"), "contents").unwrap();
-    (world, memory)
-}
-
-fn options() -> Options {
-    Options { workers: 1, ..Options::default() }
-}
 
 fn run(world: &World, host: &Host, options: Options) -> anyhow::Result<BackupReport> {
     let root = world.path("data");
@@ -48,7 +35,7 @@ fn copy_of(keys: &KeyPair) -> KeyPair {
 }
 
 /// A host like the world's, with a copy of its keys and state.
-fn clone_of(world: &World, store: Store, state: &str) -> Host {
+pub fn clone_of(world: &World, store: Store, state: &str) -> Host {
     let (from, to) = (world.path("state"), world.path(state));
     assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(&to).status().unwrap().success());
     let open = blackstart::operations::Open { store, state: Some(to), ..world.host.open.clone() };
@@ -68,7 +55,7 @@ fn sound(world: &World) {
 
 #[test]
 fn a_second_host_stops_until_it_is_told_to_adopt() {
-    let (mut world, _) = world();
+    let (mut world, _) = World::in_memory();
     let keys = KeyPair::generate().unwrap();
     let record = TrustRecord {
         keys: vec![Certificate {
@@ -82,23 +69,23 @@ fn a_second_host_stops_until_it_is_told_to_adopt() {
     };
     let (store, now) = (world.host.open.store.clone(), world.host.open.now());
     world.host.open.trust.append(&store, &world.recovery.signing, record, now).unwrap();
-    run(&world, &world.host, options()).unwrap();
+    run(&world, &world.host, one_worker()).unwrap();
     let open = blackstart::operations::Open { state: Some(world.path("state-2")), ..world.host.open.clone() };
     let second = Host { open, keys, name: "second".into() };
-    let error = run(&world, &second, options()).unwrap_err();
+    let error = run(&world, &second, one_worker()).unwrap_err();
     assert_eq!(kind_of(&error), Kind::Busy, "{error:#}");
-    let adopted = run(&world, &second, Options { adopt: true, ..options() }).unwrap();
+    let adopted = run(&world, &second, Options { adopt: true, ..one_worker() }).unwrap();
     assert_eq!((adopted.seq, adopted.mode), (2, Mode::Full));
-    assert_eq!(run(&world, &second, options()).unwrap().mode, Mode::Incremental);
+    assert_eq!(run(&world, &second, one_worker()).unwrap().mode, Mode::Incremental);
     // The first has lost the series.
-    assert_eq!(kind_of(&run(&world, &world.host, options()).unwrap_err()), Kind::Busy);
+    assert_eq!(kind_of(&run(&world, &world.host, one_worker()).unwrap_err()), Kind::Busy);
     sound(&world);
 }
 
 #[test]
 fn of_two_clones_one_loses_and_begins_a_new_lineage() {
-    let (world, memory) = world();
-    run(&world, &world.host, options()).unwrap();
+    let (world, memory) = World::in_memory();
+    run(&world, &world.host, one_worker()).unwrap();
     let lineage = |seq: u64| {
         let (_, s) = blackstart::operations::restore::find(&world.host.open, &name("tree"), &Pick::Seq(seq)).unwrap();
         s.lineage
@@ -118,21 +105,21 @@ fn of_two_clones_one_loses_and_begins_a_new_lineage() {
             let open = || -> anyhow::Result<Box<dyn Source>> {
                 Ok(Box::new(Files::open(&root, FilesOptions::default(), &*host.open.clock)?))
             };
-            backup::backup(host, &name("tree"), &open, options()).unwrap();
+            backup::backup(host, &name("tree"), &open, one_worker()).unwrap();
         }
     });
     let clone = Host { open: blackstart::operations::Open { store, ..clone.open.clone() }, ..clone };
-    let report = run(&world, &clone, options()).unwrap();
+    let report = run(&world, &clone, one_worker()).unwrap();
     assert_eq!((report.seq, report.mode), (3, Mode::Full), "{}", report.why);
     assert!(report.why.contains("does not remember"), "{}", report.why);
     assert_eq!(lineage(1), lineage(2));
     assert_ne!(lineage(2), lineage(3));
     sound(&world);
     let guard = twin.lock().unwrap();
-    let again = run(&world, guard.as_ref().unwrap(), options()).unwrap();
+    let again = run(&world, guard.as_ref().unwrap(), one_worker()).unwrap();
     assert_eq!((again.seq, again.mode), (4, Mode::Full));
     // A baseline that is due does not hide that another has written.
-    let baseline = run(&world, &world.host, Options { baseline: true, ..options() }).unwrap();
+    let baseline = run(&world, &world.host, Options { baseline: true, ..one_worker() }).unwrap();
     assert_eq!(baseline.notices.len(), 1, "{:?}", baseline.notices);
     assert!(![lineage(1), lineage(3), lineage(4)].contains(&lineage(5)));
     sound(&world);
@@ -140,11 +127,11 @@ fn of_two_clones_one_loses_and_begins_a_new_lineage() {
 
 #[test]
 fn two_runs_at_once_commit_one_after_the_other_or_one_stops() {
-    let (world, _) = world();
+    let (world, _) = World::in_memory();
     for _ in 0..5 {
         let before = world.host.open.store.list("snapshots/").unwrap().len();
         let results: Vec<_> = std::thread::scope(|scope| {
-            let runs: Vec<_> = (0..2).map(|_| scope.spawn(|| run(&world, &world.host, options()))).collect();
+            let runs: Vec<_> = (0..2).map(|_| scope.spawn(|| run(&world, &world.host, one_worker()))).collect();
             runs.into_iter().map(|r| r.join().unwrap()).collect()
         });
         let done = results.iter().filter(|r| r.is_ok()).count();
@@ -161,10 +148,10 @@ fn two_runs_at_once_commit_one_after_the_other_or_one_stops() {
 #[test]
 fn a_prune_in_the_middle_of_a_backup_leaves_no_snapshot_without_its_objects() {
     for area in ["leases/", "packs/", "index/", "snapshots/"] {
-        let (world, memory) = world();
+        let (world, memory) = World::in_memory();
         for n in 0..3 {
             fs::write(world.path("data/file"), format!("contents {n}")).unwrap();
-            run(&world, &world.host, options()).unwrap();
+            run(&world, &world.host, one_worker()).unwrap();
         }
         fs::write(world.path("data/file"), "the newest").unwrap();
         let keeper = clone_of(&world, Store::new(Arc::new(memory.clone())).unwrap(), "state-keeper");
@@ -180,7 +167,7 @@ fn a_prune_in_the_middle_of_a_backup_leaves_no_snapshot_without_its_objects() {
             }
         });
         let host = clone_of(&world, store, "state-racer");
-        match run(&world, &host, options()) {
+        match run(&world, &host, one_worker()) {
             Ok(report) => assert!(report.seq >= 4),
             Err(e) => assert_eq!(kind_of(&e), Kind::Busy, "{area}: {e:#}"),
         }
@@ -195,8 +182,8 @@ fn a_prune_in_the_middle_of_a_backup_leaves_no_snapshot_without_its_objects() {
 /// A prune commits before it deletes. What was still there when the writer looked, but is as old as what a prune takes, counts as gone.
 #[test]
 fn a_prune_that_has_committed_and_not_yet_deleted_takes_nothing_that_a_snapshot_names() {
-    let (world, memory) = world();
-    run(&world, &world.host, options()).unwrap();
+    let (world, memory) = World::in_memory();
+    run(&world, &world.host, one_worker()).unwrap();
     fs::write(world.path("data/file"), "the newest").unwrap();
     let (reached, deletes) = mpsc::channel();
     let (go, gate) = mpsc::channel::<()>();
@@ -230,7 +217,7 @@ fn a_prune_that_has_committed_and_not_yet_deleted_takes_nothing_that_a_snapshot_
         deletes.lock().unwrap().recv().unwrap();
     });
     let host = clone_of(&world, store, "state-racer");
-    let report = run(&world, &host, options()).unwrap();
+    let report = run(&world, &host, one_worker()).unwrap();
     assert_eq!(report.seq, 3);
     drop(go);
     let swept = sweep.lock().unwrap().take().unwrap().join().unwrap();
@@ -241,8 +228,8 @@ fn a_prune_that_has_committed_and_not_yet_deleted_takes_nothing_that_a_snapshot_
 /// As above where prune has no commit to remove: only what nothing names goes, and still the writer must notice.
 #[test]
 fn a_prune_of_unnamed_objects_alone_is_noticed_by_a_writer_that_stalled() {
-    let (world, memory) = world();
-    run(&world, &world.host, options()).unwrap();
+    let (world, memory) = World::in_memory();
+    run(&world, &world.host, one_worker()).unwrap();
     fs::write(world.path("data/file"), "the newest").unwrap();
     let keeper = clone_of(&world, Store::new(Arc::new(memory.clone())).unwrap(), "state-keeper");
     let once = AtomicBool::new(true);
@@ -257,7 +244,7 @@ fn a_prune_of_unnamed_objects_alone_is_noticed_by_a_writer_that_stalled() {
         }
     });
     let host = clone_of(&world, store, "state-racer");
-    let report = run(&world, &host, options()).unwrap();
+    let report = run(&world, &host, one_worker()).unwrap();
     assert_eq!(report.seq, 3);
     sound(&world);
 }
@@ -265,10 +252,10 @@ fn a_prune_of_unnamed_objects_alone_is_noticed_by_a_writer_that_stalled() {
 /// By a clock that runs ahead everything is old.
 #[test]
 fn a_prune_whose_clock_runs_ahead_deletes_nothing() {
-    let (world, memory) = world();
+    let (world, memory) = World::in_memory();
     for n in 0..3 {
         fs::write(world.path("data/file"), format!("contents {n}")).unwrap();
-        run(&world, &world.host, options()).unwrap();
+        run(&world, &world.host, one_worker()).unwrap();
     }
     let before = world.host.open.store.list("").unwrap().len();
     let mut keeper = clone_of(&world, Store::new(Arc::new(memory)).unwrap(), "state-keeper");

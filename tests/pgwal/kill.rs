@@ -4,7 +4,7 @@ use crate::support::binary::Random;
 use crate::support::postgres::{Cluster, Setup};
 use crate::world::{World, base, on_copy, options, source, wait};
 use blackstart::operations::wal::get::Files;
-use blackstart::operations::wal::receive::{Event, Options};
+use blackstart::operations::wal::receive::Options;
 use blackstart::source::postgres::wal::WalFile;
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Rounds; `BLACKSTART_KILL_ROUNDS` asks for more.
+/// Rounds; `BLACKSTART_KILL_ROUNDS` asks for another number.
 fn rounds() -> u64 {
-    std::env::var("BLACKSTART_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
+    std::env::var("BLACKSTART_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
 /// Writes everything that the repository has of the log into the data directory of a base backup, and starts a server on it.
@@ -45,21 +45,22 @@ pub fn recover(world: &World, base: &Path, like: &Cluster, settings: &str) -> Cl
     cluster
 }
 
-/// Commits numbers one by one until it is told to stop or the server goes; notes each with the position after its commit.
-fn writer(cluster: &Cluster, halt: &Arc<AtomicBool>, from: u64) -> std::thread::JoinHandle<Vec<(u64, u64)>> {
-    let (url, halt) = (cluster.url("postgres"), Arc::clone(halt));
+/// Numbers, each with the position after its commit, of which a client was told that they are committed.
+type Committed = Arc<Mutex<Vec<(u64, u64)>>>;
+
+/// Commits numbers one by one until it is told to stop or the server goes; notes each.
+fn writer(cluster: &Cluster, halt: &Arc<AtomicBool>, from: u64, done: &Committed) -> std::thread::JoinHandle<()> {
+    let (url, halt, done) = (cluster.url("postgres"), Arc::clone(halt), Arc::clone(done));
     std::thread::spawn(move || {
         use blackstart::source::postgres::client::{Address, Client, Session};
-        let mut done = Vec::new();
-        let Ok(mut client) = Client::connect(&Address::parse(&url).unwrap(), Session::Plain) else { return done };
+        let Ok(mut client) = Client::connect(&Address::parse(&url).unwrap(), Session::Plain) else { return };
         for n in from.. {
             if halt.load(Ordering::SeqCst) || client.query(&format!("insert into acknowledged values ({n})")).is_err() {
                 break;
             }
             let Ok(Some(lsn)) = client.value("select pg_current_wal_insert_lsn()") else { break };
-            done.push((n, lsn.parse::<blackstart::source::postgres::wal::Lsn>().unwrap().0));
+            done.lock().unwrap().push((n, lsn.parse::<blackstart::source::postgres::wal::Lsn>().unwrap().0));
         }
-        done
     })
 }
 
@@ -75,17 +76,22 @@ fn nothing_that_is_acknowledged_as_stored_is_missing() {
     cluster.pgbench_init(1);
     world.catch_up(&cluster).unwrap();
     let base = base(&cluster, "base");
-    // (number, position after its commit) of everything that a client was told is committed, and how far was stored.
-    let committed = Arc::new(Mutex::new(Vec::new()));
-    let mut acknowledged = 0u64;
+    // How far was stored.
+    let (committed, mut acknowledged) = (Committed::default(), 0u64);
     for round in 0..rounds() {
         let load = cluster.pgbench(60);
         let halt = Arc::new(AtomicBool::new(false));
-        let writer = writer(&cluster, &halt, round * 1_000_000);
+        let writer = writer(&cluster, &halt, round * 1_000_000, &committed);
         let mut receiver =
             Some(world.receiver(&cluster, Options { seal_every: Duration::from_millis(20), ..options() }));
-        receiver.as_ref().unwrap().wait_for("something is stored", |e| matches!(e, Event::Stored { .. }));
-        std::thread::sleep(Duration::from_millis(200 + random.below(1500)));
+        let due = |stored: u64| -> Vec<u64> {
+            committed.lock().unwrap().iter().filter(|(_, at)| *at <= stored).map(|(n, _)| *n).collect()
+        };
+        let of_round = |n: &u64| *n >= round * 1_000_000;
+        wait("some commits of this round are stored", || {
+            due(receiver.as_ref().unwrap().stored()).into_iter().filter(of_round).count() > 20
+        });
+        std::thread::sleep(Duration::from_millis(random.below(1500)));
         let server_first = random.below(2) == 0;
         if server_first {
             cluster.kill();
@@ -99,15 +105,13 @@ fn nothing_that_is_acknowledged_as_stored_is_missing() {
         }
         halt.store(true, Ordering::SeqCst);
         drop(load);
-        committed.lock().unwrap().extend(writer.join().unwrap());
+        writer.join().unwrap();
         if round % 2 == 1 || round + 1 == rounds() {
             let restored = recover(&world, &base, &cluster, "");
             let all = restored.client().rows("select n from acknowledged").unwrap();
             let there: std::collections::HashSet<u64> = all.rows.iter().map(|r| r.parse(0).unwrap()).collect();
-            let due: Vec<u64> =
-                committed.lock().unwrap().iter().filter(|(_, at)| *at <= acknowledged).map(|(n, _)| *n).collect();
+            let due = due(acknowledged);
             let missing: Vec<&u64> = due.iter().filter(|n| !there.contains(n)).collect();
-            assert!(due.len() > 20 * (round as usize + 1), "round {round}: only {} were due", due.len());
             assert!(
                 missing.is_empty(),
                 "seed {seed}, round {round}: {} of {} are missing: {missing:?}",
@@ -140,15 +144,17 @@ fn a_commit_that_returned_survives_the_loss_of_the_server_and_of_the_receiver() 
     home.receive();
     cluster.sql("alter system set synchronous_standby_names = 'blackstart'");
     cluster.sql("select pg_reload_conf()");
-    let mut acknowledged = Vec::new();
+    let acknowledged = Committed::default();
     for round in 0..rounds() {
         let mut receiver = binary::command(home.0.path(), &["wal-receive", "pg", "--quiet"]).spawn().unwrap();
         wait("the receiver is synchronous", || {
             cluster.value("select count(*) from pg_stat_replication where sync_state = 'sync'") == "1"
         });
         let halt = Arc::new(AtomicBool::new(false));
-        let writer = writer(&cluster, &halt, round * 1_000_000);
-        std::thread::sleep(Duration::from_millis(400 + random.below(1200)));
+        let before = acknowledged.lock().unwrap().len();
+        let writer = writer(&cluster, &halt, round * 1_000_000, &acknowledged);
+        wait("commits return", || acknowledged.lock().unwrap().len() > before + 3);
+        std::thread::sleep(Duration::from_millis(random.below(1200)));
         if random.below(2) == 0 {
             receiver.kill().unwrap();
             std::thread::sleep(Duration::from_millis(random.below(200)));
@@ -160,7 +166,7 @@ fn a_commit_that_returned_survives_the_loss_of_the_server_and_of_the_receiver() 
         }
         receiver.wait().unwrap();
         halt.store(true, Ordering::SeqCst);
-        acknowledged.extend(writer.join().unwrap().into_iter().map(|(n, _)| n));
+        writer.join().unwrap();
         if round + 1 == rounds() || round % 4 == 3 {
             let mut copy = Cluster::empty(cluster.major);
             home.run(&["restore", "pg", "--to", copy.data.to_str().unwrap()], 0);
@@ -169,8 +175,8 @@ fn a_commit_that_returned_survives_the_loss_of_the_server_and_of_the_receiver() 
             copy.await_recovery();
             let all = copy.client().rows("select n from acknowledged").unwrap();
             let there: std::collections::HashSet<u64> = all.rows.iter().map(|r| r.parse(0).unwrap()).collect();
-            let missing: Vec<&u64> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
-            assert!(acknowledged.len() > 3 * (round as usize + 1), "only {} commits returned", acknowledged.len());
+            let acknowledged = acknowledged.lock().unwrap();
+            let missing: Vec<u64> = acknowledged.iter().map(|(n, _)| *n).filter(|n| !there.contains(n)).collect();
             assert!(missing.is_empty(), "seed {seed}, round {round}: {missing:?} of {}", acknowledged.len());
         }
         cluster.start();

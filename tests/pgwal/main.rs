@@ -5,8 +5,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod archive;
 mod breakglass;
 mod ends;
+#[allow(dead_code, reason = "the tests of the engine use all of it")]
+#[path = "../engine/faults.rs"]
+mod faults;
 mod files;
 mod kill;
 mod receive;

@@ -1,5 +1,6 @@
 //! The receiver: what it stores is what the server wrote, through restarts, promotions, lost slots and wrong servers.
 
+use crate::faults::{Gate, OpensAtEnd, gated};
 use crate::support::postgres::{Cluster, MAJORS, Setup};
 use crate::world::{World, certificate, flushed, options, source, wait};
 use blackstart::error::{Kind, kind_of};
@@ -9,6 +10,7 @@ use blackstart::repository::keys::KeyPair;
 use blackstart::repository::log::Window;
 use blackstart::repository::trust::TrustRecord;
 use blackstart::source::postgres::wal::{Lsn, WalFile};
+use blackstart::storage::memory::Memory;
 use std::fs::{self, File};
 use std::io::Read;
 use std::sync::Arc;
@@ -95,6 +97,31 @@ fn a_synchronous_commit_returns_only_when_it_is_stored() {
     assert!(waiting.poll(Duration::from_millis(700)).unwrap().is_none(), "it did not wait for the repository");
     let receiver = world.receiver(&cluster, Options { seal_every: Duration::ZERO, ..options() });
     assert!(waiting.poll(Duration::from_secs(20)).unwrap().is_some(), "it waits although it is stored");
+    receiver.stop().unwrap();
+}
+
+/// Received is not stored: whatever else is said to the server meanwhile, it must not let go of what the store has not taken.
+#[test]
+fn what_the_store_has_not_taken_is_not_confirmed() {
+    let (memory, gate) = (Memory::default(), Gate::new());
+    let _opens = OpensAtEnd(&gate);
+    // The stretch's record passes; pieces wait.
+    let world = World::on(gated(&memory, "wal/db/0", &gate), tempfile::tempdir().unwrap());
+    let cluster = setup(15).start();
+    let receiver = world.receiver(&cluster, options());
+    receiver.wait_for("streaming", |e| matches!(e, Event::Streaming { .. }));
+    cluster.sql("create table t as select g, repeat('x', 200) s from generate_series(1, 2000) g");
+    let end = cluster.value("select pg_current_wal_flush_lsn()");
+    let stands = |what: &str| cluster.value(&format!("select count(*) from pg_stat_replication where {what}")) == "1";
+    wait("all is sent", || stands(&format!("sent_lsn >= '{end}'")));
+    // It says how it stands every two seconds, whatever has come.
+    std::thread::sleep(Duration::from_millis(200));
+    let now = cluster.value("select clock_timestamp()");
+    wait("it has said how it stands", || stands(&format!("reply_time > timestamptz '{now}' + interval '100 ms'")));
+    assert!(stands(&format!("flush_lsn < '{end}'")), "the server was told that it is stored: {}", receiver.stored());
+    gate.open();
+    wait("it is confirmed once it is stored", || stands(&format!("flush_lsn >= '{end}'")));
+    assert!(receiver.stored() >= end.parse::<Lsn>().unwrap().0, "confirmed before it was stored");
     receiver.stop().unwrap();
 }
 

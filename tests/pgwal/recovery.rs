@@ -108,6 +108,7 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     assert_eq!(copy.value("select count(*) from t"), "0");
     the_timeline_leads_to_just_before_a_mistake(&home, &cluster);
     what_cannot_be_reached_is_refused(&home, &too_early.0, &last.1);
+    a_dry_run_tells_of_the_log(&home, &hundred);
     // The windows are shown.
     let shown = home.run(&["snapshots", "pg"], 0).all();
     assert!(shown.contains("Every moment from"), "{shown}");
@@ -118,6 +119,146 @@ fn every_kind_of_target_is_reached_and_nothing_beyond() {
     assert!(drilled.contains("log replayed"), "{drilled}");
     // What the log destroyed later was there at the end of the backup, and is asked for there.
     assert!(drilled.contains("  ok      rows by table, as they were when the backup ended ("), "{drilled}");
+}
+
+/// The oldest major that is supported, whose functions for backups are named otherwise: a moment from the log, on its own programs.
+#[test]
+fn the_oldest_major_goes_back_to_a_moment() {
+    let cluster = Setup { segment: 1, ..Setup::new(13) }.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int)");
+    let backup = home.run(&["backup", "--json"], 0).json();
+    assert_eq!(backup["report"]["sources"][0]["facts"]["transport"], "files", "beside the server, its files are read");
+    cluster.sql("insert into t select generate_series(1, 100)");
+    let hundred = mark(&cluster);
+    cluster.sql("delete from t");
+    home.receive();
+    let copy = home.back_to(&cluster, &["--at", &hundred.0]);
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) || ' ' || sum(n) from t"), "100 5050", "as it was before the delete");
+    let drilled = home.run(&["drill", "pg"], 0).all();
+    assert!(drilled.contains("log replayed"), "the drill replays the log on 13: {drilled}");
+}
+
+/// As Debian has it: `postgresql.conf` does not lie in the data directory, and the copy needs one all the same.
+#[test]
+fn a_moment_of_a_server_whose_configuration_lies_elsewhere() {
+    let mut cluster = Setup { segment: 1, ..Setup::new(15) }.start();
+    cluster.configure_outside("work_mem = '7MB'\n");
+    let home = Home::new(&cluster);
+    cluster.sql("create table t as select 1 n");
+    home.run(&["backup"], 0);
+    cluster.sql("insert into t values (2)");
+    let two = mark(&cluster);
+    cluster.sql("drop table t");
+    home.receive();
+    let copy = home.back_to(&cluster, &["--at", &two.0]);
+    ready(&copy);
+    assert_eq!(copy.value("select sum(n) from t"), "3", "as it was before the drop");
+    assert_eq!(copy.value("show work_mem"), "7MB", "the server's own configuration");
+}
+
+/// The log could not be read when all else was laid out, tablespaces moved to their place: the same command goes on once it can be.
+#[test]
+fn a_restore_that_failed_in_its_log_is_gone_on_with() {
+    let cluster = Setup { segment: 1, ..Setup::new(15) }.start();
+    let home = Home::new(&cluster);
+    let place = cluster.directory.join("fast");
+    fs::create_dir(&place).unwrap();
+    crate::support::postgres::own(&place);
+    cluster.sql(&format!("create tablespace fast location '{}'", place.display()));
+    cluster.sql("create table t (n int) tablespace fast; insert into t select generate_series(1, 1000)");
+    home.run(&["backup"], 0);
+    cluster.sql("insert into t select generate_series(1001, 3000)");
+    home.receive();
+    let log = home.0.path().join("repository/wal");
+    let listed = std::process::Command::new("find").arg(&log).args(["-type", "f"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let last = listed.lines().filter(|path| path.contains("/00000001/")).max().expect("a piece of the log");
+    let sound = fs::read(last).unwrap();
+    let mut torn = sound.clone();
+    let middle = torn.len() - 100;
+    torn[middle] ^= 1;
+    fs::write(last, torn).unwrap();
+    let mut copy = Cluster::empty(15);
+    let restore = ["restore", "pg", "--to", copy.data.to_str().unwrap()];
+    let failed = binary::run(home.0.path(), &restore);
+    assert!(failed.code != 0 && !copy.data.exists(), "{}", failed.all());
+    fs::write(last, sound).unwrap();
+    home.run(&restore, 0);
+    copy.configure("archive_mode = off");
+    copy.start();
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "3000");
+}
+
+/// What was damaged on the server, before it was pushed: every hash in the repository is right, and a server would stop there without a word.
+#[test]
+fn a_log_that_makes_no_sense_is_no_way_to_what_lies_behind() {
+    let cluster = Setup { segment: 1, ..Setup::new(15).config("wal_keep_size = 1GB\nmax_wal_size = 2GB") }.start();
+    let home = Home::new(&cluster);
+    cluster.sql("create table t (n int, filler text)");
+    home.run(&["backup"], 0);
+    let insert = |from: u32| {
+        cluster.sql(&format!("insert into t select g, repeat('x', 300) from generate_series({from}, {from} + 9999) g"));
+    };
+    insert(1);
+    let early = mark(&cluster);
+    // Only a later commit tells that a time was reached.
+    cluster.sql("insert into t values (0)");
+    insert(10_001);
+    let middle = cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn() - (2 << 20)::numeric)");
+    insert(20_001);
+    let late = mark(&cluster);
+    let current = cluster.value("select pg_walfile_name(pg_switch_wal())");
+    let mut files: Vec<std::path::PathBuf> =
+        fs::read_dir(cluster.data.join("pg_wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    files.retain(|path| name(path).len() == 24 && name(path) <= current);
+    files.sort();
+    let pushed = home.0.path().join("pushed");
+    fs::create_dir(&pushed).unwrap();
+    for file in &files {
+        let mut bytes = fs::read(file).unwrap();
+        if name(file) == middle {
+            bytes[500_000..500_064].iter_mut().for_each(|byte| *byte ^= 0x55);
+        }
+        let copy = pushed.join(name(file));
+        fs::write(&copy, bytes).unwrap();
+        home.run(&["wal-push", "pg", copy.to_str().unwrap()], 0);
+    }
+    let drilled = home.run(&["drill", "pg"], 4).all();
+    assert!(drilled.contains("makes no sense at"), "the drill must fail, though a server comes up: {drilled}");
+    for aim in [
+        &["--at", &late.0][..],
+        &["--lsn", &late.1],
+        &["--xid", &cluster.value("select max(xmin::text::int) from t")],
+        &[],
+    ] {
+        let refused = home.run(&[&["restore", "pg", "--to", "never"], aim].concat(), 4).all();
+        assert!(refused.contains("makes no sense at") && refused.contains("--lsn"), "{aim:?}: {refused}");
+        let left: Vec<_> = fs::read_dir(home.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_str().unwrap().contains("never")), "{aim:?} left {left:?}");
+    }
+    let told = home.run(&["timeline", "pg", "--json"], 3).json();
+    let place = told["report"]["windows"][0]["broken"][0].as_str().unwrap().to_owned();
+    assert!(told["report"]["commits"].as_u64() >= Some(3), "what comes behind is told of, too: {told}");
+    // What a refused restore has laid out is no part of another one to the same place.
+    let mut copy = Cluster::empty(cluster.major);
+    let to = copy.data.to_str().unwrap().to_owned();
+    home.run(&["restore", "pg", "--to", &to, "--at", &late.0], 4);
+    home.run(&["restore", "pg", "--to", &to, "--snapshot", "1"], 0);
+    copy.configure("archive_mode = off");
+    copy.start();
+    ready(&copy);
+    assert_eq!(copy.value("select count(*) from t"), "0", "the snapshot as it was, without the log after it");
+    // What comes before is reached: before, and right up to the damage.
+    for (aim, least) in [(["--at", &early.0], 10_000), (["--lsn", &place], 10_000)] {
+        let copy = home.back_to(&cluster, &aim);
+        ready(&copy);
+        let rows: u32 = copy.value("select count(*) from t").parse().unwrap();
+        assert!(rows >= least && rows < 30_000, "{aim:?}: {rows}");
+    }
 }
 
 fn the_timeline_leads_to_just_before_a_mistake(home: &Home, cluster: &Cluster) {
@@ -134,6 +275,25 @@ fn the_timeline_leads_to_just_before_a_mistake(home: &Home, cluster: &Cluster) {
     let copy = home.back_to(cluster, &["--lsn", &of("delete"), "--before"]);
     ready(&copy);
     assert_eq!(copy.value("select count(*) from t"), "5102");
+}
+
+fn a_dry_run_tells_of_the_log(home: &Home, (time, position): &(String, String)) {
+    let told = |aim: &[&str]| {
+        let ran = home.run(&[&["restore", "pg", "--to", "never", "--dry-run", "--json"], aim].concat(), 0);
+        ran.json()["report"]["log"].clone()
+    };
+    let window = home.run(&["snapshots", "pg", "--json"], 0).json()["report"]["windows"][0].clone();
+    let at = |lsn: &serde_json::Value| lsn.as_str().unwrap().parse::<Lsn>().unwrap().0;
+    let exact = told(&["--lsn", position]);
+    assert_eq!((exact["to"].as_str(), &exact["at_most"]), (Some(position.as_str()), &false.into()), "{exact}");
+    assert_eq!(exact["bytes"], at(&exact["to"]) - at(&exact["from"]), "{exact}");
+    let some = told(&["--at", time]);
+    assert_eq!((&some["to"], &some["at_most"]), (&window["position"], &true.into()), "{some}");
+    assert!(some["bytes"].as_u64() > exact["bytes"].as_u64() && some["from"] == exact["from"], "{some} {exact}");
+    assert_eq!(told(&["--immediate"]), serde_json::Value::Null, "the snapshot needs no log");
+    let said = home.run(&["restore", "pg", "--to", "never", "--dry-run", "--lsn", position], 0).out;
+    assert!(said.contains(&format!("Then the log from {} to {position}", exact["from"].as_str().unwrap())), "{said}");
+    assert!(!home.0.path().join("never").exists(), "a dry run writes nothing");
 }
 
 /// Refused, the window named, nothing written.

@@ -31,6 +31,10 @@ impl World {
     pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("repository").to_str().unwrap()).unwrap();
+        World::on(store, dir)
+    }
+
+    pub fn on(store: Store, dir: tempfile::TempDir) -> World {
         let (recovery, keys) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let record = TrustRecord {

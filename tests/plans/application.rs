@@ -112,10 +112,11 @@ struct Started(PathBuf);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        for file in ["pg/postmaster.pid", "redis.pid", "app.pid"] {
+        // PostgreSQL waits for its clients on TERM; what a shell started in the background ignores QUIT.
+        for (file, signal) in [("pg/postmaster.pid", "-QUIT"), ("redis.pid", "-TERM"), ("app.pid", "-TERM")] {
             let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
             if let Some(pid) = text.lines().next().filter(|pid| pid.parse::<u32>().is_ok()) {
-                drop(Command::new("kill").args(["-QUIT", pid]).status());
+                drop(Command::new("kill").args([signal, pid]).status());
             }
         }
     }

@@ -1,19 +1,12 @@
 //! The chain of reports: complete, signed, verified offline and by OpenSSH; and what each level of a drill notices.
 
 use super::{plan, protected, sql};
-use crate::support::binary::{expect, files_below, noise, root_of, run};
+use crate::support::binary::{expect, files_below, flip, noise, root_of, run};
 use blackstart::repository::keys::KeyPair;
 use blackstart::repository::layout::Hash;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(path, bytes).unwrap();
-}
 
 #[test]
 fn a_report_has_what_an_auditor_asks_for() {

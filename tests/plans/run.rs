@@ -2,8 +2,8 @@
 
 use super::{plan, protected, sql};
 use crate::support::binary::{expect, run};
+use crate::support::servers::free_ports;
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ struct Web(Child, u16);
 
 impl Web {
     fn start(directory: &Path) -> Web {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [port] = free_ports();
         let arguments = ["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1"];
         let child =
             Command::new("python3").args(arguments).current_dir(directory).stderr(Stdio::null()).spawn().unwrap();

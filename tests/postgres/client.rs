@@ -74,7 +74,7 @@ fn a_command_can_be_cancelled_and_silence_ends() {
     let begun = std::time::Instant::now();
     let asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'";
     while cluster.value(asleep) != "1" {
-        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(10));
     }
     client.cancel().unwrap();

@@ -1,4 +1,4 @@
-//! `mode = "logical"`: dumps under load, proven by another server, and loaded into new databases. Debian's 15, and the newest two.
+//! `mode = "logical"`: dumps under load, proven by another server, and loaded into new databases. 13 with the programs of 15, Debian's 15, and the newest two.
 
 use super::support::binary::{Ran, command, expect, finish};
 use super::support::postgres::{Cluster, Setup, installed};
@@ -20,7 +20,8 @@ fn configure(home: &Path, cluster: &Cluster, user: &str, more: &str) {
     let path = home.join("blackstart.toml");
     let text = fs::read_to_string(&path).unwrap();
     let before = text.split("[[source]]").next().unwrap();
-    let bin = installed(cluster.major);
+    // Newer programs dump an older server, and what they have dumped goes into a server of theirs.
+    let bin = installed(cluster.major.max(15));
     fs::write(
         path,
         format!(
@@ -43,7 +44,7 @@ fn rows(report: &Value, database: usize) -> &Value {
 
 #[test]
 fn dumps_under_load_are_proven_row_by_row() {
-    for major in [15, 17, 18] {
+    for major in [13, 15, 17, 18] {
         let cluster = Cluster::new(major);
         cluster.pgbench_init(2);
         cluster.sql("create role clerk login password 'x'; create role \"Odd Name\"");
@@ -202,6 +203,16 @@ fn dumps_go_into_new_databases_and_never_into_used_ones() {
     expect(at, &["restore", "pg", "--into", &into("empty")], 0);
     assert_eq!(in_database(&cluster, "empty", "select count(*) from mine"), "1");
     expect(at, &["restore", "pg", "--into", &into("again")], 64);
+    cluster.sql("create role modest login; grant clerk to modest");
+    let modest = cluster.url("modest").replace("/postgres?", "/theirs?");
+    let refused = expect(at, &["restore", "pg", "--into", &modest], 1);
+    assert!(
+        refused.err.contains("may not make the database theirs") && refused.err.contains("alter role modest createdb"),
+        "who may not make a database hears so before anything is fetched: {}",
+        refused.err
+    );
+    let files = expect(at, &["restore", "pg", "--to", "files"], 0);
+    assert!(files.out.contains("pg_restore -d NAME"), "what to do with dumps is said: {}", files.all());
 
     // Another server, of a newer version, has not the roles yet.
     let newer = Cluster::new(18);

@@ -1,4 +1,4 @@
-//! The `postgres` source against real servers, from 14 to 18.
+//! The `postgres` source against real servers, from 13 to 18.
 #![expect(clippy::unwrap_used, reason = "a test: a panic is the report")]
 #![expect(clippy::disallowed_methods, reason = "test files need no durability")]
 
@@ -8,6 +8,7 @@ mod support;
 mod canary;
 mod changes;
 mod client;
+mod interrupted;
 mod logical;
 mod physical;
 mod tables;

@@ -153,6 +153,11 @@ fn what_is_missing_is_named() {
     assert!(!passed, "a copy that has lost rows: {lost}");
     assert!(lost.contains("public.notes in postgres has 0 rows, and had 500"), "{lost}");
     assert!(lost.contains("public.large in postgres has 15000 rows, and 5000 of those are MISSING"), "{lost}");
+    // A copy that lacks tables beyond those that are known by name.
+    let mut facts = second["facts"].clone();
+    facts["counted"]["databases"]["postgres"]["all"] = 205.into();
+    let (passed, fewer) = found(2, &facts);
+    assert!(!passed && fewer.contains("postgres has 4 of its 205 tables"), "{fewer}");
     // A copy with all rows, of which the newest is older than it was.
     let mut facts = second["facts"].clone();
     facts["counted"]["databases"]["postgres"]["tables"]["public.orders"]["newest"][1] = "2999-01-01T00:00:00Z".into();
@@ -176,7 +181,17 @@ fn what_cannot_be_counted_is_said_and_keeps_nothing_back() {
     }
     assert_eq!(noted(&backup, "secrets")["how"], "estimated");
     drop(locker);
-    assert_eq!(checked(&home, 0)["actual"], "all there");
+    let why = backup["facts"]["counted"]["left_out"].as_str().unwrap();
+    assert!(
+        why.contains("weak may not read public.secrets in postgres") && why.contains("grant pg_read_all_data"),
+        "{why}"
+    );
+    let check = checked(&home, 0);
+    assert_eq!(check["actual"], "all there");
+    assert!(
+        check["name"].as_str().unwrap().contains("2 by name only"),
+        "what nobody looked into is not called compared: {check}"
+    );
     let home = Home::new(&cluster, "count = false");
     assert!(home.run(&["backup"], 0).out.contains("drills cannot miss them: it is switched off"));
     let backup = home.backup(0);

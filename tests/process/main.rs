@@ -14,6 +14,7 @@ mod full;
 mod kill;
 mod lease;
 mod memory;
+mod policies;
 mod roles;
 mod s3;
 mod service;

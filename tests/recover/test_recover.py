@@ -214,6 +214,15 @@ class Logs(Case):
         for end in ends:
             self.log.piece(self.bytes[self.log.at - self.MIB:end - self.MIB])
 
+    def promoted(self):
+        """A log whose first timeline has come to 400 bytes and whose second began at 300 and has come to 500."""
+        M = self.MIB
+        self.log.stretch(M)
+        self.grow(M + 100, M + 400)
+        self.log.switch(2, M + 300)
+        self.grow(M + 500)
+        return M
+
     def test_pieces_and_runs_become_whole_segments(self):
         M = self.MIB
         self.log.stretch(M)
@@ -230,11 +239,7 @@ class Logs(Case):
         self.assertRegex(self.wal(code=1), "is damaged")
 
     def test_timelines_stretches_and_gaps(self):
-        M = self.MIB
-        self.log.stretch(M)
-        self.grow(M + 100, M + 400)
-        self.log.switch(2, M + 300)
-        self.grow(M + 500)
+        M = self.promoted()
         self.log.stretch(M + 500, timeline=2, continues=True)
         self.grow(M + 600)
         files = self.wal()
@@ -294,6 +299,17 @@ class Logs(Case):
         self.damage("stretches/0000000002")
         self.assertEqual(self.wal(code=3), rest)
         self.assertEqual(self.wal("--stretch", "1", code=3), files)
+
+    def test_an_older_timeline_is_read_where_nothing_of_the_newest_verifies(self):
+        """As the program has it: the log ends on the timeline before, and what followed the damaged one begins a part of its own."""
+        M = self.promoted()
+        self.damage("%010d/%08x/%016x" % (1, 2, M + 300))
+        first = {"000000010000000000000001": self.bytes[:400] + bytes(M - 400)}
+        self.assertEqual(self.wal(code=3), first)
+        self.log.stretch(M + 500, timeline=2, continues=True)
+        self.grow(M + 600)
+        self.assertEqual(list(self.wal(code=3)), ["000000020000000000000001"])
+        self.assertEqual(self.wal("--stretch", "1", code=3), first)
 
     def test_of_records_and_histories_the_sound_ones_are_used(self):
         M = self.MIB

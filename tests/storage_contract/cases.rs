@@ -113,6 +113,42 @@ pub fn listings_are_sorted_and_filtered(store: &Store) {
     assert!(age.as_secs().abs() < 60, "modified {age:?} ago");
 }
 
+/// Whatever the size of the pages, one after the other they give what the whole listing gives.
+pub fn pages_begin_behind_any_place(store: &Store) {
+    let all =
+        ["log/1/a/0001", "log/1/a/0001-0005", "log/1/a/0002", "log/1/b/0002", "log/2/a/0001", "log/x", "logs/1", "lot"];
+    for name in all {
+        create(store, name, name).unwrap();
+    }
+    let page = |prefix: &str, after: &str, most: usize| {
+        let page = store.list_page(prefix, after, most).unwrap();
+        (page.rows.iter().map(|kept| kept.key.to_string()).collect::<Vec<_>>(), page.next)
+    };
+    for most in [1, 2, 3, 20] {
+        let (mut found, mut from) = (Vec::new(), Some("log/".to_owned()));
+        while let Some(after) = from {
+            let (names, next) = page("log/", &after, most);
+            assert!(names.len() <= most && next.as_ref().is_none_or(|next| *next > after), "{names:?} {next:?}");
+            found.extend(names);
+            from = next;
+        }
+        assert_eq!(found, &all[..6], "pages of {most}");
+    }
+    for (prefix, after, first) in [
+        ("log/", "log/1/a0", Some("log/1/b/0002")),
+        ("log/", "log/1/a/0001~", Some("log/1/a/0002")),
+        ("log/", "log/1/a/0001", Some("log/1/a/0001-0005")),
+        ("log/", "log/1/b/0002", Some("log/2/a/0001")),
+        ("log/1/a/", "log/1/a/0002~", None),
+        ("log/", "log/x", None),
+        ("log", "log/x", Some("logs/1")),
+        ("none/", "none/", None),
+    ] {
+        let found = page(prefix, after, 1).0;
+        assert_eq!(found.first().map(String::as_str), first, "the first of {prefix} behind {after}");
+    }
+}
+
 pub fn long_listings_are_whole(store: &Store, many: usize) {
     let wanted: BTreeSet<_> = (0..many).map(|n| format!("packs/orders/{:02x}/{n:04}", n % 16)).collect();
     for name in &wanted {

@@ -35,6 +35,7 @@ macro_rules! contract {
             replace_of_a_missing_key_conflicts,
             ranges_are_exact,
             listings_are_sorted_and_filtered,
+            pages_begin_behind_any_place,
             bodies_of_all_sizes,
             delete_twice,
             of_sixteen_creators_one_wins,

@@ -244,6 +244,53 @@ fn tls_and_a_user_with_no_right_but_to_replicate() {
     assert!(old.contains("older than the save"), "{old}");
 }
 
+/// `protect` with the password in the environment, where `redis-cli` looks for it.
+#[test]
+fn protect_takes_the_password_as_redis_cli_does() {
+    use crate::support::binary::{command, finish};
+    let server = Server::start("redis-server", "");
+    server.run("SET key value");
+    server.run(&RIGHTS.replace("PASSWORD", "hunter2"));
+    let home = tempfile::tempdir().unwrap();
+    let url = server.url().replace("unix://", "unix://backup@");
+    let protect = |password: &str| {
+        let mut command = command(home.path(), &["protect", &url, "--repo", "repo"]);
+        finish(&command.env("REDISCLI_AUTH", password).output().unwrap())
+    };
+    let wrong = protect("hunter3");
+    assert!(wrong.code == 1 && wrong.all().contains("does not accept this user and password"), "{}", wrong.all());
+    let proven = protect("hunter2");
+    assert!(proven.code == 0 && proven.all().contains("The password is read from $REDISCLI_AUTH"), "{}", proven.all());
+    let written = std::fs::read_to_string(home.path().join("blackstart.toml")).unwrap();
+    assert!(written.contains("password = { env = \"REDISCLI_AUTH\" }"), "{written}");
+    assert_eq!(written.matches("[[source]]").count(), 1, "{written}");
+    assert!(!format!("{written}{}", proven.all()).contains("hunter"), "the password is shown");
+}
+
+/// Times of saves are whole seconds: right after the turn of one, a file of the second before is the hardest to tell from a new one.
+#[test]
+fn a_save_of_the_second_before_is_an_old_one() {
+    let server = Server::start("redis-server", "");
+    server.run("SET key value");
+    let directory = server.directory.path();
+    let turn = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        std::thread::sleep(Duration::from_nanos(u64::from(1_000_005_000 - now.subsec_nanos())));
+    };
+    for _ in 0..3 {
+        server.run("SAVE");
+        std::fs::copy(directory.join("dump.rdb"), directory.join("old.rdb")).unwrap();
+        turn();
+        let old = Options { file: Some(directory.join("old.rdb")), ..Options::default() };
+        let copy = tempfile::tempdir().unwrap();
+        let refused = copy_all(&mut server.source(old), &copy.path().join("copy")).map(|finished| finished.facts);
+        assert!(said(&refused.unwrap_err()).contains("older than the save"));
+    }
+    let current = Options { file: Some(directory.join("dump.rdb")), ..Options::default() };
+    let copy = tempfile::tempdir().unwrap();
+    assert_eq!(copy_all(&mut server.source(current), &copy.path().join("copy")).unwrap().facts["by"], "bgsave");
+}
+
 #[test]
 fn a_replica_only_if_it_is_meant_and_current() {
     let master = Server::start("redis-server", "");
@@ -255,7 +302,7 @@ fn a_replica_only_if_it_is_meant_and_current() {
     second.run("SET key value");
     assert!(path.exists());
     let replica = Server::start("redis-server", &format!("--replicaof 127.0.0.1 {port}"));
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while replica
         .connect()
         .command(&["INFO", "replication"])

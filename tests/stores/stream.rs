@@ -15,8 +15,8 @@ use blackstart::source::redis::proof::replayed;
 use blackstart::source::redis::replication::aof::Append;
 use std::collections::BTreeMap;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A repository with one source, which is `server`.
@@ -134,7 +134,7 @@ pub fn text(reply: &Reply) -> String {
 pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(40), "waited in vain: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -355,6 +355,10 @@ fn no_cut_tears_a_transaction() {
         last = (a, b);
     }
     assert!(last.0 > 50 && last.0 == number(&server, "a"), "{last:?}");
+    let dry = ["restore", "store", "--to", "beyond", "--dry-run", "--json", "--offset", &before_large.to_string()];
+    let log = home.run(&dry, 0).json()["report"]["log"].clone();
+    assert_eq!((log["to"].as_str(), &log["at_most"]), (Some(&*before_large.to_string()), &false.into()), "{log}");
+    assert!(log["bytes"].as_u64().unwrap() <= before_large && log["bytes"].as_u64() > Some(0), "{log}");
     let beyond = home.run(&["restore", "store", "--to", "beyond", "--offset", &(end + 1000).to_string()], 64);
     assert!(beyond.err.contains("cannot be reached") && beyond.err.contains("Everything from"), "{}", beyond.err);
     let postgres = home.run(&["restore", "store", "--to", "beyond", "--lsn", "0/1"], 64);
@@ -588,20 +592,18 @@ fn rounds() -> u64 {
     std::env::var("BLACKSTART_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
 }
 
-/// Writes numbers into a list and waits for each to be stored, until the server is gone; gives those that are.
-fn writer(server: &Server, first: u64) -> std::thread::JoinHandle<Vec<u64>> {
-    let mut c = server.connect();
+/// Writes numbers into a list and waits for each to be stored, until the server is gone; adds those that are to `acknowledged`.
+fn writer(server: &Server, first: u64, acknowledged: &Arc<Mutex<Vec<u64>>>) -> std::thread::JoinHandle<()> {
+    let (mut c, acknowledged) = (server.connect(), Arc::clone(acknowledged));
     std::thread::spawn(move || {
-        let mut acknowledged = Vec::new();
         for n in first.. {
             let number = n.to_string();
             let written = c.command(&["SADD", "numbers", &number]).and_then(|_| c.command(&["WAIT", "1", "0"]));
             match written {
-                Ok(reply) if text(&reply) != "0" => acknowledged.push(n),
+                Ok(reply) if text(&reply) != "0" => acknowledged.lock().unwrap().push(n),
                 _ => break,
             }
         }
-        acknowledged
     })
 }
 
@@ -612,17 +614,19 @@ fn what_was_acknowledged_survives_the_loss_of_the_server_and_of_the_receiver() {
     let mut random = Random(seed);
     let mut directory = Some(tempfile::tempdir().unwrap());
     let mut home: Option<Home> = None;
-    let mut acknowledged = Vec::new();
+    let acknowledged = Arc::new(Mutex::new(Vec::new()));
     for round in 0..rounds() {
         let server = Server::on(directory.take().unwrap(), "redis-server", "--appendonly yes --appendfsync always");
         let home = home.get_or_insert_with(|| Home::of(&server));
         let receiver = home.receiver();
         let load = Transactions::start(&server);
-        let writers: Vec<_> = (0..4).map(|w| writer(&server, (round * 4 + w) * 1_000_000)).collect();
+        let writers: Vec<_> = (0..4).map(|w| writer(&server, (round * 4 + w) * 1_000_000, &acknowledged)).collect();
         let mut c = server.connect();
         c.command(&["SET", "round", &round.to_string()]).unwrap();
         wait("the log has a snapshot to go on from", || stored(&mut c, "200"));
-        std::thread::sleep(Duration::from_millis(300 + random.below(1000)));
+        let before = acknowledged.lock().unwrap().len();
+        wait("writes return", || acknowledged.lock().unwrap().len() > before + 8);
+        std::thread::sleep(Duration::from_millis(random.below(1000)));
         // One of both goes first.
         let receiver = if random.below(2) == 0 {
             receiver.kill();
@@ -635,19 +639,13 @@ fn what_was_acknowledged_survives_the_loss_of_the_server_and_of_the_receiver() {
         std::thread::sleep(Duration::from_millis(random.below(100)));
         drop(receiver);
         load.stop();
-        let of_round: Vec<u64> = writers.into_iter().flat_map(|w| w.join().unwrap()).collect();
-        assert!(of_round.len() > 4, "round {round}: only {} writes returned: {}", of_round.len(), home.said());
-        acknowledged.extend(of_round);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
         let copy = home.restore("redis-server", &[]);
         let Reply::List(there) = copy.run("SMEMBERS numbers") else { panic!("no numbers") };
         let there: std::collections::HashSet<u64> = there.iter().map(|n| text(n).parse().unwrap()).collect();
-        let missing: Vec<&u64> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
-        assert!(
-            missing.is_empty(),
-            "seed {seed}, round {round}: {missing:?} of {}: {}",
-            acknowledged.len(),
-            home.said()
-        );
+        let due = acknowledged.lock().unwrap();
+        let missing: Vec<&u64> = due.iter().filter(|n| !there.contains(n)).collect();
+        assert!(missing.is_empty(), "seed {seed}, round {round}: {missing:?} of {}: {}", due.len(), home.said());
         assert_eq!(number(&copy, "a"), number(&copy, "b"), "a transaction is torn");
     }
 }

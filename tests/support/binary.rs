@@ -111,6 +111,14 @@ impl Random {
     }
 }
 
+/// Turns one bit in the middle of a file.
+pub fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
 /// All files below `root` whose names satisfy `wanted`.
 pub fn files_below(root: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);

@@ -69,7 +69,7 @@ impl Server {
         command.args(arguments.replace("DIR", dir).split_whitespace());
         let process = Leashed::start(&command, &directory.path().join("log"));
         let server = Server { directory, _process: process };
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while Connection::open(&Address::parse(&server.url()).unwrap(), &Roots::System)
             .and_then(|mut c| c.command(&["PING"]))
             .is_err_and(|e| !format!("{e:#}").contains("NOAUTH"))

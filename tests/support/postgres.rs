@@ -3,15 +3,16 @@
 
 use blackstart::source::postgres::client::{Address, Client, Session};
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The majors that are tested: 14 with the old grammars, Debian's own, and the newest two.
-pub const MAJORS: [u32; 4] = [14, 15, 17, 18];
+use super::servers::free_ports;
+
+/// All majors that are supported: 13 and 14 with the old grammars, Debian 12's own, and what came after.
+pub const MAJORS: [u32; 6] = [13, 14, 15, 16, 17, 18];
 
 /// A cluster and, while it runs, its server. Everything ends and goes with it, however this process ends.
 pub struct Cluster {
@@ -80,7 +81,7 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("blackstart-pg-").tempdir().unwrap().keep();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         own(&directory);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [port] = free_ports();
         let broom = leashed(Command::new("sh").args(["-c", r#"read -r _; sleep 0.3; rm -rf "$0""#]).arg(&directory));
         Cluster { major, data: directory.join("data"), directory, port, config_file: None, server: None, _broom: broom }
     }
@@ -96,6 +97,24 @@ impl Cluster {
             self.port
         );
         fs::write(&path, format!("{old}\n{ours}{lines}\n")).unwrap();
+    }
+
+    /// Moves the configuration out of the data directory, as Debian has it, and adds `lines` to a file of `conf.d`.
+    pub fn configure_outside(&mut self, lines: &str) {
+        self.stop();
+        let etc = self.directory.join("etc");
+        fs::create_dir_all(etc.join("conf.d")).unwrap();
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            fs::rename(self.data.join(name), etc.join(name)).unwrap();
+        }
+        fs::write(etc.join("conf.d/local.conf"), lines).unwrap();
+        let (data, etc) = (self.data.display().to_string(), etc.display().to_string());
+        self.config_file = Some(format!("{etc}/postgresql.conf").into());
+        self.configure(&format!(
+            "data_directory = '{data}'\nhba_file = '{etc}/pg_hba.conf'\nident_file = '{etc}/pg_ident.conf'\ninclude_dir = 'conf.d'"
+        ));
+        own_all(&self.directory);
+        self.start();
     }
 
     pub fn start(&mut self) {

@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -216,8 +216,18 @@ pub fn certify(directory: &Path) {
     openssl(&format!("{new} -subj /CN=test {leaf} -CA ca.pem -CAkey ca.key -keyout leaf.key -out leaf.pem"));
 }
 
-/// Ports that were free a moment ago.
+/// Ports that nobody else is given: below those that the kernel hands out to whoever asks for any, or connects to somebody.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    const RANGE: std::ops::Range<u32> = 16_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Other processes of tests begin elsewhere.
+    let first = std::process::id().wrapping_mul(61);
+    let next = || loop {
+        let n = first.wrapping_add(GIVEN.fetch_add(1, Ordering::SeqCst)) % (RANGE.end - RANGE.start);
+        let port = u16::try_from(RANGE.start + n).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    };
+    [(); N].map(|()| next())
 }

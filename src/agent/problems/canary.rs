@@ -21,7 +21,7 @@ pub fn problem(source: &SourceName, beat: &Beat, started: Timestamp, now: Timest
         _ if hangs => "it has neither been written nor failed: the engine lets it wait".to_owned(),
         _ => return None,
     };
-    let known = beat.written.map_or("none was ever written".to_owned(), |at| format!("the last one is of {at}"));
+    let known = beat.written.map_or("none was ever written".to_owned(), |at| format!("the last one is of {at:.0}"));
     Some(Problem {
         key: format!("{source}/canary"),
         severity: Severity::Warning,

@@ -1,6 +1,7 @@
 //! What drills have proven, and how long ago: each level for itself.
 
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use super::super::observe::Drilled;
 use super::{Ending, View, problem};
@@ -8,7 +9,7 @@ use crate::job::{Job, Task};
 use crate::notify::{Problem, Severity};
 use crate::operations::evidence::Level;
 
-pub fn problems(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>) {
+pub fn problems(view: &View, job: &Job, now: Timestamp, (found, unknown): (&mut Vec<Problem>, &mut BTreeSet<String>)) {
     let source = &job.source;
     let past = view.history.get(source);
     let newest = past.and_then(|p| p.newest);
@@ -19,14 +20,17 @@ pub fn problems(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>
         let task = Task::Drill(level);
         let since = past.and_then(|p| p.tasks.get(&task)).and_then(|p| p.since);
         let last = view.seen.get(source).and_then(|s| s.drills.get(&level)).map(|d| d.span.finished);
-        let overdue = last.or(since).is_some_and(|t| now.duration_since(t) > rhythm.gaps().1.saturating_mul(2));
-        if overdue {
+        let interval = rhythm.gaps().1;
+        let overdue = last.or(since).is_some_and(|t| now.duration_since(t) > interval.saturating_mul(2));
+        if overdue && view.is_new(job, interval, now) {
+            unknown.insert(format!("{source}/{task}-overdue"));
+        } else if overdue {
             let (of_level, option) = match task {
                 Task::DRILL => (String::new(), String::new()),
                 _ => (format!(" of level {level}"), format!(" --level {level}")),
             };
             let title = format!("{source}: a drill{of_level} is overdue");
-            let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t}"));
+            let known = last.map_or("There has never been one".into(), |t| format!("The last one was at {t:.0}"));
             let of = source.plan().map_or_else(|| source.to_string(), |plan| format!("--plan {plan}"));
             let unknown = match level {
                 Level::GameDay => "whether faults are noticed is not known",
@@ -36,6 +40,14 @@ pub fn problems(view: &View, job: &Job, now: Timestamp, found: &mut Vec<Problem>
             let detail = format!("{known}; {unknown}. Run `blackstart drill {of}{option}`");
             add(&format!("{task}-overdue"), Severity::Warning, title, detail);
         }
+    }
+    if let Some(seq) = view.seen.get(source).and_then(|s| s.verified.taken_back) {
+        let title = format!("{source}: snapshot {seq} was proven, and is NOT VERIFIED any more");
+        let detail = format!(
+            "A later backup found that packs are gone which it needs; that backup and newer ones do without them. `blackstart verify {source}` names what is \
+             missing and whom it hurts. Find out who or what removed it, and prove a newer snapshot: `blackstart drill {source}`"
+        );
+        add("unproven", Severity::Warning, title, detail);
     }
     if let (Some(plan), Some(drilled)) = (&job.plan, view.seen.get(source).and_then(|s| s.plan))
         && plan.hash != drilled

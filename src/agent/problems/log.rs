@@ -28,7 +28,7 @@ pub fn problems(job: &Job, standing: &Standing, seen: Option<&Seen>, now: Timest
         if away > AWAY {
             let severity = if away > AWAY_CRITICAL { Severity::Critical } else { Severity::Warning };
             let detail = format!(
-                "What is written since {since} is safe nowhere but on the server, which keeps it in its replication slot (PostgreSQL) or while its backlog reaches (Redis). It goes on by itself; see that the server runs and lets the receiver in, with `blackstart check`: {why}"
+                "What is written since {since:.0} is safe nowhere but on the server, which keeps it in its replication slot (PostgreSQL) or while its backlog reaches (Redis). It goes on by itself; see that the server runs and lets the receiver in, with `blackstart check`: {why}"
             );
             found.push(("receiver", severity, format!("{source}: its log is not received"), detail));
         }
@@ -38,7 +38,7 @@ pub fn problems(job: &Job, standing: &Standing, seen: Option<&Seen>, now: Timest
             let behind = in_words(standing.behind);
             let title = format!("{source}: the log falls behind");
             let detail = format!(
-                "{behind} of it are not stored, and a disaster now would lose what is younger than {current}. The store or the line is slower than the server writes: \
+                "{behind} of it are not stored, and a disaster now would lose what is younger than {current:.0}. The store or the line is slower than the server writes: \
                  see what else uses them"
             );
             found.push(("log-behind", Severity::Warning, title, detail));

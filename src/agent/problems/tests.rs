@@ -40,9 +40,22 @@ fn look(
     repository: Option<&str>,
     minutes: i64,
 ) -> Findings {
+    look_since(job, past, (seen, endings), repository, &BTreeMap::new(), minutes)
+}
+
+/// As `look`, where jobs were edited.
+fn look_since(
+    job: Job,
+    past: SourcePast,
+    (seen, endings): (Option<Seen>, &Endings),
+    repository: Option<&str>,
+    edited: &BTreeMap<SourceName, Timestamp>,
+    minutes: i64,
+) -> Findings {
     let view = View {
         history: &History::from([(job.source.clone(), past)]),
         jobs: std::slice::from_ref(&job),
+        edited,
         seen: &seen.map(|seen| (job.source.clone(), seen)).into_iter().collect(),
         endings,
         standings: &BTreeMap::new(),
@@ -181,9 +194,88 @@ fn what_says_nothing_ends_no_alarm() {
         "a/incremental",
         "a/never",
         "a/overdue",
+        "a/prune",
         "a/rpo",
         "a/schedule",
+        "a/unproven",
+        "a/verify",
     ];
     assert_eq!(unknown(Some(("failed", 9)), Some("gone")), data);
     assert_eq!(keys(job, None, 999, Some(("check-failed", 0)), Some("gone")), ["repository", "a/incremental"]);
+}
+
+/// Keys and titles of what is wrong after these runs of `task`: how each ended, with which report.
+fn after(seen: &Seen, task: Task, runs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let text = "source = \"a\"\nevery = \"20m\"\nverify = { every = \"1d\" }\nprune = { every = \"1d\" }\ndrill = { every = \"1d\" }\n";
+    let job = crate::job::parse(text, std::path::Path::new("a.toml")).unwrap().job;
+    let mut endings = Endings::default();
+    for (result, report) in runs {
+        endings.take(&Run { report: (*report).into(), ..run(&job.source, task, result) });
+    }
+    let findings = look(job, SourcePast::default(), Some(seen.clone()), &endings, None, 60);
+    assert!(findings.wrong.iter().all(|p| !findings.unknown.contains(&p.key)), "{findings:?}");
+    findings.wrong.into_iter().map(|p| (p.key, p.title)).collect()
+}
+
+#[test]
+fn what_was_found_stands_until_it_has_been_seen_well() {
+    let seen = Seen::of_test(None, None, at(2));
+    let told = |task, runs: &[(&str, &str)]| after(&seen, task, runs);
+    let of = |key: &str, words: &str| vec![(key.to_owned(), words.to_owned())];
+    let damaged = of("a/verify", "a: the repository is damaged");
+    let partial = of("a/prune", "a: the prune failed");
+    let came_back = of("a/drill", "a: a drill FAILED: the newest backup does not come back");
+    for later in ["failed", "environment"] {
+        assert_eq!(
+            told(Task::Verify, &[("check-failed", "{}"), (later, "{}")]),
+            damaged,
+            "{later} tells nothing of it"
+        );
+        assert_eq!(told(Task::DRILL, &[("check-failed", "{\"seq\":7}"), (later, "{}")]), came_back, "{later}");
+    }
+    assert_eq!(told(Task::Verify, &[("check-failed", "{}"), ("busy", "{}"), ("busy", "{}")]), damaged);
+    assert_eq!(told(Task::Verify, &[("check-failed", "{}"), ("failed", "{}"), ("done", "{}")]), []);
+    // The later failure is the news; what was refused is said beside it.
+    assert_eq!(told(Task::Prune, &[("partial", "{}"), ("failed", "{}")]), partial);
+    assert_eq!(told(Task::Prune, &[("partial", "{}"), ("failed", "{}"), ("done", "{}")]), []);
+    let seven = ("check-failed", "{\"seq\":7}");
+    assert_eq!(told(Task::DRILL, &[seven, ("done", "{\"seq\":6}")]), came_back, "an older one says nothing of it");
+    assert_eq!(told(Task::DRILL, &[seven, ("done", "{\"seq\":6}"), ("done", "{\"seq\":7}")]), []);
+    assert_eq!(told(Task::DRILL, &[seven, ("check-failed", "{\"seq\":6}"), ("done", "{\"seq\":6}")]), came_back);
+}
+
+#[test]
+fn a_prune_by_somebody_else_does_not_end_what_was_refused() {
+    let mut seen = Seen::of_test(None, None, at(2));
+    let keys = |seen: &Seen, runs: &[(&str, &str)]| {
+        after(seen, Task::Prune, runs).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    seen.prune = Some(at(1));
+    assert_eq!(keys(&seen, &[("failed", "{}")]), [""; 0], "it was tried again elsewhere");
+    assert_eq!(keys(&seen, &[("partial", "{}"), ("failed", "{}")]), ["a/prune"], "whether it was whole nobody knows");
+    seen.findings.take_prune(at(1), &[]);
+    assert_eq!(keys(&seen, &[("partial", "{}"), ("failed", "{}")]), [""; 0], "one by hand, here, was whole");
+    seen.findings.take_prune(at(3), &["packs/a: locked".into()]);
+    assert_eq!(keys(&seen, &[]), ["a/prune"], "one by hand was not");
+}
+
+#[test]
+fn nobody_is_late_with_what_was_not_promised_yet() {
+    let text = "source = \"a\"\nevery = \"20m\"\ndrill = { every = \"1h\" }\n";
+    let job = || crate::job::parse(text, std::path::Path::new("a.toml")).unwrap().job;
+    let mut past = SourcePast { newest: Some(at(0)), ..SourcePast::default() };
+    past.tasks.insert(Task::DRILL, Past { since: Some(at(0)), ..Past::default() });
+    let edited = BTreeMap::from([(job().source, at(500))]);
+    let late = |minutes| {
+        let seen = Seen::of_test(None, None, at(0));
+        let findings = look_since(job(), past.clone(), (Some(seen), &Endings::default()), None, &edited, minutes);
+        let keys: Vec<String> = findings.wrong.into_iter().map(|p| p.key).collect();
+        let of_late = |key: &String| key.ends_with("overdue");
+        (keys.into_iter().filter(of_late).collect::<Vec<_>>(), findings.unknown)
+    };
+    let (begun, unknown) = late(540);
+    assert_eq!(begun, [""; 0], "two slots have not passed since it was edited");
+    assert!(unknown.contains("a/overdue") && unknown.contains("a/drill-overdue"), "what stood stands: {unknown:?}");
+    assert_eq!(late(541).0, ["a/overdue"]);
+    assert_eq!(late(621).0, ["a/overdue", "a/drill-overdue"]);
 }

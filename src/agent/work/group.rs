@@ -51,7 +51,7 @@ fn done(report: &GroupReport) -> Result<Done> {
     let (result, line, data_time, point) = match &report.point {
         Ok(point) => {
             let (n, at) = (point.group.n, point.group.data_time());
-            let whole = format!("point {n} of group {name} has the data of {at}");
+            let whole = format!("point {n} of group {name} has the data of {at:.0}");
             let (result, line) = match (lines("check-failed"), lines("partial")) {
                 (suspect, _) if !suspect.is_empty() => ("check-failed", format!("{whole}, but {suspect}")),
                 (_, partial) if !partial.is_empty() => ("partial", format!("{whole}, but {partial}")),

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::covered::{Covered, Reached};
 use super::page::{Part, markdown, page};
-use super::period::{Covered, Period, Reached};
 use super::promised::Kept;
-use crate::cli::Form;
+use crate::cli::{Form, Period};
 use crate::commands::output::{span, time};
 
 /// Moments that are named one by one; more are counted.

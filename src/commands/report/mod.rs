@@ -12,11 +12,10 @@ use crate::operations::Open;
 use crate::operations::evidence::{self, Chain, Stored};
 
 mod auditor;
+mod covered;
 mod page;
 mod period;
 mod promised;
-
-pub use period::Period;
 
 pub fn run(shell: &Shell, args: &Report) -> Result<Ending> {
     match (&args.verb, &args.period) {

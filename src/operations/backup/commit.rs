@@ -1,20 +1,22 @@
 //! The end of a run: everything is durable, then one create-only object makes it a snapshot (FORMAT.md §3-1, §3-3, §3-5).
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::report::BackupReport;
 use super::retired::given_up;
-use super::{BackupReport, Committed, Run};
+use super::run::{Committed, Run};
 use crate::fingerprint::{Fingerprint, REMEMBERED};
 use crate::operations::basis::Existing;
 use crate::operations::{locks, tiers};
 use crate::pipeline::{Stored, Target};
 use crate::report::{Outcome, Stats};
-use crate::repository::FORMAT;
 use crate::repository::layout::{self, Hash};
 use crate::repository::sealed::{SKIPS_LISTED, SealedPart};
 use crate::repository::series::{self, Series};
-use crate::repository::snapshot::{Commit, Line, Named, PackChange, Retirement, Snapshot, write_pack_list};
+use crate::repository::snapshot::{Commit, Line, LogRange, Named, PackChange, Retirement, Snapshot, write_pack_list};
+use crate::repository::{FORMAT, PROGRAM};
 use crate::storage;
 
 /// Pack changes kept in the commit itself; more go to a pack list.
@@ -42,7 +44,7 @@ impl Run<'_> {
             epoch: self.host.open.trust.epoch,
             host: self.host.name.clone(),
             key: self.host.keys.signing.public().id(),
-            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+            agent: PROGRAM.into(),
             data_time: stored.finished.data_time,
             started: self.started,
             finished: self.host.open.now(),
@@ -55,8 +57,7 @@ impl Run<'_> {
             pack_lists,
             packs,
             lost: self.lost.clone(),
-            // A source that has a log says where its snapshot lies in it.
-            log: serde_json::from_value(stored.finished.facts["log"].clone()).ok(),
+            log: place_in_log(&stored.finished.facts)?,
             suspect: !sealed.suspicions.is_empty(),
             accepted: self.options.accept_change,
             lock: self.terms.lock,
@@ -120,6 +121,11 @@ impl Run<'_> {
     fn create(&mut self, mut snapshot: Snapshot) -> Result<Option<(Snapshot, Hash)>> {
         let open = &self.host.open;
         for _ in 0..3 {
+            // That its number is free is not enough: what had it may have been removed by prune, and is the past.
+            let series = Series::list(&open.store, &open.trust, self.name)?;
+            if series.head() >= snapshot.seq && !self.follow(&series, &mut snapshot)? {
+                return Ok(None);
+            }
             let body = self.host.keys.signing.sign_line(&Line::Snapshot(Box::new(snapshot.clone())))?;
             let hash = Hash::of(&body);
             self.memory.record(&self.lineage, hash)?;
@@ -132,31 +138,34 @@ impl Run<'_> {
                     ));
                 }
             }
-            // Only a prune that left the basis alone may be followed at once: then every object of the basis is still named. Whether the
-            // run's own objects, and those that it took over, are still there is looked up below.
-            let series = Series::list(&open.store, &open.trust, self.name)?;
-            let others: Vec<Commit> =
-                (snapshot.seq..=series.head()).map(|seq| series.read(seq)).collect::<Result<_>>()?;
-            // Whoever gave the source up did not know of this run, and this run did not know of that.
-            if let Some(record) = others.iter().find_map(retirement) {
-                return Err(given_up(self.name, record, "This run's data is not in a snapshot."));
-            }
-            for commit in others {
-                let Line::Prune(prune) = &commit.line else { return Ok(None) };
-                if prune.removed.iter().any(|r| Some(r.seq) == snapshot.basis) {
-                    return Ok(None);
-                }
-                snapshot.previous = Some(commit.hash);
-            }
-            if snapshot.baseline == snapshot.seq {
-                snapshot.baseline = series.head() + 1;
-            }
-            snapshot.seq = series.head() + 1;
-            if !self.all_there(&snapshot)? {
-                return Ok(None);
-            }
         }
         Ok(None)
+    }
+
+    /// Puts the snapshot behind the commits that came first, if they may be followed at once: only a prune that left the basis alone may, since
+    /// then every object of the basis is still named. Whether the run's own objects, and those that it took over, are still there is looked up.
+    fn follow(&self, series: &Series, snapshot: &mut Snapshot) -> Result<bool> {
+        // What was there and is gone by now cannot be looked at.
+        if !(snapshot.seq..=series.head()).all(|seq| series.stored_at(seq).is_some()) {
+            return Ok(false);
+        }
+        let others: Vec<Commit> = (snapshot.seq..=series.head()).map(|seq| series.read(seq)).collect::<Result<_>>()?;
+        // Whoever gave the source up did not know of this run, and this run did not know of that.
+        if let Some(record) = others.iter().find_map(retirement) {
+            return Err(given_up(self.name, record, "This run's data is not in a snapshot."));
+        }
+        for commit in others {
+            let Line::Prune(prune) = &commit.line else { return Ok(false) };
+            if prune.removed.iter().any(|r| Some(r.seq) == snapshot.basis) {
+                return Ok(false);
+            }
+            snapshot.previous = Some(commit.hash);
+        }
+        if snapshot.baseline == snapshot.seq {
+            snapshot.baseline = series.head() + 1;
+        }
+        snapshot.seq = series.head() + 1;
+        self.all_there(snapshot)
     }
 
     /// Whether everything that the snapshot names is there, and will be when the prune that came first has ended: it commits before it
@@ -281,6 +290,28 @@ impl Run<'_> {
     }
 }
 
+/// Where the snapshot lies in its source's log, as the source says that has one. Without it no point in time could be reached from the snapshot.
+fn place_in_log(facts: &Value) -> Result<Option<LogRange>> {
+    match &facts["log"] {
+        Value::Null => Ok(None),
+        range => serde_json::from_value(range.clone()).map(Some).context("read where the snapshot lies in the log"),
+    }
+}
+
 fn retirement(commit: &Commit) -> Option<&Retirement> {
     if let Line::Retire(record) = &commit.line { Some(record) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_place_in_the_log_that_cannot_be_read_is_not_left_out_in_silence() {
+        assert_eq!(place_in_log(&Value::Null).unwrap(), None, "most sources have no log");
+        let range = json!({"timeline": 1, "start": "000000000a000028", "end": "000000000a0012c8"});
+        assert!(place_in_log(&json!({"log": range})).unwrap().is_some());
+        place_in_log(&json!({"log": {"timeline": 1}})).expect_err("a range without its end is no range");
+    }
 }

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use std::time::Duration;
 
-use crate::limits::{CHECKPOINT_EVERY, PACKS_IN_MEMORY, WORKERS_MAX};
+use crate::limits::{self, CHECKPOINT_EVERY, PACKS_IN_MEMORY};
 use crate::operations::prune;
 use crate::pipeline::SpoolPlace;
 use crate::progress::Progress;
@@ -32,7 +32,7 @@ pub struct Options {
     pub packs: usize,
     /// Where packs wait that the store does not take as fast as the source is read. Without, the source waits.
     pub spool: Option<SpoolPlace>,
-    /// An interrupted run stores again at most what it read in this time.
+    /// An interrupted run stores again at most what it read in this time, or in a sixteenth of its own where entries come in no order.
     pub checkpoint_every: Duration,
     /// Prune's: what an interrupted run has left is taken over only while it is younger than half of it.
     pub grace: SignedDuration,
@@ -44,7 +44,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Options {
             full: false,
             baseline: false,
@@ -54,7 +53,7 @@ impl Default for Options {
             heal: false,
             accept_change: false,
             level: None,
-            workers: cores.clamp(1, WORKERS_MAX),
+            workers: limits::workers(),
             packs: PACKS_IN_MEMORY,
             spool: None,
             checkpoint_every: CHECKPOINT_EVERY,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::Run;
+use super::run::Run;
 use crate::repository::checkpoint::{self, Checkpoint, Circumstances};
 use crate::repository::history;
 use crate::repository::index::PackLine;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Run;
+use super::run::Run;
 use crate::error::{Failure, Kind};
 use crate::repository::layout::SourceName;
 use crate::repository::snapshot::Retirement;

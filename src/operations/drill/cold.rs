@@ -1,24 +1,25 @@
 //! A cold start: what the disaster leaves is the repository and the kit. `recover.py` restores from a bare copy with stock tools, and without
 //! this program (FORMAT.md §7).
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::levels::needed;
+use super::mirror::mirror;
 use crate::child::{Child, Spec};
-use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
-use crate::repository::layout;
+use crate::repository::series;
 use crate::repository::snapshot::Snapshot;
 use crate::storage::Key;
 
 const PROGRAMS: [&str; 4] = ["python3", "age", "zstd", "ssh-keygen"];
-/// Longest run of `recover.py`.
+/// What every repository has.
+const RECOVER: &str = "recover.py";
+/// Its longest run.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Copies what one snapshot needs into `scratch` and lets `recover.py` restore it to `to`. Gives the bytes fetched, too.
@@ -35,8 +36,11 @@ pub fn restore(
         return Err(Failure::new(Kind::Environment, format!("a cold start needs {missing}, which is not here"), help));
     }
     let copy = scratch.join("repository");
-    let fetched = times.time("fetch", || mirror(open, snapshot, &copy))?;
-    let script = copy.join("recover.py").into_os_string();
+    let fetched = times.time("fetch", || {
+        let objects = series::objects_of(&open.store, snapshot)?.into_keys();
+        mirror(open, snapshot, objects.chain([Key::new(RECOVER)]), &copy)
+    })?;
+    let script = copy.join(RECOVER).into_os_string();
     let words = ["--root", &open.trust.root.id(), "--identity", "/dev/stdin", "restore", snapshot.source.as_str()];
     let seq = snapshot.seq.to_string();
     let argv = ["python3".into(), script].into_iter().chain(words.map(Into::into)).chain([to.into()]);
@@ -56,20 +60,4 @@ pub fn restore(
         _ => ended.success().err().map_or_else(String::new, |e| format!("{e:#}")),
     };
     Ok((Check::compare("recover.py with stock tools", "restored", found), fetched))
-}
-
-/// The repository as far as this snapshot needs it.
-fn mirror(open: &Open, snapshot: &Snapshot, copy: &Path) -> Result<u64> {
-    let mut keys: Vec<Key> = vec![layout::repository(), Key::new("recover.py")];
-    for prefix in ["trust/".to_owned(), layout::snapshots(&snapshot.source)] {
-        keys.extend(open.store.list(&prefix).context("list the repository")?.into_iter().map(|o| o.key));
-    }
-    keys.extend(needed(open, snapshot)?.into_keys());
-    let mut fetched = 0;
-    for key in keys {
-        let body = open.store.get(&key).with_context(|| format!("read {key}"))?;
-        fetched += body.len() as u64;
-        durable::publish_new(&copy.join(key.as_str()), &body, 0o600).with_context(|| format!("copy {key}"))?;
-    }
-    Ok(fetched)
 }

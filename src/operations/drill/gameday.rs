@@ -4,7 +4,7 @@
 //! The copy is made through the store, of two snapshots at most and of the commits of their source; the original is read and nothing else.
 //! Nothing is asked of the source. FORMAT.md §2.7: a report of level `game-day` proves no snapshot.
 
-mod copy;
+mod harm;
 
 use age::secrecy::ExposeSecret;
 use anyhow::{Context, Result, ensure};
@@ -14,18 +14,18 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::copy::{Harm, Harmed, mirror};
-use super::levels::needed;
+use self::harm::{Harm, Harmed};
+use super::mirror::mirror;
 use crate::child::{Child, Output, Spec};
 use crate::operations::Open;
 use crate::operations::restore;
 use crate::report::{Check, Outcome, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::keys::KeyPair;
-use crate::repository::layout::{self, Hash};
+use crate::repository::layout;
 use crate::repository::sealed::SealedPart;
-use crate::repository::series::Series;
-use crate::repository::snapshot::Snapshot;
+use crate::repository::series::{self, Series};
+use crate::repository::snapshot::{Named, Snapshot};
 use crate::storage::Key;
 
 /// Longest run of one verb.
@@ -54,9 +54,9 @@ pub const RESTORES: u64 = 7;
 struct Points {
     snapshot: Snapshot,
     before: Option<Snapshot>,
-    objects: BTreeMap<Key, (Hash, u64)>,
+    objects: BTreeMap<Key, Named>,
     /// Objects that the next best point does not need.
-    own: BTreeMap<Key, (Hash, u64)>,
+    own: BTreeMap<Key, Named>,
 }
 
 impl Points {
@@ -64,31 +64,33 @@ impl Points {
         let whole = Series::list(&open.store, &open.trust, &snapshot.source)?.whole();
         let mut earlier = whole.snapshots().filter(|(_, s)| s.seq < snapshot.seq && s.outcome == Outcome::Complete);
         let before = earlier.next_back().map(|(_, s)| s.clone());
-        let newest = needed(open, snapshot)?;
-        let older = before.as_ref().map(|before| needed(open, before)).transpose()?.unwrap_or_default();
+        let objects_of = |snapshot: &Snapshot| series::objects_of(&open.store, snapshot);
+        let newest = objects_of(snapshot)?;
+        let older = before.as_ref().map(objects_of).transpose()?.unwrap_or_default();
         let own = newest.iter().filter(|(key, _)| !older.contains_key(key)).map(|(k, v)| (k.clone(), *v)).collect();
         let objects = newest.into_iter().chain(older).collect();
         Ok(Points { snapshot: snapshot.clone(), before, objects, own })
     }
 
+    fn cost(&self, identities: &[Identity]) -> Result<Cost> {
+        Ok(Cost {
+            objects: self.objects.len() as u64,
+            bytes: self.objects.values().map(|(_, size)| size).sum(),
+            restored: SealedPart::open(&self.snapshot, identities)?.stats.bytes,
+        })
+    }
+
     /// An object of the snapshot, best one that the next best point can do without.
     fn victim(&self, area: &str) -> Option<Key> {
         let prefix = layout::content_prefix(area, &self.snapshot.source);
-        let of =
-            |all: &'_ BTreeMap<Key, (Hash, u64)>| all.keys().find(|key| key.as_str().starts_with(&prefix)).cloned();
+        let of = |all: &BTreeMap<Key, Named>| all.keys().find(|key| key.as_str().starts_with(&prefix)).cloned();
         of(&self.own).or_else(|| of(&self.objects))
     }
 }
 
 /// What a game day on `snapshot` would take.
 pub fn cost(open: &Open, identities: &[Identity], snapshot: &Snapshot) -> Result<Cost> {
-    let points = Points::of(open, snapshot)?;
-    let restored = SealedPart::open(snapshot, identities)?.stats.bytes;
-    Ok(Cost {
-        objects: points.objects.len() as u64,
-        bytes: points.objects.values().map(|(_, size)| size).sum(),
-        restored,
-    })
+    Points::of(open, snapshot)?.cost(identities)
 }
 
 /// Plays all faults in `scratch`. Gives what was found, and the bytes fetched.
@@ -100,11 +102,11 @@ pub fn play(
     times: &Stopwatch,
 ) -> Result<(Vec<Check>, u64)> {
     let points = Points::of(open, snapshot)?;
-    let cost = cost(open, identities, snapshot)?;
+    let cost = points.cost(identities)?;
     let to = scratch.join("restored");
     restore::has_place(&to, cost.bytes + cost.restored)?;
     let copy = scratch.join("repository");
-    let fetched = times.time("copy", || mirror(open, &points, &copy))?;
+    let fetched = times.time("copy", || mirror(open, snapshot, points.objects.keys().cloned(), &copy))?;
     let day = Day {
         program: std::env::current_exe().context("find this program")?,
         root: open.trust.root.id(),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::interrupt;
 use crate::operations::basis::{index_store, pack_table};
-use crate::operations::restore::PackWork;
-use crate::operations::{Open, verify};
+use crate::operations::restore::{self, PackWork};
+use crate::operations::{Open, place};
 use crate::report::{Check, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::index::PackLine;
@@ -20,17 +20,9 @@ const NOTHING_SAID: &str = "Nothing was changed, and nothing is said of the back
 /// Faults named in a check.
 const NAMED: usize = 5;
 
-/// What the snapshot needs: every key with its hash and size.
-pub fn needed(open: &Open, snapshot: &Snapshot) -> Result<BTreeMap<Key, (Hash, u64)>> {
-    let source = &snapshot.source;
-    let packs = series::packs_of(&open.store, snapshot)?;
-    let packs = packs.iter().map(|(hash, size)| (layout::pack(source, hash), (*hash, *size)));
-    Ok(packs.chain(series::index_objects(snapshot).map(|(h, s)| (layout::index(source, h), (*h, *s)))).collect())
-}
-
 /// That every object is listed at its size.
 pub fn existence(open: &Open, snapshot: &Snapshot, times: &Stopwatch) -> Result<Check> {
-    let needed = needed(open, snapshot)?;
+    let needed = series::objects_of(&open.store, snapshot)?;
     let mut there: BTreeMap<Key, u64> = BTreeMap::new();
     for area in ["packs", "index"] {
         let listed = times
@@ -48,7 +40,7 @@ pub fn existence(open: &Open, snapshot: &Snapshot, times: &Stopwatch) -> Result<
 
 /// That the stored bytes of every object have the hash that names them. Gives the bytes fetched, too.
 pub fn hashes(open: &Open, snapshot: &Snapshot, times: &Stopwatch) -> Result<(Check, u64)> {
-    let needed = needed(open, snapshot)?;
+    let needed = series::objects_of(&open.store, snapshot)?;
     let (mut faults, mut fetched) = (Vec::new(), 0);
     for (key, (hash, _)) in &needed {
         interrupt::check(NOTHING_SAID)?;
@@ -80,19 +72,18 @@ pub fn decode(
     let table = pack_table(&index, snapshot, identities, |line, _| {
         let PackLine::Pack { name, size, frames, .. } = line else { return Ok(()) };
         interrupt::check(NOTHING_SAID)?;
-        let key = layout::pack(&snapshot.source, &name);
         let pack = PackWork { name, size, frames, writes: Vec::new() };
-        match times.time("decode", || verify::read_pack(open, &key, &pack, identities)) {
+        match times.time("decode", || restore::read_pack(open, &snapshot.source, &pack, identities)) {
             Ok(()) => fetched += size,
-            Err(e) if super::of_the_environment(&e) => return Err(e),
-            Err(e) => faults.push(format!("{key}: {e:#}")),
+            Err(e) if place::is_to_blame(&e) => return Err(e),
+            Err(e) => faults.push(format!("{}: {e:#}", layout::pack(&snapshot.source, &name))),
         }
         packs += 1;
         Ok(())
     });
     let index = match table {
         Ok(_) => Check::compare("the index decodes", "yes", "yes"),
-        Err(e) if super::of_the_environment(&e) => return Err(e),
+        Err(e) if place::is_to_blame(&e) => return Err(e),
         Err(e) => Check::compare("the index decodes", "yes", format!("{e:#}")),
     };
     Ok((vec![index, named(format!("{packs} packs decrypt and decompress"), faults)], fetched))

@@ -1,13 +1,13 @@
 //! Which recovery point a drill takes, and why. Always the latest would never notice that an old one has gone bad.
 
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 use std::str::FromStr;
 
-use super::Level;
-use super::moment::{self, Moment, snapshot_before};
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
+use crate::operations::evidence::Level;
+use crate::operations::moment::{self, Moment, snapshot_before};
 use crate::operations::reach;
 use crate::operations::restore::{Pick, nothing_newer_is_broken};
 use crate::report::Outcome;
@@ -15,7 +15,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
 use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
-use crate::time::in_words;
+use crate::time::{in_words, length};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Point {
@@ -39,11 +39,7 @@ impl FromStr for Point {
             )
         };
         match text.split_once(':') {
-            Some(("random", window)) => {
-                let span: Span = window.parse().map_err(|_| wrong())?;
-                let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-                if length.is_positive() { Ok(Point::Random(Some(length))) } else { Err(wrong()) }
-            }
+            Some(("random", window)) => length(window).map(|length| Point::Random(Some(length))).map_err(|_| wrong()),
             None if text == "latest" => Ok(Point::Latest),
             None if text == "random" => Ok(Point::Random(None)),
             _ => text.parse().map(Point::Seq).or_else(|_| text.parse().map(Point::Named)).map_err(|_| wrong()),

@@ -1,6 +1,6 @@
 //! What a drill tests, and what it leaves open: both stand in its report.
 
-use super::Level;
+use crate::operations::evidence::Level;
 use crate::repository::snapshot::Snapshot;
 
 /// What a level tests, and what it leaves open.

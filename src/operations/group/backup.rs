@@ -10,6 +10,7 @@ use crate::operations::backup::{BackupReport, Options, backup_tiered};
 use crate::operations::tiers::Tiering;
 use crate::operations::{Host, Open};
 use crate::report::Outcome;
+use crate::repository::PROGRAM;
 use crate::repository::group::{self, Group, Member, Points, Skew};
 use crate::repository::layout::{self, GroupName, Hash, SourceName};
 use crate::source::Source;
@@ -162,7 +163,7 @@ fn append(host: &Host, name: &GroupName, started: Timestamp, members: &[Member])
             previous,
             host: host.name.clone(),
             key: host.keys.signing.public().id(),
-            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+            agent: PROGRAM.into(),
             started,
             finished: open.now(),
             outcome: if partial { Outcome::Partial } else { Outcome::Complete },

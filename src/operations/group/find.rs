@@ -7,7 +7,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Failure, Kind};
-use crate::operations::{Open, drill};
+use crate::operations::{Open, verified};
 use crate::report::Outcome;
 use crate::repository::group::{self, Group, Member, Point, Points};
 use crate::repository::layout::{GroupName, Hash, SourceName};
@@ -113,7 +113,7 @@ impl<'a> Standing<'a> {
     pub fn verified(&mut self, group: &Group) -> Result<bool> {
         for member in &group.members {
             if !self.proofs.contains_key(&member.source) {
-                let proofs = drill::verified(self.open, &member.source)?.into_iter().map(|proof| proof.commit);
+                let proofs = verified::of(self.open, &member.source)?.into_iter().map(|proof| proof.commit);
                 self.proofs.insert(member.source.clone(), proofs.collect());
             }
             if !self.proofs[&member.source].contains(&member.commit) {

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Case;
-use crate::operations::drill::Moment;
+use super::case::Case;
+use crate::operations::moment::Moment;
+use crate::operations::place;
 use crate::operations::wal::recover::{self, Prepared, Target};
 use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::report::Check;
@@ -90,16 +91,17 @@ fn not_beyond(moment: Moment, replayed: &Replayed) -> Check {
     Check { name: "newest of the log in it".into(), expected: format!("not after {moment}"), actual, passed }
 }
 
-/// A check that the log was whole, with what was made of it; what the place or the store lacks stays an error.
+/// A check that the log was whole, with what was made of it; what the place or the store lacks stays an error, and so does that it was interrupted.
 fn whole<T>(made: Result<T>, name: impl FnOnce(&T) -> String) -> Result<(Check, Option<T>)> {
     match made {
         Ok(made) => Ok((Check::compare(name(&made), "whole", "whole"), Some(made))),
-        Err(e) if of_the_place(&e) => Err(e),
+        Err(e) if place::is_to_blame(&e) || not_read_or_written(&e) => Err(e),
         Err(e) => Ok((Check::compare("log after the snapshot", "whole", format!("{e:#}")), None)),
     }
 }
 
-fn of_the_place(error: &anyhow::Error) -> bool {
+/// Only a piece that is not there says something of the log.
+fn not_read_or_written(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<std::io::Error>())
         || error
             .chain()
@@ -116,4 +118,23 @@ fn same(found: &Snapshot, chosen: &Snapshot) -> Result<()> {
         chosen.seq
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Failure, Kind};
+
+    #[test]
+    fn a_drill_that_is_stopped_says_nothing_of_the_log() {
+        let ends = |error: anyhow::Error| whole(Err::<(), _>(error.context("write the log")), |()| String::new());
+        for kind in [Kind::Interrupted, Kind::Environment] {
+            assert!(ends(Failure::new(kind, "stopped", "")).is_err(), "{kind:?} must be no failed check of the backup");
+        }
+        let lost = storage::Error::new(storage::Kind::NotFound, "get", "wal/pg/1");
+        for fault in [anyhow::anyhow!("a piece does not verify"), lost.into()] {
+            let (check, made) = ends(fault).expect("damage is what was found");
+            assert!(!check.passed && made.is_none(), "{check:?}");
+        }
+    }
 }

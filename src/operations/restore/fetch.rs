@@ -10,13 +10,24 @@ use zstd::bulk::Decompressor;
 use super::plan::PackWork;
 use crate::bridge::Store;
 use crate::limits::FRAME_RAW_MAX;
+use crate::operations::Open;
 use crate::repository::agefile::{self, Identity, Opener};
+use crate::repository::history;
 use crate::repository::layout::{self, SourceName};
 
 /// Below this share of a pack it is cheaper to fetch a range.
 const WHOLE_SHARE: f64 = 0.5;
 /// Enough for an age header to many recipients.
 const HEAD: u64 = 8 << 10;
+
+/// Reads a whole pack for nothing but to know that its data comes back: every frame decrypts, has its hash and decompresses.
+pub fn read_pack(open: &Open, source: &SourceName, pack: &PackWork, identities: &[Identity]) -> Result<()> {
+    let opened =
+        OpenPack::whole(history::fetch(&open.store, &layout::pack(source, &pack.name), &pack.name)?, identities)?;
+    let mut decompressor = Decompressor::new().context("set up decompression")?;
+    let mut raw = Vec::with_capacity(FRAME_RAW_MAX);
+    (0..pack.frames.len() as u64).try_for_each(|n| opened.frame(pack, n, &mut decompressor, &mut raw))
+}
 
 /// The plaintext range of the pack that its needed frames span, if that is worth a ranged read.
 pub fn range_needed(pack: &PackWork) -> Option<Range<u64>> {

@@ -23,24 +23,26 @@ use crate::progress::Progress;
 use crate::report::{Outcome, Skip, Stopwatch};
 use crate::repository::agefile::Identity;
 use crate::repository::layout::{Hash, SourceName};
+use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
 use crate::storage;
 use crate::target::{self, StagingTree};
-pub use fetch::OpenPack;
+pub use fetch::read_pack;
 pub use pick::{Pick, find, nothing_newer_is_broken, passed_over};
 pub use plan::PackWork;
 use plan::Plan;
 
 /// What the kind of `snapshot` adds to a whole copy that is to be `to`.
-pub fn finish_of(snapshot: &Snapshot, to: &Path) -> Option<Finish> {
-    let finally = to.to_owned();
-    (snapshot.kind == postgres::PHYSICAL).then(|| {
-        Arc::new(move |staged: &Path| {
-            postgres::restored::settle(staged, &finally)?;
-            postgres::restored::recover(staged)
-        }) as Finish
-    })
+pub fn finish_of(snapshot: &Snapshot, identities: &[Identity], to: &Path) -> Result<Option<Finish>> {
+    if snapshot.kind != postgres::PHYSICAL {
+        return Ok(None);
+    }
+    let (facts, finally) = (postgres::Facts::of(&SealedPart::open(snapshot, identities)?.facts)?, to.to_owned());
+    Ok(Some(Arc::new(move |staged: &Path| {
+        postgres::restored::settle(staged, &finally)?;
+        postgres::restored::recover(staged, &facts)
+    })))
 }
 
 #[derive(Clone)]
@@ -52,6 +54,8 @@ pub struct Request {
     /// These entries and what is below them; empty for all.
     pub paths: Vec<Name>,
     pub workers: usize,
+    /// To which point the copy will be brought, where that is not the snapshot's own: what is laid out on the way to one is no part of another.
+    pub point: Option<String>,
     /// What a kind adds to the staged copy before it becomes visible: recovery settings, …
     pub finish: Option<Finish>,
     /// Counts the stored bytes of the packs that are written.
@@ -61,7 +65,8 @@ pub struct Request {
 impl Request {
     /// Everything, to a place where nothing is yet.
     pub fn new(to: PathBuf, workers: usize) -> Request {
-        Request { to, in_place: false, paths: Vec::new(), workers, finish: None, progress: Progress::default() }
+        let progress = Progress::default();
+        Request { to, in_place: false, paths: Vec::new(), workers, point: None, finish: None, progress }
     }
 }
 
@@ -120,8 +125,22 @@ pub struct Forecast {
     pub bytes: u64,
     pub packs: u64,
     pub bytes_to_fetch: u64,
-    /// From measured drills of this source; absent where there is none.
+    /// From measured drills of this source; absent where there is none. Without the replay of a log.
     pub seconds: Option<f64>,
+    /// What follows the snapshot on the way to a point in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogAhead>,
+}
+
+/// The stretch of a log between a snapshot and a point in time.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogAhead {
+    /// Positions as the engine writes them.
+    pub from: String,
+    pub to: String,
+    pub bytes: u64,
+    /// Whether the log is read up to `to` at the most: only a position tells beforehand where the point lies.
+    pub at_most: bool,
 }
 
 /// Plans without fetching data. `rate` is bytes a second as drills have measured it.
@@ -143,6 +162,7 @@ pub fn forecast(
         packs: plan.totals.packs,
         bytes_to_fetch: plan.totals.pack_bytes,
         seconds: rate.filter(|r| *r > 0.0).map(|r| plan.totals.bytes as f64 / r),
+        log: None,
     })
 }
 
@@ -161,9 +181,13 @@ pub fn restore(
     request: &Request,
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
-    let id = staging_id(snapshot, &request.paths);
+    let id = staging_id(snapshot, request);
     let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
     let (tree, resumed) = stage(&request.to, &id, request.in_place, &journal)?;
+    if resumed && snapshot.kind == postgres::PHYSICAL {
+        // It may have come as far as the finish, which moves things.
+        postgres::restored::unsettle(&tree.staging_path()).context("take up the restored copy")?;
+    }
     let plan = match planned(open, identities, snapshot, request, resumed) {
         Ok(plan) => plan,
         // Nothing is in a new tree yet.
@@ -197,9 +221,7 @@ pub fn restore(
     )?;
     plan.each_entry(|entry, _| tree.seal(entry))?;
     // After the walk, which finds everything where the index has it: a finish may move things.
-    if let Some(finish) = &request.finish {
-        finish(&tree.staging_path()).context("finish the restored copy")?;
-    }
+    let tree = finished(tree, request, &journal)?;
     let (notes, kept) = if request.in_place { tree.publish_in_place(open.now())? } else { (tree.publish()?, None) };
     work::forget(&journal).context("the restored tree is whole and in place, but something is left beside it")?;
     let total = begun.elapsed();
@@ -230,6 +252,17 @@ pub fn restore(
         notes_count: notes.count,
         kept,
     })
+}
+
+/// The tree with what its kind adds.
+fn finished(tree: StagingTree, request: &Request, journal: &Path) -> Result<StagingTree> {
+    let Some(Err(e)) = request.finish.as_ref().map(|finish| finish(&tree.staging_path())) else { return Ok(tree) };
+    // What is wrong in the log is wrong the next time, too: the copy is of no use, and takes room.
+    if kind_of(&e) == Kind::CheckFailed {
+        tree.discard().with_context(|| format!("{e:#}"))?;
+        work::forget(journal).with_context(|| format!("{e:#}"))?;
+    }
+    Err(e.context("finish the restored copy"))
 }
 
 /// Divides `wall` in proportion to the workers' time.
@@ -297,12 +330,13 @@ fn file_name(path: &Path) -> Result<String> {
         .into_owned())
 }
 
-fn staging_id(snapshot: &Snapshot, paths: &[Name]) -> String {
+fn staging_id(snapshot: &Snapshot, request: &Request) -> String {
     let mut all = snapshot.repository.clone().into_bytes();
-    for path in paths {
+    for path in &request.paths {
         all.extend_from_slice(path.as_bytes());
         all.push(0);
     }
+    all.extend_from_slice(request.point.as_deref().unwrap_or_default().as_bytes());
     format!("{}-{}-{}", snapshot.source, snapshot.seq, &Hash::of(&all).to_string()[..8])
 }
 

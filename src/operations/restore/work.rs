@@ -230,9 +230,10 @@ impl Journal {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut done = HashSet::new();
         let same_boot = !boot.is_empty() && text.lines().next() == Some(boot.trim());
+        // A line cut short, as a full disk cuts it, has no LF and does not count; with the next one behind it, it would be another number.
+        let whole = text.rfind('\n').map_or(0, |lf| lf + 1);
         if same_boot {
-            // A line cut short has no LF and does not count.
-            done = text.split_inclusive('\n').skip(1).filter_map(|l| l.strip_suffix('\n')?.parse().ok()).collect();
+            done = text[..whole].lines().skip(1).filter_map(|line| line.parse().ok()).collect();
         }
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true);
@@ -242,7 +243,9 @@ impl Journal {
             options.truncate(true)
         };
         let mut file = options.open(path).with_context(|| format!("open the journal {}", path.display()))?;
-        if !same_boot {
+        if same_boot {
+            file.set_len(whole as u64).context("take up the journal")?;
+        } else {
             writeln!(file, "{}", boot.trim()).context("begin the journal")?;
         }
         Ok(Journal { file: Mutex::new(file), done, noted: Mutex::default() })
@@ -274,5 +277,18 @@ mod tests {
     fn a_pack_that_nobody_wrote_ends_the_restore() {
         none_left(&[1, 2, 3], &HashSet::from([3, 1, 2, 9])).unwrap();
         assert!(none_left(&[1, 2, 3], &HashSet::from([1, 3])).unwrap_err().to_string().starts_with("1 packs"));
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_has_cut_short_never_becomes_another_pack() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        Journal::open(&path).unwrap().note(7).unwrap();
+        // Of `37\n` as much as there was room for.
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"3").unwrap();
+        let resumed = Journal::open(&path).unwrap();
+        assert_eq!(resumed.done, HashSet::from([7]), "of the cut line nothing counts");
+        resumed.note(41).unwrap();
+        assert_eq!(Journal::open(&path).unwrap().done, HashSet::from([7, 41]), "`3` and `41` are not pack 341");
     }
 }

@@ -120,6 +120,9 @@ pub fn get(open: &Open, identities: &[Identity], source: &SourceName, name: &str
         drop(spool.map(|spool| durable::remove(&spool.join(name))));
         return Ok(Got::Written(bytes.len() as u64));
     }
+    if let Some(got) = near(open, identities, source, name, to, spool.as_deref())? {
+        return Ok(got);
+    }
     let Some(files) = Files::open(open, identities, source)? else { return Ok(Got::NotThere) };
     let got = fetch(&files, name, to, spool.as_deref())?;
     if got == Got::NotThere {
@@ -127,6 +130,38 @@ pub fn get(open: &Open, identities: &[Identity], source: &SourceName, name: &str
         sound(&files.log)?;
     }
     Ok(got)
+}
+
+/// A segment that is there whole, as a look at its neighbourhood tells. `None`: only the whole log can tell what to say of the file.
+fn near(
+    open: &Open,
+    identities: &[Identity],
+    source: &SourceName,
+    name: &str,
+    to: &Path,
+    spool: Option<&Path>,
+) -> Result<Option<Got>> {
+    let mut log = Log::records(&open.store, &open.trust, source)?;
+    if log.is_empty() || !log.faults.is_empty() {
+        return Ok(None);
+    }
+    let segment_size = segment_size(&log, identities)?;
+    let Some(WalFile::Segment { timeline, start }) = WalFile::parse(name, segment_size) else { return Ok(None) };
+    let ahead = if segment_size > AHEAD_BYTES_MAX { 0 } else { AHEAD };
+    let end = start + (1 + ahead) * segment_size;
+    let Some(window) = log.look_near(&open.store, timeline, start..end)? else { return Ok(None) };
+    let files = Files { open, identities, log, windows: Vec::new(), segment_size };
+    let mut file = File::create(to).with_context(|| format!("write {}", to.display()))?;
+    if !files.segment(&window, timeline, start, &mut file).is_ok_and(|bytes| bytes == segment_size) {
+        durable::remove(to).with_context(|| format!("remove {}", to.display()))?;
+        return Ok(None);
+    }
+    file.sync_all().with_context(|| format!("write {}", to.display()))?;
+    if let Some(spool) = spool {
+        // A saving of time only, as below.
+        drop(fetch_ahead(&files, &window, timeline, start, spool));
+    }
+    Ok(Some(Got::Written(segment_size)))
 }
 
 fn sound(log: &Log) -> Result<()> {

@@ -47,6 +47,7 @@ impl From<&Window> for Part {
 pub fn goes_on_from(log: &Log, part: &Part, range: &LogRange) -> bool {
     let Some(id) = &range.id else {
         return has_timeline(log, part, range.timeline)
+            && range.timeline <= part.to.0
             && part.from <= range.end
             && (range.end <= part.to.1 || range.timeline < part.to.0);
     };

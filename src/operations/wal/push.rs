@@ -1,6 +1,7 @@
 //! One file of the log from a server that archives: `archive_command`. It writes the same log as the receiver.
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -9,7 +10,7 @@ use crate::error::{Failure, Kind};
 use crate::limits::LOG_UNIT_MAX;
 use crate::operations::Host;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Author, Begin, Log, SealedStretch, StretchLine, Tail, Writer, unit_end};
+use crate::repository::log::{Author, Begin, Log, SealedStretch, Stretch, StretchLine, Tail, Writer, unit_end};
 use crate::source::postgres::wal::{Lsn, WalFile, parse_history};
 
 #[derive(Debug, Clone, Serialize)]
@@ -35,14 +36,15 @@ pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result
         clock: &*open.clock,
         level,
     };
-    let log = Log::list(&open.store, &open.trust, source)?;
+    let log = |near| Log::list_end(&open.store, &open.trust, source, near);
     if let Some(timeline) = name.strip_suffix(".history") {
         let timeline = u32::from_str_radix(timeline, 16).with_context(|| format!("{name} is no file of the log"))?;
+        let (text, start) = history_beside(path, timeline)?;
+        let log = log(start)?;
         let lost = matches!(log.tail(&open.store, &open.trust)?, Tail::Lost(_));
         if log.is_empty() || lost {
             report.notes.push(format!("{name}: stored with the next segment"));
         } else {
-            let (text, start) = history_beside(path, timeline)?;
             Writer::resume(author, &log)?.keep_history(timeline, start, &text)?;
             report.bytes = text.len() as u64;
         }
@@ -61,7 +63,7 @@ pub fn push(host: &Host, source: &SourceName, path: &Path, level: i32) -> Result
     };
     let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let segment = Segment { path, timeline, start, bytes: &bytes };
-    let before = segment.store(author, log, &mut report)?;
+    let before = segment.store(author, log(start)?, &mut report)?;
     report.bytes = (start + size).saturating_sub(before.max(start));
     Ok(report)
 }
@@ -98,6 +100,7 @@ impl Segment<'_> {
             writer.keep_history(timeline, at, &text)?;
         }
         if self.timeline < writer.head().timeline {
+            self.is_left_over(newest, &writer)?;
             report.notes.push(format!("{}: the log has gone on to timeline {}", report.file, writer.head().timeline));
             return Ok(self.end());
         }
@@ -120,7 +123,7 @@ impl Segment<'_> {
                 return Ok(head.end);
             }
         } else if self.end() <= head.end {
-            self.look_at_what_is_stored(&writer, &log, report)?;
+            self.look_at_what_is_stored(&writer, report)?;
             return Ok(self.end());
         } else if (self.start..self.end()).contains(&head.end) {
             self.compare(&mut writer)?;
@@ -132,8 +135,36 @@ impl Segment<'_> {
         self.begin_after_a_gap(author, &log, &system, &why, report)
     }
 
+    /// A segment of a timeline that the log has left: of a server that was promoted since, or is to be replaced by one that was. What a server
+    /// writes there later belongs to no history that the log has, and would be lost if it were taken for archived.
+    fn is_left_over(&self, newest: &Stretch, writer: &Writer) -> Result<()> {
+        let left = newest.histories.range(self.timeline + 1..).next();
+        let since = left.filter(|(_, history)| self.end() > history.start.0).map(|(_, history)| history.time);
+        let written = self.written();
+        if since.is_none_or(|since| written.is_none_or(|written| written <= since)) {
+            return Ok(());
+        }
+        let (file, source, on) = (self.path.display(), &newest.line.source, writer.head().timeline);
+        Err(Failure::new(
+            Kind::CheckFailed,
+            format!(
+                "{file} was written on timeline {} after the log of {source} had gone on to timeline {on}: two servers archive into one log",
+                self.timeline
+            ),
+            format!(
+                "It was not stored, and the server keeps it. One of the two is a copy of the other, restored, promoted or cloned: empty its archive_command, or \
+                 give it a source of its own. For this log to go on with this server: wal-receive {source} --anew --once, and a new snapshot."
+            ),
+        ))
+    }
+
+    /// When the server has last written into it, and not when it was archived.
+    fn written(&self) -> Option<Timestamp> {
+        std::fs::metadata(self.path).and_then(|metadata| metadata.modified()).ok()?.try_into().ok()
+    }
+
     /// Pushed again, or received as a stream before: the same bytes, or a fork.
-    fn look_at_what_is_stored(&self, writer: &Writer, log: &Log, report: &mut PushReport) -> Result<()> {
+    fn look_at_what_is_stored(&self, writer: &Writer, report: &mut PushReport) -> Result<()> {
         let begun = writer.stretch.start.0;
         if self.end() <= begun {
             let file = &report.file;
@@ -146,7 +177,7 @@ impl Segment<'_> {
             return Ok(());
         }
         let from = self.start.max(begun);
-        match writer.holds(log, from, &self.bytes[usize::try_from(from - self.start)?..])? {
+        match writer.holds(from, &self.bytes[usize::try_from(from - self.start)?..])? {
             Some(false) => Err(forked(&report.file)),
             _ => Ok(()),
         }
@@ -233,9 +264,7 @@ impl Segment<'_> {
 
     /// Appends up to `to`.
     fn fill(&self, writer: &mut Writer, to: u64) -> Result<()> {
-        // When the server has last written into it, and not when it was archived.
-        let written = std::fs::metadata(self.path).and_then(|m| m.modified()).ok().and_then(|at| at.try_into().ok());
-        let time = written.unwrap_or(writer.now()).min(writer.now());
+        let time = self.written().unwrap_or(writer.now()).min(writer.now());
         while writer.head().end < to {
             let head = writer.head().end;
             let end = unit_end(head, writer.stretch.unit).min(to);

@@ -16,7 +16,7 @@ use super::get::Files;
 use super::goes_on_from;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
-use crate::operations::restore::Finish;
+use crate::operations::restore::{Finish, LogAhead};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::history;
@@ -72,6 +72,21 @@ pub struct Route {
     start: LogRange,
     window: Option<Window>,
     timeline: u32,
+}
+
+impl Route {
+    /// The log on the way to `target`; `None`: the snapshot alone is.
+    pub fn ahead(&self, target: &Target) -> Option<LogAhead> {
+        let (from, end) = (self.start.end.0, self.window.as_ref()?.to.1.0);
+        let to = match target {
+            Target::Immediate => return None,
+            Target::Lsn(lsn) => end.min(*lsn),
+            Target::Latest | Target::Time(_) | Target::Xid(_) | Target::Name(_) => end,
+        };
+        let at_most = matches!(target, Target::Time(_) | Target::Xid(_) | Target::Name(_));
+        let (bytes, from, to) = (to.saturating_sub(from), Lsn(from).to_string(), Lsn(to).to_string());
+        Some(LogAhead { from, to, bytes, at_most })
+    }
 }
 
 /// What was prepared.
@@ -220,18 +235,19 @@ pub fn newest_end(open: &Open, source: &SourceName) -> Result<Option<LogRange>> 
     Ok(ends.next_back())
 }
 
-/// What a restore of the route's snapshot does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
+/// What a restore of the route's snapshot, which has `facts`, does to the staged copy: tablespaces, log, settings. `done` hears what was prepared.
 pub fn finish(
     open: &Open,
     identities: &[Identity],
     route: Arc<Route>,
     recovery: Recovery,
-    to: &Path,
+    (facts, to): (postgres::Facts, &Path),
     done: Box<dyn Fn(Prepared) + Send + Sync>,
 ) -> Finish {
     let (open, identities, finally) = (open.clone(), identities.to_vec(), to.to_owned());
     Arc::new(move |staged: &Path| {
         postgres::restored::settle(staged, &finally)?;
+        postgres::restored::configure(staged, &facts)?;
         done(prepare(&open, &identities, &route, &recovery, staged)?);
         Ok(())
     })
@@ -283,6 +299,13 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&C
             " If nothing was written since, the newest state is that of your time: leave --at out to restore it.",
         );
     }
+    match recovery.target {
+        Target::Name(_) => help.push_str(&format!(" `timeline {source}` lists the restore points of the log.")),
+        Target::Xid(_) => {
+            help.push_str(&format!(" `timeline {source} --all` lists the transactions that were committed in it."))
+        }
+        _ => {}
+    }
     Failure::new(Kind::Usage, format!("{what} cannot be reached with what is stored of {source}"), help)
 }
 
@@ -290,11 +313,11 @@ fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&C
 fn scan(files: &Files, window: &Window, route: &Route, target: &Target) -> Result<Option<Happened>> {
     let mut found = None;
     let from = route.start.end.0;
-    each(files, window, route.timeline, from, &mut |happened| {
+    let broken = each(files, window, route.timeline, from, &mut |happened| {
         found = is_target(&happened, target).then_some(happened);
         found.is_none()
     })?;
-    Ok(found)
+    broken.map_or(Ok(found), |at| Err(makes_no_sense(&route.source, at)))
 }
 
 fn is_target(happened: &Happened, target: &Target) -> bool {
@@ -307,14 +330,30 @@ fn is_target(happened: &Happened, target: &Target) -> bool {
     }
 }
 
-/// Gives what happened from `from` on, until `more` is false or the log ends.
+/// What is stored is what the server wrote, and makes no sense at `at`, although more of it follows: a server stops replaying there without a word,
+/// as at the end of the log.
+pub(super) fn makes_no_sense(source: &SourceName, at: u64) -> anyhow::Error {
+    let at = Lsn(at);
+    Failure::new(
+        Kind::CheckFailed,
+        format!(
+            "the log of {source} makes no sense at {at}: it was damaged before it was stored, and no server replays it beyond that"
+        ),
+        format!(
+            "What comes before can be reached: `blackstart restore {source} --lsn {at} --to DIR`; what comes after only with a snapshot that was made \
+             later. Make one now: `blackstart backup {source}`. Look at the disk of the server's pg_wal."
+        ),
+    )
+}
+
+/// Gives what happened from `from` on, until `more` is false or the log ends; or makes no sense, and where.
 pub fn each(
     files: &Files,
     window: &Window,
     timeline: u32,
     from: u64,
     more: &mut dyn FnMut(Happened) -> bool,
-) -> Result<()> {
+) -> Result<Option<u64>> {
     // A record may begin on the page before.
     let mut at = from / 8192 * 8192;
     at = at.max(window.from.1.0);
@@ -332,11 +371,11 @@ pub fn each(
             Ok(Some(shown)) => shown,
             ended => {
                 records.finish(&mut sink);
-                return if go_on { ended.map(|_| ()) } else { Ok(()) };
+                return if go_on { ended.map(|_| None) } else { Ok(None) };
             }
         };
         records.feed(&shown.bytes, &mut sink);
         at += shown.bytes.len() as u64;
     }
-    Ok(())
+    Ok(records.ended().filter(|_| go_on))
 }

@@ -14,7 +14,7 @@ use super::recover::{self, Recoverable, holds};
 use crate::error::{Failure, Kind};
 use crate::interrupt;
 use crate::operations::Open;
-use crate::operations::restore::Finish;
+use crate::operations::restore::{Finish, LogAhead};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
@@ -59,6 +59,20 @@ pub struct Route {
     start: u64,
     /// That the stream had selected at the start.
     database: u32,
+}
+
+impl Route {
+    /// The stream on the way to `target`; `None`: the snapshot alone is.
+    pub fn ahead(&self, target: Target) -> Option<LogAhead> {
+        let end = self.window.as_ref()?.to.1.0;
+        let to = match target {
+            Target::Immediate => return None,
+            Target::Offset(offset) => end.min(offset),
+            Target::Latest | Target::Time(_) => end,
+        };
+        let (bytes, at_most) = (to.saturating_sub(self.start), matches!(target, Target::Time(_)));
+        Some(LogAhead { from: self.start.to_string(), to: to.to_string(), bytes, at_most })
+    }
 }
 
 /// What was prepared.

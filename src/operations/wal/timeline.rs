@@ -10,6 +10,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
+use crate::repository::log::Window;
 use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::events::Happened;
 
@@ -40,6 +41,9 @@ pub struct WindowRead {
     pub to: String,
     pub timeline: u32,
     pub until: Timestamp,
+    /// Where it makes no sense, if anywhere: damaged before it was stored. Nothing is told of what lies between there and the next segment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<String>,
 }
 
 /// Reads the stored log of `source`.
@@ -60,16 +64,11 @@ pub fn timeline(
         TimelineReport { source: source.clone(), windows: Vec::new(), happened: Vec::new(), left_out: 0, commits: 0 };
     let mut newest = std::collections::VecDeque::new();
     for window in &files.windows {
-        report.windows.push(WindowRead {
-            from: Lsn(window.from.1.0).to_string(),
-            to: Lsn(window.to.1.0).to_string(),
-            timeline: window.to.0,
-            until: window.until,
-        });
         if options.from.is_some_and(|from| window.until < from) {
+            report.windows.push(read(window, Vec::new()));
             continue;
         }
-        each(&files, window, window.to.0, window.from.1.0, &mut |happened| {
+        let mut tell = |happened: Happened| {
             report.commits += u64::from(happened.is_commit());
             let early = options.from.zip(happened.time).is_some_and(|(from, at)| at < from);
             let late = options.to.zip(happened.time).is_some_and(|(to, at)| at > to);
@@ -81,8 +80,25 @@ pub fn timeline(
                 }
             }
             true
-        })?;
+        };
+        let (mut broken, mut from) = (Vec::new(), Some(window.from.1.0));
+        while let Some(start) = from.filter(|start| *start < window.to.1.0) {
+            let at = each(&files, window, window.to.0, start, &mut tell)?;
+            broken.extend(at.map(|at| Lsn(at).to_string()));
+            from = at.map(|at| (at / files.segment_size + 1) * files.segment_size);
+        }
+        report.windows.push(read(window, broken));
     }
     report.happened = newest.into();
     Ok(report)
+}
+
+fn read(window: &Window, broken: Vec<String>) -> WindowRead {
+    WindowRead {
+        from: Lsn(window.from.1.0).to_string(),
+        to: Lsn(window.to.1.0).to_string(),
+        timeline: window.to.0,
+        until: window.until,
+        broken,
+    }
 }

@@ -16,13 +16,13 @@ use zeroize::Zeroizing;
 
 use super::Variables;
 use crate::child::{self, Spec};
-use crate::config::duration;
 use crate::operations::ask::Question;
-use crate::operations::drill::of_the_environment;
+use crate::operations::place;
 use crate::report::Check;
 use crate::repository::layout::SourceName;
 use crate::secret::Text;
 use crate::source::chroma::asked::Question as Search;
+use crate::time::optional_length as duration;
 
 mod ask;
 mod files;
@@ -152,12 +152,12 @@ impl CheckOf {
             Instant::now() + if self.asks_what_starts(case) { STARTING.min(case.timeout) } else { Duration::ZERO };
         let made = loop {
             match self.carry_out(case) {
-                Err(e) if !of_the_environment(&e) && Instant::now() < until => std::thread::sleep(PAUSE),
+                Err(e) if !place::is_to_blame(&e) && Instant::now() < until => std::thread::sleep(PAUSE),
                 made => break made,
             }
         };
         match made {
-            Err(e) if of_the_environment(&e) => Err(e.context(format!("check {:?}", self.name()))),
+            Err(e) if place::is_to_blame(&e) => Err(e.context(format!("check {:?}", self.name()))),
             Err(e) => {
                 Ok(Check { passed: false, ..Check::compare(self.name(), self.expected(), format!("error: {e:#}")) })
             }

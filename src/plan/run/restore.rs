@@ -8,11 +8,12 @@ use super::super::report::{Ended, PointReport, StageReport};
 use super::super::{PointOf, Restore};
 use super::{Progress, Run, expected};
 use crate::durable;
+use crate::limits;
 use crate::operations::ask::Restored;
-use crate::operations::backup;
 use crate::operations::drill::{self, Drilled, Level, Options, Point, signer};
 use crate::operations::evidence::restored::{self, Circumstances};
 use crate::operations::restore::{self, Pick, Request};
+use crate::operations::verified;
 use crate::repository::layout::SourceName;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
@@ -29,7 +30,7 @@ impl Run<'_> {
             PointOf::Latest => self.drilled_point(source, Point::Latest),
             PointOf::Seq(seq) => self.drilled_point(source, Point::Seq(seq)),
             PointOf::Verified => {
-                let proven = drill::verified(self.open, source)?.iter().map(|p| p.seq).collect();
+                let proven = verified::of(self.open, source)?.iter().map(|p| p.seq).collect();
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::LatestVerified(proven))?;
                 Ok((commit, snapshot, "the newest snapshot that a drill has proven".into()))
             }
@@ -147,8 +148,8 @@ impl Run<'_> {
         }
         let request = Request {
             in_place: replace,
-            finish: restore::finish_of(snapshot, &to),
-            ..Request::new(to.clone(), backup::Options::default().workers)
+            finish: restore::finish_of(snapshot, &self.keys.identities, &to)?,
+            ..Request::new(to.clone(), limits::workers())
         };
         let done = restore::restore(self.open, &self.keys.identities, commit, snapshot, &request)?;
         let who = self.live(progress, source).map_or(Who::Files, |(who, _)| who);

@@ -165,6 +165,11 @@ impl LayerWriter {
         self.objects.finish()
     }
 
+    /// Finishes the list and begins another.
+    pub(super) fn take(&mut self) -> Result<Vec<Named>> {
+        self.objects.take()
+    }
+
     fn in_order(&mut self, path: &Name) -> Result<()> {
         ensure!(self.last.as_ref().is_none_or(|last| last < path), "index entries out of order at {path}");
         self.last = Some(path.clone());

@@ -10,4 +10,4 @@ mod table;
 pub use layer::{IndexStore, LayerReader, LayerWriter, ObjectWriter, Put, decode_object};
 pub use line::{Extent, PackLine, Segment, id_bytes};
 pub use merge::{Merge, MergedEntry, layers_to_fold, read_pack_lines};
-pub use table::{BasisTable, LineTable, LinesOut};
+pub use table::{BasisTable, LineTable, LinesOut, SortedList};

@@ -3,14 +3,19 @@
 
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::time::Duration;
 
 use super::line::{self, EntriesLine, Segment};
 use super::{LayerWriter, Merge};
-use crate::entry::{Entry, Name};
+use crate::entry::{Entry, EntryKind, Name};
 use crate::repository::snapshot::Named;
 
 /// Entries of one answer when those that were not met are listed.
 const LISTED_AT_ONCE: usize = 1000;
+/// Where an entry's own line stands among the positions of its data: before them.
+const ENTRY: i64 = -1;
+/// Lists of a run's checkpoints; when there would be more, one takes their place.
+const LISTS_MAX: usize = 8;
 
 fn open(tables: &str) -> Result<Connection> {
     let db = Connection::open("").context("open a temporary table")?;
@@ -112,21 +117,21 @@ impl BasisTable {
 /// Where the lines of a new layer go: straight into index objects where they come in order, over a table where not.
 pub enum LinesOut {
     InOrder(LayerWriter),
-    ToSort(LineTable),
+    ToSort(Box<LineTable>),
 }
 
 impl LinesOut {
     pub fn entry(&mut self, entry: &Entry, inherit: u64) -> Result<()> {
         match self {
             LinesOut::InOrder(writer) => writer.entry(entry, inherit),
-            LinesOut::ToSort(table) => table.add(&entry.path, -1, &line::entry_line(entry, inherit)?),
+            LinesOut::ToSort(table) => table.entry(entry, inherit),
         }
     }
 
     pub fn gone(&mut self, path: &Name) -> Result<()> {
         match self {
             LinesOut::InOrder(writer) => writer.gone(path),
-            LinesOut::ToSort(table) => table.add(path, -1, &line::gone_line(path)?),
+            LinesOut::ToSort(table) => table.gone(path),
         }
     }
 
@@ -138,11 +143,20 @@ impl LinesOut {
         }
     }
 
-    /// Finishes the object that is being gathered, see [`LayerWriter::flush`]. Lines that are still to be sorted wait for the end.
-    pub fn flush(&mut self) -> Result<()> {
+    /// Makes what was written so far into objects that can be found again, should the run be interrupted.
+    pub fn checkpoint(&mut self) -> Result<()> {
         match self {
             LinesOut::InOrder(writer) => writer.flush(),
-            LinesOut::ToSort(_) => Ok(()),
+            LinesOut::ToSort(table) => table.checkpoint(),
+        }
+    }
+
+    /// How long to wait for the next checkpoint of a run that has taken `so_far`, if `every` is asked for. Lines that are sorted are written once
+    /// more for a checkpoint: the longer the run, the fewer there are, so that it costs a small share of it.
+    pub fn pause(&self, every: Duration, so_far: Duration) -> Duration {
+        match self {
+            LinesOut::InOrder(_) => every,
+            LinesOut::ToSort(_) => every.max(so_far / 16),
         }
     }
 
@@ -154,34 +168,110 @@ impl LinesOut {
     }
 }
 
-/// Lines by path and position.
+/// What a checkpoint has written of lines that come in no order: a list of index objects that stands for a part of the run's lines, and for those of
+/// the lists from number `from` on.
+pub struct SortedList {
+    pub from: usize,
+    pub objects: Vec<Named>,
+}
+
+/// Lines by path and position. `recent` has those since the last checkpoint, `line` all others.
 pub struct LineTable {
     db: Connection,
     writer: LayerWriter,
+    tell: Box<dyn FnMut(SortedList) + Send>,
+    /// Lists that stand for what is in `line`.
+    lists: usize,
+    /// The entry written last: data of it may follow.
+    last: Option<Entry>,
+    /// The key of an entry in `recent` that only repeats the one in `line`.
+    repeats: Option<Vec<u8>>,
 }
 
 impl LineTable {
-    pub fn new(writer: LayerWriter) -> Result<LineTable> {
+    /// `tell` hears of each list that a checkpoint has written.
+    pub fn new(writer: LayerWriter, tell: Box<dyn FnMut(SortedList) + Send>) -> Result<LineTable> {
         let db = open(
             "CREATE TABLE line(key BLOB, at INTEGER, line BLOB, PRIMARY KEY(key, at)) WITHOUT ROWID;
+             CREATE TABLE recent(key BLOB, at INTEGER, line BLOB, PRIMARY KEY(key, at)) WITHOUT ROWID;
              BEGIN",
         )?;
-        Ok(LineTable { db, writer })
+        Ok(LineTable { db, writer, tell, lists: 0, last: None, repeats: None })
+    }
+
+    fn entry(&mut self, entry: &Entry, inherit: u64) -> Result<()> {
+        self.add(&entry.path, ENTRY, &line::entry_line(entry, inherit)?)?;
+        self.last = Some(entry.clone());
+        Ok(())
+    }
+
+    fn gone(&mut self, path: &Name) -> Result<()> {
+        self.add(path, ENTRY, &line::gone_line(path)?)?;
+        self.last = None;
+        Ok(())
     }
 
     fn add(&self, path: &Name, at: i64, line: &[u8]) -> Result<()> {
-        let mut add = self.db.prepare_cached("INSERT OR IGNORE INTO line VALUES(?1, ?2, ?3)")?;
+        let mut add = self.db.prepare_cached("INSERT OR IGNORE INTO recent VALUES(?1, ?2, ?3)")?;
         let added = add.execute(params![key(path), at, line]).context("note an index line")?;
         ensure!(added == 1, "the source gave {path} twice");
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Named>> {
-        let mut all = self.db.prepare("SELECT line FROM line ORDER BY key, at").context("sort the index")?;
+    /// Writes the recent lines as a list; all there are, when there would be too many lists.
+    fn checkpoint(&mut self) -> Result<()> {
+        if self.settled()? {
+            return Ok(());
+        }
+        let all = self.lists == LISTS_MAX;
+        if all {
+            self.keep()?;
+        }
+        self.write(if all { "line" } else { "recent" })?;
+        if !all {
+            self.keep()?;
+        }
+        let from = if all { 0 } else { self.lists };
+        self.lists = from + 1;
+        (self.tell)(SortedList { from, objects: self.writer.take()? });
+        // Of the file that is being read more data may come: in the next list it needs an entry as well, above which all of this list's counts.
+        if let Some(entry) = self.last.as_ref().filter(|entry| entry.kind == EntryKind::File) {
+            self.add(&entry.path, ENTRY, &line::entry_line(entry, entry.size)?)?;
+            self.repeats = Some(key(&entry.path));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has come since the last checkpoint.
+    fn settled(&self) -> Result<bool> {
+        let rows: i64 =
+            self.db.query_row("SELECT count(*) FROM (SELECT 1 FROM recent LIMIT 2)", [], |row| row.get(0))?;
+        Ok(rows == i64::from(self.repeats.is_some()))
+    }
+
+    /// Puts the recent lines with the others.
+    fn keep(&mut self) -> Result<()> {
+        if let Some(key) = self.repeats.take() {
+            self.db.execute("DELETE FROM recent WHERE key=?1 AND at=?2", params![key, ENTRY])?;
+        }
+        self.db
+            .execute_batch("INSERT INTO line SELECT * FROM recent; DELETE FROM recent")
+            .context("put index lines together (a source gave a path twice?)")
+    }
+
+    fn write(&mut self, table: &str) -> Result<()> {
+        let mut all =
+            self.db.prepare(&format!("SELECT line FROM {table} ORDER BY key, at")).context("sort the index")?;
         let mut rows = all.query([]).context("sort the index")?;
         while let Some(row) = rows.next().context("sort the index")? {
             self.writer.line(row.get_ref(0)?.as_blob().context("sort the index")?)?;
         }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Named>> {
+        self.keep()?;
+        self.write("line")?;
         self.writer.finish()
     }
 }
@@ -189,6 +279,13 @@ impl LineTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::Store;
+    use crate::repository::agefile::Identity;
+    use crate::repository::index::{Extent, IndexStore, LayerReader, ObjectWriter};
+    use crate::repository::layout::{Hash, SourceName};
+    use crate::storage::memory::Memory;
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn keys_sort_as_names_do() {
@@ -197,5 +294,90 @@ mod tests {
         names.sort();
         by_key.sort_by_key(key);
         assert_eq!(names, by_key);
+    }
+
+    fn file(path: &str, size: u64) -> Entry {
+        let json =
+            serde_json::json!({"path": path, "type": "file", "mode": 384, "mtime": [0, 0], "size": size, "page": 512});
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// Everything that lists of index objects say, the newest on top.
+    fn read(index: &IndexStore, identities: &Arc<[Identity]>, lists: &[Vec<Named>]) -> Vec<(Entry, Vec<Segment>)> {
+        let layers = lists.iter().map(|list| LayerReader::new(index.clone(), Arc::clone(identities), list)).collect();
+        let (mut merge, mut found) = (Merge::new(layers), Vec::new());
+        while let Some(merged) = merge.next_entry().unwrap() {
+            let mut segments = Vec::new();
+            while let Some(segment) = merge.next_segment().unwrap() {
+                segments.push(segment);
+            }
+            found.push((merged.entry.unwrap(), segments));
+        }
+        found
+    }
+
+    /// After each checkpoint the lists together say what was said so far, however many there were, and in the middle of a file, too.
+    #[test]
+    fn the_lists_of_checkpoints_say_what_was_said() {
+        let store = Store::new(Arc::new(Memory::default())).unwrap();
+        let index = IndexStore { store, source: SourceName::new("s").unwrap(), cache: None };
+        let identity = Identity::generate();
+        let (recipients, identities) = (Arc::from([identity.to_public()]), Arc::from([identity]));
+        let lists: Arc<Mutex<Vec<Vec<Named>>>> = Arc::default();
+        let told = Arc::clone(&lists);
+        let tell = move |list: SortedList| {
+            let mut lists = told.lock().unwrap();
+            lists.truncate(list.from);
+            lists.push(list.objects);
+        };
+        let writer = LayerWriter::new(ObjectWriter::new(index.clone(), recipients));
+        let mut table = LinesOut::ToSort(Box::new(LineTable::new(writer, Box::new(tell)).unwrap()));
+        let mut said: BTreeMap<Name, (Entry, Vec<Segment>)> = BTreeMap::new();
+        for n in 0..30_u64 {
+            // In no order: 0, 7, 14, 21, 28, 5, …
+            let entry = file(&format!("f{:02}", n * 7 % 30), 3 * 512);
+            table.entry(&entry, 0).unwrap();
+            said.insert(entry.path.clone(), (entry.clone(), Vec::new()));
+            for page in 0..3 {
+                let extents = vec![Extent { at: page * 512, len: 512, pack: n, frame: 0, from: page * 512 }];
+                let segment = Segment { at: page * 512, extents, ids: vec![u8::try_from(n).unwrap(); 8] };
+                table.data(&entry.path, &segment).unwrap();
+                said.get_mut(&entry.path).unwrap().1.push(segment);
+                if page == n % 3 {
+                    table.checkpoint().unwrap();
+                    let lists = lists.lock().unwrap();
+                    assert!(lists.len() <= LISTS_MAX, "{} lists after {n} files", lists.len());
+                    let expected: Vec<_> = said.values().cloned().collect();
+                    assert_eq!(pages(read(&index, &identities, &lists)), pages(expected), "after {n} files");
+                }
+            }
+        }
+        let before = lists.lock().unwrap().clone();
+        table.checkpoint().unwrap();
+        table.checkpoint().unwrap();
+        assert!(lists.lock().unwrap().len() <= before.len() + 1, "a checkpoint of nothing writes nothing");
+        let all = read(&index, &identities, &[table.finish().unwrap()]);
+        assert_eq!(pages(all), pages(said.into_values().collect()), "the layer of the run");
+    }
+
+    #[test]
+    fn a_path_that_comes_again_after_a_checkpoint_is_refused() {
+        let recipients = Arc::from([Identity::generate().to_public()]);
+        let put = Box::new(|bytes: Vec<u8>| Ok((Hash::of(&bytes), bytes.len() as u64)));
+        let writer = LayerWriter::new(ObjectWriter::sending(recipients, put));
+        let mut table = LinesOut::ToSort(Box::new(LineTable::new(writer, Box::new(|_| ())).unwrap()));
+        for path in ["b", "a"] {
+            table.entry(&file(path, 512), 0).unwrap();
+            table.checkpoint().unwrap();
+        }
+        assert!(table.entry(&file("a", 512), 0).is_err(), "the one that came last");
+        table.entry(&file("b", 512), 0).unwrap();
+        assert!(table.checkpoint().is_err(), "one from before");
+    }
+
+    /// By file: where each page lies, however lines were cut.
+    fn pages(found: Vec<(Entry, Vec<Segment>)>) -> Vec<(Entry, Vec<(Extent, u8)>)> {
+        let of = |segment: &Segment| segment.extents.iter().map(|e| (*e, segment.ids[0])).collect::<Vec<_>>();
+        found.into_iter().map(|(entry, segments)| (entry, segments.iter().flat_map(of).collect())).collect()
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine, is_of_a_stranger};
+use super::stretch::Stretch;
 use crate::bridge::Store;
 use crate::repository::history::{self, Cover, Written};
 use crate::repository::is_newer;
@@ -30,16 +31,8 @@ pub struct Log {
     pub numbered: u64,
     /// What somebody has put over its objects in a store that keeps versions.
     pub covers: Vec<Cover>,
-}
-
-pub struct Stretch {
-    pub line: StretchLine,
-    pub hash: Hash,
-    pub signer: PublicKey,
-    /// By timeline, in the order of their starts.
-    pub timelines: BTreeMap<u32, Vec<Span>>,
-    /// Timelines that began within this stretch, by number: where.
-    pub histories: BTreeMap<u32, HistoryLine>,
+    /// Where it ends, if that has been read already.
+    pub(super) last: Option<Box<Fetched>>,
 }
 
 /// An object of a stretch as its key tells it.
@@ -61,15 +54,8 @@ pub struct Gone {
     pub below: Position,
 }
 
-/// Where a stretch begins to be whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Front {
-    pub at: (u32, Position),
-    /// Something that was before it in its stretch is gone.
-    pub after_a_hole: bool,
-}
-
 /// A piece or run that verified.
+#[derive(Clone)]
 pub struct Fetched {
     pub line: PieceLine,
     pub hash: Hash,
@@ -104,6 +90,11 @@ pub struct Window {
 impl Log {
     pub fn list(store: &Store, trust: &Trust, source: &SourceName) -> Result<Log> {
         let listed = history::list(store, &layout::log(source)).with_context(|| format!("list the log of {source}"))?;
+        Ok(Log::of(store, trust, source, listed))
+    }
+
+    /// The log of `source` as far as it is in `listed`.
+    pub(super) fn of(store: &Store, trust: &Trust, source: &SourceName, listed: Vec<Written>) -> Log {
         let mut log = Log {
             source: source.clone(),
             stretches: Vec::new(),
@@ -112,13 +103,16 @@ impl Log {
             unsure: false,
             numbered: 0,
             covers: Vec::new(),
+            last: None,
         };
         let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
         let (mut records, mut histories) = (Vec::new(), Vec::new());
         for written in listed {
             // What prune has deleted leaves at most markers.
-            let Some(first) = written.versions.first() else { continue };
-            let cover = written.cover();
+            if written.versions.is_empty() {
+                continue;
+            }
+            log.covers.extend(written.cover());
             let place = layout::parse_log(source, &written.key);
             log.numbered = log.numbered.max(place.as_ref().map_or(0, LogKey::stretch));
             match place {
@@ -126,12 +120,10 @@ impl Log {
                 Some(LogKey::History { stretch, timeline }) => histories.push((stretch, timeline, written)),
                 Some(LogKey::Piece { stretch, timeline, start, end }) => {
                     let spans = spans.entry(stretch).or_default().entry(timeline).or_default();
-                    let object = Object { key: first.key.clone(), size: first.size, modified: first.modified };
-                    spans.push(Span { start, end, object, covered: cover.is_some() });
+                    spans.extend(Span::listed(&written, start, end));
                 }
                 None => log.faults.push((written.key, "is no object of a log".into())),
             }
-            log.covers.extend(cover);
         }
         for (n, written) in records {
             match read_stretch(store, trust, source, &written, n) {
@@ -156,7 +148,7 @@ impl Log {
             let first = timelines.into_values().flatten().next();
             log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
         }
-        Ok(log)
+        log
     }
 
     fn fault(&mut self, key: Key, why: &anyhow::Error) {
@@ -169,6 +161,9 @@ impl Log {
 
     /// Where the newest stretch ends.
     pub fn tail(&self, store: &Store, trust: &Trust) -> Result<Tail> {
+        if let Some(last) = &self.last {
+            return Ok(Tail::At(last.clone()));
+        }
         let newest = self.stretches.last();
         let since = newest.map_or(0, |stretch| stretch.line.n);
         let matters = |key: &Key| layout::parse_log(&self.source, key).is_some_and(|place| place.stretch() >= since);
@@ -220,15 +215,17 @@ impl Log {
         let mut chained = None;
         for (at, stretch) in self.stretches.iter().enumerate() {
             let goes_on = stretch.line.continues && chained == stretch.line.n.checked_sub(1);
-            let Some(front) = stretch.front() else {
+            let Some((newest, _)) = stretch.timelines.last_key_value() else {
                 chained = goes_on.then_some(stretch.line.n);
                 continue;
             };
-            let Some((tail, stored_at)) = stretch.last_sound(store, trust)? else {
+            let Some((tail, stored_at)) = stretch.newest_sound(store, trust)? else {
                 chained = None;
                 continue;
             };
-            chained = Some(stretch.line.n);
+            let Some(front) = stretch.front(tail.line.timeline) else { continue };
+            // What comes next follows its newest timeline.
+            chained = (tail.line.timeline == *newest).then_some(stretch.line.n);
             let (from, to) = (front.at, (tail.line.timeline, tail.line.end));
             match windows.last_mut() {
                 Some(last) if goes_on => {
@@ -262,61 +259,27 @@ impl Log {
     }
 }
 
-impl Stretch {
-    /// Whether how its first timeline came about is told neither by it nor by the stretch that it continues.
-    pub fn lacks_history(&self) -> bool {
-        let line = &self.line;
-        line.timeline > 1 && !line.continues && !self.histories.contains_key(&line.timeline)
+impl Span {
+    /// A piece or run as it was listed; `None` where prune has left at most markers.
+    pub(super) fn listed(written: &Written, start: u64, end: Option<u64>) -> Option<Span> {
+        let first = written.versions.first()?;
+        let object = Object { key: first.key.clone(), size: first.size, modified: first.modified };
+        Some(Span { start, end, object, covered: written.cover().is_some() })
     }
 
-    /// Where what is there without a hole begins. Prune takes the front of each timeline and leaves its last object (FORMAT.md §3-15): what lies
-    /// before a front that was taken does not lead into it.
-    pub fn front(&self) -> Option<Front> {
-        let mut front: Option<Front> = None;
-        for (timeline, spans) in &self.timelines {
-            let Some(first) = spans.first().map(|span| span.start) else { continue };
-            let history = self.histories.get(timeline).filter(|_| *timeline != self.line.timeline);
-            let after_a_hole = first > history.map_or(self.line.start, |history| history.start).0;
-            if front.is_none() || after_a_hole {
-                front = Some(Front { at: (*timeline, Position(first)), after_a_hole });
-            }
-        }
-        front
-    }
-
-    /// The timeline that wrote the bytes at `position`, seen from `timeline`.
-    pub fn timeline_at(&self, timeline: u32, position: u64) -> u32 {
-        let begun = self.histories.range(..=timeline).rev().find(|(_, history)| history.start.0 <= position);
-        begun.map_or(self.line.timeline, |(timeline, _)| *timeline)
-    }
-
-    /// The last object of the newest timeline that verifies, and the store's own time of it: what a reader can count on. One that is damaged is no
-    /// reason to lose sight of the rest.
-    pub fn last_sound(&self, store: &Store, trust: &Trust) -> Result<Option<(Fetched, Timestamp)>> {
-        let Some((_, spans)) = self.timelines.last_key_value() else { return Ok(None) };
-        let mut spans: Vec<&Span> = spans.iter().collect();
-        spans.sort_by_key(|s| std::cmp::Reverse(s.reaches()));
-        for span in spans {
-            match fetch(store, trust, &self.line.source, span) {
-                Ok(fetched) => return Ok(Some((fetched, span.object.modified))),
-                Err(e) if is_of_store(&e) => return Err(e),
-                Err(_) => {}
-            }
-        }
-        Ok(None)
-    }
-
-    /// The object with which the newest timeline ends, as names tell.
-    pub fn tail(&self, store: &Store, trust: &Trust) -> Result<Option<Fetched>> {
-        let last = self.timelines.last_key_value().and_then(|(_, spans)| spans.iter().max_by_key(|s| s.reaches()));
-        last.map(|last| fetch(store, trust, &self.line.source, last)).transpose()
+    /// How far it reaches for certain, by its name.
+    pub(super) fn reaches(&self) -> (u64, u64) {
+        (self.end.unwrap_or(self.start + 1), self.start)
     }
 }
 
-impl Span {
-    /// How far it reaches for certain, by its name.
-    fn reaches(&self) -> (u64, u64) {
-        (self.end.unwrap_or(self.start + 1), self.start)
+impl Fetched {
+    /// Whether it is this object.
+    pub(super) fn is_of(&self, span: &Span) -> bool {
+        let line = &self.line;
+        let end = line.last.map(|_| line.end.0);
+        let place = layout::log_piece(&line.source, line.stretch, line.timeline, line.start.0, end);
+        place == span.object.key
     }
 }
 

@@ -7,17 +7,18 @@ use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, SealedStretch, StretchLine, seal_body};
-use super::listing::{Log, Stretch, Tail, listed_end};
+use super::listing::{Log, Tail, listed_end};
 use super::marks::{self, Mark};
+use super::stretch::Stretch;
 use crate::bridge::Store;
 use crate::clock::Clock;
 use crate::error::{Failure, Kind};
 use crate::limits::LOG_UNIT_MAX;
-use crate::repository::FORMAT;
 use crate::repository::agefile::Recipient;
 use crate::repository::keys::KeyPair;
 use crate::repository::layout::{self, Hash, LogKey, SourceName};
 use crate::repository::trust::{Trust, parse_recipient};
+use crate::repository::{FORMAT, PROGRAM};
 use crate::storage::{self, Key};
 use runs::{Part, passing};
 
@@ -107,7 +108,7 @@ impl<'a> Writer<'a> {
             id: begin.id,
             host: author.host.to_owned(),
             key: author.keys.signing.public().id(),
-            agent: concat!("blackstart ", env!("CARGO_PKG_VERSION")).into(),
+            agent: PROGRAM.into(),
             started: now,
             sealed: sealed.seal(&index_to)?,
         };
@@ -136,7 +137,9 @@ impl<'a> Writer<'a> {
         let mut writer = Writer::at(author, data, line, sealed, (head, Some(last.line.time)));
         writer.beside = stretch.timelines.get(&timeline).and_then(|spans| listed_end(spans)) > Some(end);
         let unit = writer.stretch.unit;
-        writer.parts = writer.parts(stretch, ((end - 1) / unit * unit, end), |_| Ok(()))?;
+        let spans = stretch.timelines.get(&timeline).map_or(&[][..], Vec::as_slice);
+        let known = log.last.as_deref();
+        writer.parts = writer.parts(spans, ((end - 1) / unit * unit, end), known, |_| Ok(()))?;
         writer.leave_marked_runs();
         Ok(writer)
     }

@@ -29,7 +29,7 @@ pub struct Server {
 impl Server {
     /// On the data directory of a physical snapshot; one that a proof has started before is started again. Nothing else may use `data`.
     pub fn on_data(data: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Server> {
-        let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+        let facts = Facts::of(facts)?;
         if !data.join(STARTED).exists() {
             restored::settle(data, data)?;
         }

@@ -1,6 +1,6 @@
 //! A look at a server that is to be protected: the best way to back it up that its settings and the role allow, and what would allow a better one.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use zeroize::Zeroizing;
 
 use super::Mode;
@@ -46,7 +46,7 @@ pub fn look(url: &str) -> Result<Look> {
         ));
     }
     address.password = std::env::var(PASSWORD).ok().map(Zeroizing::new);
-    let mut notes = match Reach::find(&address) {
+    let mut notes = match beside(&address) {
         Ok(reach) => vec![format!(
             "{address}: mode physical, the whole cluster by its files, since this process can read {}, and {} may begin and end a backup",
             reach.data.display(),
@@ -74,6 +74,13 @@ pub fn look(url: &str) -> Result<Look> {
         }
     }
     Ok(Look { mode: Mode::Physical, notes })
+}
+
+fn beside(address: &Address) -> Result<Reach> {
+    let mut reach = Reach::find(address)?;
+    let level = reach.session.value("show wal_level")?;
+    ensure!(level.as_deref() != Some("minimal"), "they are of no use without enough WAL: wal_level is minimal");
+    Ok(reach)
 }
 
 fn by_stream(address: &Address) -> Result<Vec<String>> {
@@ -131,13 +138,21 @@ fn by_dump(address: &Address, refused: anyhow::Error, no_files: &anyhow::Error) 
         format!(
             "physical backups are incremental and reach any second (with wal-receive). What would allow them: {better}"
         ),
-        format!("the files of the server cannot be read either: {no_files:#}"),
+        format!("its files cannot be copied either: {no_files:#}"),
     ];
     let reads_all = sql.value(
         "select rolsuper or pg_has_role('pg_read_all_data', 'member') from pg_roles where rolname = current_user",
     );
     if reads_all.ok().flatten().as_deref() != Some("t") {
-        notes.push(format!("{user} may not read all tables: grant pg_read_all_data to {user}; a table that cannot be read makes the backup fail"));
+        // The role came with version 14.
+        let cure = match sql.version() >= 140_000 {
+            true => format!("grant pg_read_all_data to {user}"),
+            false => format!(
+                "in each database and for each schema: grant usage on schema public to {user}; grant select on all tables in schema public to {user}"
+            ),
+        };
+        notes
+            .push(format!("{user} may not read all tables: {cure}; a table that cannot be read makes the backup fail"));
     }
     Ok(Look { mode: Mode::Logical, notes })
 }

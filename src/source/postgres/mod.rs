@@ -29,6 +29,7 @@ pub mod tables;
 pub mod wal;
 
 pub use options::{Mode, Options, Transport};
+pub use server::Facts;
 
 use anyhow::Result;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::logical::Selection;
 
@@ -28,6 +28,14 @@ pub struct Options {
     /// Queries for the proof, run in the database of the address. Each must give a first value that is not NULL, false, 0 or empty.
     #[serde(default)]
     pub check: Vec<String>,
+}
+
+impl Options {
+    /// With relative paths taken to begin at `base`.
+    pub fn below(mut self, base: &Path) -> Options {
+        self.bin = self.bin.map(|bin| base.join(bin));
+        self
+    }
 }
 
 /// How a server is backed up.

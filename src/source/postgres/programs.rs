@@ -4,9 +4,11 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 use super::client::{Address, Binding, Host, TlsMode};
-use crate::child::{self, Spec};
+use crate::child::{self, SECRET_FILE, SecretFile, Spec};
+use crate::error::{Failure, Kind};
 use crate::net::Roots;
 
 /// Where packages put them, below a directory for each major version.
@@ -45,12 +47,16 @@ impl Programs {
         found
     }
 
-    /// A program with arguments that reaches `address`, in `database`.
-    pub fn spec(&self, program: &str, arguments: &[&str], address: &Address, database: &str) -> Spec {
+    /// A program with arguments that reaches `address`, in `database`. Fails with `Kind::Config` where the password cannot be handed over.
+    pub fn spec(&self, program: &str, arguments: &[&str], address: &Address, database: &str) -> Result<Spec> {
         let mut spec = Spec::new([self.bin.join(program).into_os_string()]);
         spec.argv.extend(arguments.iter().map(OsString::from));
         reach(&mut spec, address, database);
-        spec
+        if let Some(password) = &address.password {
+            spec.file = Some(password_file(password)?);
+            spec.set.push(("PGPASSFILE".into(), SECRET_FILE.into()));
+        }
+        Ok(spec)
     }
 }
 
@@ -94,9 +100,28 @@ fn reach(spec: &mut Spec, address: &Address, database: &str) {
             Binding::Require => "require".into(),
         },
     );
-    if let Some(password) = &address.password {
-        spec.secret.push(("PGPASSWORD".into(), password.clone()));
+}
+
+/// "The Password File" in the PostgreSQL manual: the password of every server, database and user. One line, in which a backslash takes the next
+/// character as it is.
+fn password_file(password: &Zeroizing<String>) -> Result<SecretFile> {
+    if password.contains(['\n', '\r']) {
+        return Err(Failure::new(
+            Kind::Config,
+            "the password has a line break in it, which PostgreSQL's own programs cannot be given in a file",
+            "Nothing was done. Give the role another password.",
+        ));
     }
+    let mut contents = Zeroizing::new(String::with_capacity(2 * password.len() + 16));
+    contents.push_str("*:*:*:*:");
+    for letter in password.chars() {
+        if matches!(letter, ':' | '\\') {
+            contents.push('\\');
+        }
+        contents.push(letter);
+    }
+    contents.push('\n');
+    Ok(SecretFile { contents, secret: password.clone() })
 }
 
 fn places() -> Vec<PathBuf> {
@@ -126,4 +151,17 @@ fn major_of(program: &Path) -> Result<u32> {
 /// `text` as a quoted name in SQL.
 pub fn identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_written_so_that_it_is_read_as_it_is() {
+        let file = |password: &str| password_file(&Zeroizing::new(password.to_owned()));
+        assert_eq!(*file(r"a:b\c'd").unwrap().contents, "*:*:*:*:a\\:b\\\\c'd\n");
+        let refused = file("two\nlines").err().unwrap();
+        assert!(format!("{refused:#}").contains("line break") && !format!("{refused:#}").contains("two"));
+    }
 }

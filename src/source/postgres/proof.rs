@@ -27,7 +27,7 @@ pub(super) const NO_LIBRARY: &str = "could not access file \"";
 
 /// Whether a server that can recover the data is here. `Kind::Environment`: it is not.
 pub fn ready(facts: &serde_json::Value, options: &Options) -> Result<()> {
-    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    let facts = Facts::of(facts)?;
     engine::programs(facts.version, options.bin.as_deref()).map(drop)
 }
 
@@ -67,7 +67,7 @@ pub fn prove(
     also: &mut dyn FnMut(&Engine),
 ) -> Result<Proof> {
     let Copy { data, scratch, goes_on, stop } = *copy;
-    let mut facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    let mut facts = Facts::of(facts)?;
     if goes_on {
         facts.counted = Counted::default();
     } else {
@@ -167,7 +167,7 @@ pub fn examine(engine: &Engine, facts: &Facts, options: &Options) -> Result<Proo
     }
     checks.push(reading.readable());
     checks.extend(reading.compared());
-    checks.extend(amcheck(engine)?);
+    checks.push(amcheck(engine)?);
     for query in &options.check {
         checks.push(ask(engine, facts.database.as_deref().unwrap_or("postgres"), query));
     }
@@ -183,10 +183,18 @@ fn database_names(sql: &mut Client) -> Result<Vec<String>> {
 }
 
 /// `pg_amcheck` on all databases: structure of tables and B-trees. Part of the contrib modules, and there from version 14 on.
-fn amcheck(engine: &Engine) -> Result<Option<Check>> {
+fn amcheck(engine: &Engine) -> Result<Check> {
+    const NAME: &str = "pg_amcheck";
+    let Some(mut spec) = engine.program(NAME) else {
+        return Ok(Check::not_run(
+            NAME,
+            "the program is not here: it comes with PostgreSQL from version 14 on, in contrib",
+        ));
+    };
     let available = "select count(*) from pg_available_extensions where name = 'amcheck'";
-    let installed = engine.client("template1")?.value(available)?.as_deref() == Some("1");
-    let Some(mut spec) = engine.program("pg_amcheck").filter(|_| installed) else { return Ok(None) };
+    if engine.client("template1")?.value(available)?.as_deref() != Some("1") {
+        return Ok(Check::not_run(NAME, "the extension amcheck is not installed here"));
+    }
     for argument in ["--all", "--install-missing", "--jobs=2", "--no-password", "--username"] {
         spec.argv.push(argument.into());
     }
@@ -210,7 +218,7 @@ fn amcheck(engine: &Engine) -> Result<Option<Check>> {
         true => "nothing wrong".to_owned(),
         false => format!("{} {}", said.trim(), ended.stderr.join("; ")),
     };
-    Ok(Some(Check::compare("pg_amcheck", "nothing wrong", actual.trim())))
+    Ok(Check::compare(NAME, "nothing wrong", actual.trim()))
 }
 
 /// One of the operator's queries: its first value must say yes.

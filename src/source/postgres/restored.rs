@@ -4,31 +4,71 @@
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use super::outside;
+use super::server::Facts;
 
 /// Where restored tablespaces lie, below the data directory.
 const TABLESPACES: &str = "tablespaces";
 /// How the names of settings begin that are one recovery's alone.
 const OF_A_RECOVERY: [&str; 4] =
     ["recovery_target", "restore_command", "recovery_end_command", "archive_cleanup_command"];
+const MAIN: &str = "postgresql.conf";
+/// Settings of which a server that replays must have as much as the one that wrote, and what a server has that is told nothing:
+/// <https://www.postgresql.org/docs/current/hot-standby.html>, "Administrator's Overview".
+pub(super) const AT_LEAST: [(&str, u64); 5] = [
+    ("max_connections", 100),
+    ("max_worker_processes", 8),
+    ("max_wal_senders", 10),
+    ("max_prepared_transactions", 0),
+    ("max_locks_per_transaction", 64),
+];
 /// Added to `postgresql.auto.conf` by [`recover`].
 const SETTINGS: &str = "\n# Written by blackstart: recovery with the WAL that came with the snapshot, then a timeline of its own.\n\
                         restore_command = 'false'\nrecovery_target_timeline = 'latest'\n";
+
+/// How the names of settings begin by which a server archives its log.
+const OF_ARCHIVING: [&str; 2] = ["archive_command", "archive_library"];
+
+/// Added to `postgresql.auto.conf` by [`hold_archiving`]; the last is known from 15 on.
+const HELD: [&[u8]; 3] = [
+    b"# Written by blackstart: a copy archives nothing until it is told to (alter system reset archive_command).",
+    b"archive_command = ''",
+    b"archive_library = ''",
+];
 
 /// What a person who has restored a data directory needs to know.
 pub fn advice(facts: &serde_json::Value) -> Vec<String> {
     let major =
         facts["version"].as_u64().map_or_else(|| "the same major version".to_owned(), |v| (v / 10_000).to_string());
-    vec![
+    let mut lines = vec![
         format!(
             "Start PostgreSQL {major} on it, as the owner of the directory (chown -R postgres where it is another's), on a port that is free."
         ),
         "Never remove backup_label or anything in pg_wal: the server would start on it, damaged and without a word."
             .to_owned(),
-    ]
+    ];
+    if facts["archive_mode"].as_str() != Some("off") {
+        let sure = if facts["archive_mode"].is_null() { ", if the server archived its log" } else { "" };
+        lines.push(format!(
+            "It archives nothing yet{sure}: beside the server that it is a copy of it would take the log over. Once it stands in that server's place: \
+             alter system reset archive_command; select pg_reload_conf(); what it has written until then is archived, too. (A command that had been \
+             set by alter system is a comment in postgresql.auto.conf.)"
+        ));
+    }
+    lines.extend(on_configuration(facts));
+    lines
+}
+
+/// What a person needs to know where not all of the server's configuration was taken along.
+pub fn on_configuration(facts: &serde_json::Value) -> Option<String> {
+    let why = facts["config_missing"].as_str()?;
+    Some(format!(
+        "The old server's configuration lay outside the data directory, and not all of it is in the snapshot ({why}): what is missing is as after \
+         initdb, and pg_hba.conf lets in local users only. Look through both before others use it."
+    ))
 }
 
 /// Moves each tablespace from `pg_tblspc/<oid>/` to `tablespaces/<oid>/` in `staged`, and links it under the path that it will have once `staged` is
@@ -40,7 +80,7 @@ pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
         "the copy has no backup_label: a server would start on it, and not notice that it is damaged"
     );
     let owner = Owner::of(staged)?;
-    for (oid, from) in tablespaces(staged)? {
+    for (oid, from) in numbered(&staged.join("pg_tblspc"))? {
         let home = staged.join(TABLESPACES);
         if !home.exists() {
             fs::create_dir(&home).context("make a place for the tablespaces")?;
@@ -57,10 +97,27 @@ pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
     }
 }
 
+/// Takes back what [`settle`] has done to a copy that was not finished, so that it is again as the snapshot has it.
+pub fn unsettle(staged: &Path) -> Result<()> {
+    let home = staged.join(TABLESPACES);
+    if !home.is_dir() {
+        return Ok(());
+    }
+    for (oid, from) in numbered(&home)? {
+        let place = staged.join("pg_tblspc").join(&oid);
+        if place.is_symlink() {
+            fs::remove_file(&place).with_context(|| format!("unlink tablespace {oid}"))?;
+        }
+        move_directory(&from, &place).with_context(|| format!("move tablespace {oid} back"))?;
+    }
+    Ok(())
+}
+
 /// Makes the next start of the server a recovery from what lies in `pg_wal`, which ends with a timeline of its own: two clusters
 /// never write WAL of one timeline.
-pub fn recover(staged: &Path) -> Result<()> {
+pub fn recover(staged: &Path, facts: &Facts) -> Result<()> {
     forget_recovery(staged)?;
+    hold_archiving(staged)?;
     let owner = Owner::of(staged)?;
     let settings = staged.join("postgresql.auto.conf");
     let mut file = OpenOptions::new().append(true).create(true).open(&settings).context("open postgresql.auto.conf")?;
@@ -69,7 +126,7 @@ pub fn recover(staged: &Path) -> Result<()> {
     File::create(&signal).and_then(|file| file.sync_all()).context("write recovery.signal")?;
     owner.give(&settings)?;
     owner.give(&signal)?;
-    configure(staged, &owner)
+    configure(staged, facts)
 }
 
 /// Takes the settings of an earlier recovery out of `postgresql.auto.conf`, where a server that was once restored keeps them: an old target would
@@ -90,15 +147,90 @@ pub fn forget_recovery(staged: &Path) -> Result<()> {
     write().context("write postgresql.auto.conf")
 }
 
-/// A directory whose configuration lay elsewhere gets one of its own, from what was taken along.
-fn configure(staged: &Path, owner: &Owner) -> Result<()> {
-    if staged.join("postgresql.conf").exists() {
+/// Empties `archive_command` in `postgresql.auto.conf`: a copy that somebody starts to look at it, beside the server that still runs, would archive a
+/// timeline of its own into the same log, and what that server writes would belong to it no longer. With an empty command a server keeps what it has
+/// to archive until there is one.
+pub fn hold_archiving(staged: &Path) -> Result<()> {
+    let path = staged.join("postgresql.auto.conf");
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        text => text.context("read postgresql.auto.conf")?,
+    };
+    let of_archiving = |line: &[u8]| {
+        let name = line.trim_ascii_start().to_ascii_lowercase();
+        OF_ARCHIVING.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+    };
+    let mut held: Vec<u8> = Vec::new();
+    for line in text.split_inclusive(|b| *b == b'\n').filter(|line| !HELD.contains(&line.trim_ascii())) {
+        held.extend_from_slice(if of_archiving(line) { b"# " } else { b"" });
+        held.extend_from_slice(line);
+    }
+    if held.last().is_some_and(|b| *b != b'\n') {
+        held.push(b'\n');
+    }
+    let version = fs::read_to_string(staged.join("PG_VERSION")).context("read PG_VERSION")?;
+    // A server does not start with a setting that it does not know.
+    let known = if version.trim().parse::<u32>().is_ok_and(|major| major >= 15) { 3 } else { 2 };
+    for line in &HELD[..known] {
+        held.extend([*line, b"\n"].concat());
+    }
+    let owner = Owner::of(staged)?;
+    // In place: it stays whose it was.
+    let write = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?.write_all(&held);
+    write().context("write postgresql.auto.conf")?;
+    owner.give(&path)
+}
+
+/// A directory whose configuration lay elsewhere gets one of its own, from what was taken along; and any the settings without which a server
+/// that was set up for more refuses to replay.
+pub fn configure(staged: &Path, facts: &Facts) -> Result<()> {
+    let owner = Owner::of(staged)?;
+    if !staged.join(MAIN).exists() {
+        configure_anew(staged, &owner)?;
+    }
+    let (main, path) = (staged.join(MAIN), staged.join("postgresql.auto.conf"));
+    let text = |path: &Path| match fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    };
+    let there =
+        text(&main).and_then(|main| Ok(format!("{main}\n{}", text(&path)?))).context("read the configuration")?;
+    let lines: Vec<String> = needed(&there, facts).map(|(name, value)| format!("{name} = {value}\n")).collect();
+    if lines.is_empty() {
         return Ok(());
     }
+    let mut file = OpenOptions::new().append(true).create(true).open(&path).context("open postgresql.auto.conf")?;
+    let lines = format!(
+        "\n# Written by blackstart: the old server had these, and a server with less refuses its log.\n{}",
+        lines.concat()
+    );
+    file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).context("write postgresql.auto.conf")?;
+    owner.give(&path)
+}
+
+/// Settings of which the server must have as much as the old one had, and has less by `there`, what its configuration says.
+fn needed<'a>(there: &str, facts: &'a Facts) -> impl Iterator<Item = (&'a str, u64)> {
+    let has = |name: &str, default: u64| {
+        let mut values = there.lines().rev().filter_map(|line| {
+            let (key, value) = line.trim_start().split_once(|c: char| c == '=' || c.is_whitespace())?;
+            let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace()).trim_start_matches('\'');
+            let digits = value.split(|c: char| !c.is_ascii_digit()).next()?;
+            key.eq_ignore_ascii_case(name).then(|| digits.parse::<u64>().ok())?
+        });
+        values.next().unwrap_or(default)
+    };
+    let lacking = AT_LEAST.iter().filter_map(|(name, default)| {
+        let had = facts.standby_needs.get(*name)?.parse::<u64>().ok()?;
+        (has(name, *default) < had).then_some((*name, had))
+    });
+    lacking.collect::<Vec<_>>().into_iter()
+}
+
+fn configure_anew(staged: &Path, owner: &Owner) -> Result<()> {
     let main = outside::merged(staged)?.unwrap_or_default();
     let hba = outside::named(staged, "pg_hba.conf")?.unwrap_or_else(|| b"local all all peer\n".to_vec());
     let ident = outside::named(staged, "pg_ident.conf")?.unwrap_or_default();
-    for (name, bytes) in [("postgresql.conf", main.into_bytes()), ("pg_hba.conf", hba), ("pg_ident.conf", ident)] {
+    for (name, bytes) in [(MAIN, main.into_bytes()), ("pg_hba.conf", hba), ("pg_ident.conf", ident)] {
         let path = staged.join(name);
         if !path.exists() {
             crate::durable::publish_new(&path, &bytes, 0o600).with_context(|| format!("write {name}"))?;
@@ -108,11 +240,11 @@ fn configure(staged: &Path, owner: &Owner) -> Result<()> {
     Ok(())
 }
 
-/// Directories that stand for tablespaces, by OID.
-fn tablespaces(data: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// The directories in `directory` that stand for tablespaces, by OID; links do not.
+fn numbered(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(data.join("pg_tblspc")).context("list pg_tblspc")? {
-        let entry = entry.context("list pg_tblspc")?;
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let entry = entry.with_context(|| format!("list {}", directory.display()))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if name.bytes().all(|b| b.is_ascii_digit()) && entry.file_type().context("look at a tablespace")?.is_dir() {
             found.push((name, entry.path()));

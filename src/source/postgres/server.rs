@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::client::{Client, Row, Session};
+use super::restored::AT_LEAST;
 use super::tables::{Counted, Horizons};
 use super::wal::Lsn;
 use crate::entry::{Entry, EntryKind};
@@ -40,9 +41,11 @@ pub struct Facts {
     pub standby_needs: BTreeMap<String, String>,
     /// Pages whose checksums were wrong when the server read them.
     pub checksum_failures: Option<String>,
+    /// `off`, `on` or `always`; absent in snapshots made before it was asked for.
+    pub archive_mode: Option<String>,
     /// Files of the configuration outside the data directory that were taken along.
     pub config_files: Vec<String>,
-    /// Why such files were not.
+    /// Why such files were not, or not all.
     pub config_missing: Option<String>,
     /// How the files were read: `stream` or `files`.
     pub transport: String,
@@ -65,6 +68,11 @@ pub struct TablespaceFact {
 }
 
 impl Facts {
+    /// As they were sealed into a commit.
+    pub fn of(facts: &serde_json::Value) -> Result<Facts> {
+        Facts::deserialize(facts).context("read what was noted of the server")
+    }
+
     /// Asks over a replication connection, and over one for SQL, where the role is let in.
     pub fn ask(walsender: &mut Client, sql: Option<&mut Client>) -> Result<Facts> {
         let identity = walsender.rows("IDENTIFY_SYSTEM").context("ask the server who it is")?;
@@ -77,10 +85,16 @@ impl Facts {
             segment_size: size(&setting(walsender, "wal_segment_size")?).context("read wal_segment_size")?,
             data_checksums: setting(walsender, "data_checksums")? == "on",
             is_standby: walsender.parameter("in_hot_standby") == Some("on"),
+            archive_mode: Some(setting(walsender, "archive_mode")?),
             ..Facts::default()
         };
-        if let Some(sql) = sql {
-            facts.ask_sql(sql)?;
+        match sql {
+            Some(sql) => facts.ask_sql(sql)?,
+            None => {
+                for (name, _) in AT_LEAST {
+                    facts.standby_needs.insert(name.to_owned(), setting(walsender, name)?);
+                }
+            }
         }
         Ok(facts)
     }
@@ -97,6 +111,7 @@ impl Facts {
             block_size: show(sql, "block_size")?.parse().context("read block_size")?,
             segment_size: size(&show(sql, "wal_segment_size")?).context("read wal_segment_size")?,
             data_checksums: show(sql, "data_checksums")? == "on",
+            archive_mode: Some(show(sql, "archive_mode")?),
             database: address.database.clone(),
             ..Facts::default()
         };

@@ -1,4 +1,4 @@
-//! Where a Redis server is: `redis://[user[:password]@]host[:port]`, `rediss://…` (TLS), `unix:///path/to/socket`.
+//! Where a Redis server is: `redis://[user[:password]@]host[:port]`, `rediss://…` (TLS), `unix://[user[:password]@]/path/to/socket`.
 //!
 //! The scheme is that of <https://www.iana.org/assignments/uri-schemes/prov/redis>; a database number in the path is ignored, since a
 //! backup has all databases.
@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 use crate::error::{Failure, Kind};
 
 const PORT: u16 = 6379;
+
+/// The variable that `redis-cli` and `valkey-cli` take a password from.
+pub const PASSWORD: &str = "REDISCLI_AUTH";
 
 /// What addresses begin with.
 pub const SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"];
@@ -56,26 +59,13 @@ impl Address {
         let tls = match scheme {
             "redis" | "valkey" => false,
             "rediss" | "valkeys" => true,
-            "unix" | "redis+unix" => {
-                let path = rest.split('?').next().unwrap_or_default();
-                let absolute = path.starts_with('/') && path.len() > 1;
-                return if absolute {
-                    Ok(Address { endpoint: Endpoint::Unix(path.into()), user: None, password: None })
-                } else {
-                    Err(wrong("the path of a socket begins with `/`"))
-                };
-            }
+            "unix" | "redis+unix" => return on_socket(rest),
             _ => return Err(wrong("its scheme is none of redis, rediss, unix")),
         };
         let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
         let place = place.split(['/', '?', '#']).next().unwrap_or_default();
         let (host, port) = host_and_port(place)?;
-        let (mut user, mut password) = (None, None);
-        if let Some(login) = login {
-            let (name, word) = login.split_once(':').map_or((login, None), |(name, word)| (name, Some(word)));
-            user = Some(decoded(name)?.to_string()).filter(|name| !name.is_empty());
-            password = word.map(decoded).transpose()?.filter(|word| !word.is_empty());
-        }
+        let (user, password) = login.map_or(Ok((None, None)), who)?;
         Ok(Address { endpoint: Endpoint::Tcp { host, port, tls }, user, password })
     }
 }
@@ -87,9 +77,33 @@ impl Address {
         if address.password.is_none() {
             return Ok(address);
         }
-        let help = "Nothing was done. Put it where only this user can read it, and name that in the configuration: password = { file = \"…\" }.";
+        let help = format!(
+            "Nothing was done. Put it where only this user can read it, and name that in the configuration: password = {{ file = \"…\" }}. For \
+             `protect`, set {PASSWORD} in its environment."
+        );
         Err(Failure::new(Kind::Config, "the address has a password in it, for everybody to read", help))
     }
+}
+
+/// What follows `unix://`: `[user[:password]@]/path/to/socket`.
+fn on_socket(rest: &str) -> Result<Address> {
+    let (login, path) = match rest.split_once('@') {
+        Some((login, path)) if !login.contains('/') => (Some(login), path),
+        _ => (None, rest),
+    };
+    let path = path.split('?').next().unwrap_or_default();
+    if !path.starts_with('/') || path.len() == 1 {
+        return Err(wrong("the path of a socket begins with `/`"));
+    }
+    let (user, password) = login.map_or(Ok((None, None)), who)?;
+    Ok(Address { endpoint: Endpoint::Unix(path.into()), user, password })
+}
+
+/// `user[:password]`, either of which may be empty.
+fn who(login: &str) -> Result<(Option<String>, Option<Zeroizing<String>>)> {
+    let (name, word) = login.split_once(':').map_or((login, None), |(name, word)| (name, Some(word)));
+    let user = Some(decoded(name)?.to_string()).filter(|name| !name.is_empty());
+    Ok((user, word.map(decoded).transpose()?.filter(|word| !word.is_empty())))
 }
 
 fn host_and_port(place: &str) -> Result<(String, u16)> {
@@ -147,6 +161,12 @@ mod tests {
         assert_eq!(show("unix:///run/redis.sock?db=2"), "unix:///run/redis.sock");
         let address = Address::parse("redis://u:p%40w%C3%A9@h").unwrap();
         assert_eq!((address.user.as_deref(), address.password.unwrap().as_str()), (Some("u"), "p@wé"));
+        let address = Address::parse("unix://u:p%40w@/run/a@b").unwrap();
+        assert_eq!((address.user.as_deref(), address.password.unwrap().as_str()), (Some("u"), "p@w"));
+        assert_eq!(
+            (show("unix://u@/run/s"), show("unix:///run/a@b")),
+            ("unix:///run/s".into(), "unix:///run/a@b".into())
+        );
         let address = Address::parse("redis://:secret@h").unwrap();
         assert!(!format!("{address:?}").contains("secret"));
         assert_eq!((address.user, address.password.unwrap().as_str()), (None, "secret"));

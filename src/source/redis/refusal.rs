@@ -12,7 +12,7 @@ const NOTHING: &str = "Nothing was backed up; the earlier snapshots stand.";
 pub fn refused(endpoint: &Endpoint, said: &str) -> anyhow::Error {
     let code = said.split(' ').next().unwrap_or_default();
     let (what, help) = match code {
-        "NOAUTH" => ("it wants a password", "Set `password = { file = \"…\" }`, and the user in the address: redis://USER@HOST.".to_owned()),
+        "NOAUTH" => ("it wants a password", "Set `password = { file = \"…\" }`, and the user in the address: redis://USER@HOST; for `protect`, set REDISCLI_AUTH in its environment.".to_owned()),
         "WRONGPASS" => ("it does not accept this user and password", "Check the user in the address and the secret that `password` names.".to_owned()),
         "NOPERM" => (
             "this user may not do what a backup must do",

@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Microseconds by which the clock that the server stamps its files by, in seconds, may lag behind the one that it tells: that is the kernel's coarse
 /// clock, which goes from tick to tick.
 const CLOCKS_APART: i64 = 50_000;
+/// How long a server's clock may lag behind its last save: that is what a second is rounded by, and a small correction.
+const CLOCK_BACK: Duration = Duration::from_secs(10);
 /// Looks in a row that find nothing but an error.
 const ERRORS: u32 = 10;
 
@@ -27,12 +29,23 @@ pub fn save(connection: &mut Connection, file: &Path) -> Result<(Origin, i64)> {
         Ok(connection.command(&["LASTSAVE"])?.text().and_then(|t| t.parse().ok()).unwrap_or_default())
     };
     let before = last(connection)?;
-    // The times of saves are whole seconds: a second save within one would not show.
-    let started = now(connection)?;
-    if started / 1_000_000 <= before {
-        std::thread::sleep(Duration::from_millis(1100));
-    }
-    let asked = (now(connection)? - CLOCKS_APART) / 1_000_000;
+    // The times of saves are whole seconds: only of a later one is it plain that the file is not that of the last save.
+    let mut waited = Duration::ZERO;
+    let asked = loop {
+        let second = (now(connection)? - CLOCKS_APART) / 1_000_000;
+        if second > before {
+            break second;
+        }
+        if waited > CLOCK_BACK {
+            return Err(unusable(
+                &connection.endpoint,
+                "its clock is behind the time of its last save",
+                "Set its clock; nothing tells an old file from a new one until then.",
+            ));
+        }
+        std::thread::sleep(PAUSE);
+        waited += PAUSE;
+    };
     connection.command(&["BGSAVE", "SCHEDULE"])?;
     let until = Instant::now() + SAVE;
     let mut errors = 0;

@@ -48,8 +48,9 @@ impl<'a> Task<'a> {
         Author { store: &open.store, trust: &open.trust, keys, host, clock: &*open.clock, level: self.options.level }
     }
 
-    fn log(&self) -> Result<Log> {
-        Log::list(&self.host.open.store, &self.host.open.trust, self.source)
+    /// What there is of the log's end. `near`: where the server's ends.
+    fn log(&self, near: u64) -> Result<Log> {
+        Log::list_end(&self.host.open.store, &self.host.open.trust, self.source, near)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::{Prepared, Recovery, Route, Target, Then, is_target};
+use super::{Prepared, Recovery, Route, Target, Then, is_target, makes_no_sense};
 use crate::interrupt;
 use crate::operations::Open;
 use crate::operations::wal::get::Files;
@@ -31,6 +31,7 @@ pub fn prepare(
     data: &Path,
 ) -> Result<Prepared> {
     restored::forget_recovery(data)?;
+    restored::hold_archiving(data)?;
     let (mut prepared, reached) = fill(open, identities, route, &recovery.target, data)?;
     let target = if reached { recovery.target.clone() } else { Target::Latest };
     if !reached {
@@ -136,8 +137,16 @@ fn write_segments(
         }
         at += size * AT_ONCE;
         let ended = batch.len() < AT_ONCE as usize || batch.last().is_none_or(|w| w.from + w.bytes < w.at + size);
+        let broken = records.ended();
         if ended {
             records.finish(&mut sink);
+        }
+        if let Some(end) = broken.filter(|_| !passed) {
+            return match *target {
+                // There the server stops by itself.
+                Target::Lsn(lsn) if lsn <= end => Ok(reached),
+                _ => Err(makes_no_sense(&route.source, end)),
+            };
         }
         if ended || passed {
             return Ok(reached);

@@ -29,16 +29,17 @@ pub struct Opened<'a> {
 pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a>> {
     let server = task.place.ask()?;
     compare_clocks(task, &server);
-    let log = task.log()?;
-    let tail = log.tail(&task.host.open.store, &task.host.open.trust)?;
+    let store = &task.host.open.store;
+    let log = Log::list_end(store, &task.host.open.trust, task.source, server.end)?;
+    let tail = log.tail(store, &task.host.open.trust)?;
     let Some(newest) = log.stretches.last() else {
         return match tail {
-            Tail::Lost(why) => gap(task, &log, &why, report),
-            _ => begin(task, &log, "the log begins"),
+            Tail::Lost(why) => gap(task, &why, report),
+            _ => begin(task, "the log begins"),
         };
     };
     if task.options.anew {
-        return gap(task, &log, "begun anew by the operator", report);
+        return gap(task, "begun anew by the operator", report);
     }
     if task.host.keys.signing.public() != newest.signer {
         return Err(Failure::new(
@@ -52,16 +53,16 @@ pub fn open<'a>(task: &Task<'a>, report: &mut ReceiveReport) -> Result<Opened<'a
         bail!("the stored log of {} is of kind {}", task.source, newest.line.kind);
     }
     if let Tail::Lost(why) = tail {
-        return gap(task, &log, &why, report);
+        return gap(task, &why, report);
     }
     let mut writer = Writer::resume(task.author(), &log)?;
     let id = writer.stretch.id.clone().context("the stored log does not say which history it is of")?;
     let head = writer.head().end;
     if let Some(why) = server.lacks(&id, head) {
-        return gap(task, &log, &why, report);
+        return gap(task, &why, report);
     }
     let Some((now, replica, pending)) = take_up(task, &server, &mut writer, &id)? else {
-        return gap(task, &log, "the server would have to send its whole data set", report);
+        return gap(task, "the server would have to send its whole data set", report);
     };
     let why = if now != id {
         "the server goes on under another replication ID"
@@ -119,15 +120,16 @@ fn forked(what: &str) -> anyhow::Error {
     )
 }
 
-fn gap<'a>(task: &Task<'a>, log: &Log, why: &str, report: &mut ReceiveReport) -> Result<Opened<'a>> {
-    let opened = begin(task, log, why)?;
+fn gap<'a>(task: &Task<'a>, why: &str, report: &mut ReceiveReport) -> Result<Opened<'a>> {
+    let opened = begin(task, why)?;
     report.gaps.push(why.to_owned());
     (task.tell)(&Event::Gap { why: why.to_owned() });
     Ok(opened)
 }
 
 /// Begins a stretch: where the newest snapshot ends, if the server still has its stream from there on; otherwise now.
-fn begin<'a>(task: &Task<'a>, log: &Log, why: &str) -> Result<Opened<'a>> {
+fn begin<'a>(task: &Task<'a>, why: &str) -> Result<Opened<'a>> {
+    let log = &task.log()?;
     for _ in 0..TRIES {
         let server = task.place.ask_with_backlog()?;
         let reachable = |(id, at): &&(String, u64)| *id == server.id && server.lacks(id, *at).is_none();

@@ -1,16 +1,18 @@
 //! Runs: one object in place of many pieces, from bytes in hand; and comparing what is stored with what the engine shows.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 
 use super::Writer;
 use crate::repository::layout::{self, Hash};
-use crate::repository::log::listing::{Fetched, Log, Span, Stretch, fetch, is_damage};
+use crate::repository::log::end::Place;
+use crate::repository::log::listing::{Fetched, Span, fetch, is_damage};
 use crate::repository::log::marks::Mark;
 use crate::storage;
 
 /// So many pieces become a run, so many runs a longer one: what is read for a unit stays few objects, however slowly it fills.
 const FAN_OUT: usize = 32;
+
 /// An object of the unit in which the log ends.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
@@ -90,19 +92,19 @@ impl Writer<'_> {
     }
 
     /// The fewest objects of the head's timeline that cover a range, or what is there of it without a hole up to its end.
-    /// `hole` hears where nothing verifies.
+    /// `known` need not be read again; `hole` hears where nothing verifies.
     pub(super) fn parts(
         &self,
-        stretch: &Stretch,
+        spans: &[Span],
         (from, to): (u64, u64),
+        known: Option<&Fetched>,
         hole: fn(u64) -> Result<()>,
     ) -> Result<Vec<Part>> {
-        let spans = stretch.timelines.get(&self.head.timeline).map_or(&[][..], Vec::as_slice);
         let here: Vec<&Span> = spans.iter().filter(|s| s.start >= from && s.start < to).collect();
         let mut parts: Vec<Part> = Vec::new();
         let mut at = here.first().map_or(to, |s| s.start);
         while at < to {
-            let Some(fetched) = self.furthest(&here, at)? else {
+            let Some(fetched) = self.furthest(&here, at, known)? else {
                 hole(at)?;
                 parts.clear();
                 at = here.iter().map(|s| s.start).find(|start| *start > at).unwrap_or(to);
@@ -126,10 +128,13 @@ impl Writer<'_> {
     }
 
     /// Of the objects that begin at `at` and verify, the one that reaches furthest.
-    fn furthest(&self, here: &[&Span], at: u64) -> Result<Option<Fetched>> {
+    fn furthest(&self, here: &[&Span], at: u64, known: Option<&Fetched>) -> Result<Option<Fetched>> {
         let mut begin: Vec<&Span> = here.iter().copied().filter(|s| s.start == at).collect();
         begin.sort_by_key(|s| std::cmp::Reverse(s.end));
         for span in begin {
+            if let Some(known) = known.filter(|known| known.is_of(span)) {
+                return Ok(Some(known.clone()));
+            }
             match fetch(self.author.store, self.author.trust, &self.source, span) {
                 Ok(fetched) => return Ok(Some(fetched)),
                 Err(e) if is_damage(&e) => {}
@@ -140,11 +145,13 @@ impl Writer<'_> {
     }
 
     /// Whether what is stored of the head's timeline from `start` on, a multiple of the unit, is `bytes`. `None`: not all of it is there.
-    pub fn holds(&self, log: &Log, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
-        let stretch = log.stretches.last().context("there is no stretch")?;
+    pub fn holds(&self, start: u64, bytes: &[u8]) -> Result<Option<bool>> {
         // Whoever has the bytes must not let go of them then.
         let lost = |at| bail!("what the log held at {at:016x} is lost, or does not verify");
-        let parts = self.parts(stretch, (start, start + bytes.len() as u64), lost)?;
+        let end = start + bytes.len() as u64;
+        let place = Place { store: self.author.store, source: &self.source, n: self.stretch.n };
+        let spans = place.spans(self.head.timeline, start..end)?;
+        let parts = self.parts(&spans, (start, end), None, lost)?;
         let (mut at, mut rest) = (start, bytes);
         for part in &parts {
             if part.start != at || part.end - at > rest.len() as u64 {

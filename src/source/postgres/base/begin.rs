@@ -25,7 +25,8 @@ impl BaseBackup {
                 begun.feed
             }
             Err(why) => {
-                self.facts.read_whole = Some(format!("{why:#}"));
+                let said = ServerError::of(&why).map(ToString::to_string);
+                self.facts.read_whole = Some(said.unwrap_or_else(|| format!("{why:#}")));
                 let mut walsender = once_there_is_a_place(&self.address)?;
                 walsender.patience = super::super::CHECKPOINT_MAX;
                 Feed::start(walsender)?

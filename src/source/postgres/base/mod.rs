@@ -273,6 +273,10 @@ impl BaseBackup {
         }
         self.ended = true;
         self.slot = None;
+        if self.facts.config_files.is_empty() && !self.arrived.contains_key(&b"postgresql.conf"[..]) {
+            let unseen = || format!("{} may not see where it lies", self.address.user);
+            self.facts.config_missing.get_or_insert_with(unseen);
+        }
         if !self.instead.is_empty() {
             self.manifest = self.manifest.instead(&self.instead)?;
         }
@@ -356,7 +360,11 @@ impl Source for BaseBackup {
 /// Reads the configuration that lies outside the data directory, as far as the role may.
 fn config(sql: &mut Client, facts: &mut Facts) -> Vec<ConfigFile> {
     let mut files = Vec::new();
-    for path in outside::paths(sql).unwrap_or_default() {
+    let paths = outside::paths(sql).unwrap_or_else(|e| {
+        facts.config_missing = Some(format!("{e:#}"));
+        Vec::new()
+    });
+    for path in paths {
         match outside::read(sql, &path) {
             Ok(bytes) => {
                 facts.config_files.push(path.clone());

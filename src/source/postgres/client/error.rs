@@ -77,7 +77,7 @@ pub fn cure(said: &ServerError, address: &Address) -> Option<String> {
     let has = |words: &str| said.message.contains(words);
     Some(match said.code.as_str() {
         "28P01" => format!(
-            "The password for {user} is wrong. Set the right one where `password` in the configuration says it is."
+            "The password for {user} is wrong. Set the right one where `password` in the configuration says it is (`protect`: in PGPASSWORD)."
         ),
         "28000" if has("pg_hba.conf") => format!(
             "pg_hba.conf of the server has no line that lets {user} in from here. Add one, for example \
@@ -94,6 +94,11 @@ pub fn cure(said: &ServerError, address: &Address) -> Option<String> {
             "The role lacks a right. On the server: grant pg_monitor to {user}; and for the copy of files: grant execute on function \
              pg_backup_start(text, boolean), pg_backup_stop(boolean) to {user} (pg_start_backup and pg_stop_backup before version 15)."
         ),
+        "53300" if has("max_wal_senders") && has("currently 0") => {
+            "Nobody may replicate from this server: alter system set wal_level = replica; alter system set max_wal_senders = 10; then restart it; \
+             or back up with mode = \"logical\"."
+                .to_owned()
+        }
         "53300" if has("max_wal_senders") => {
             "All places for replication are taken: raise max_wal_senders on the server and restart it, or end what uses them \
              (`select * from pg_stat_replication`)."

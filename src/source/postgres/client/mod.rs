@@ -7,6 +7,7 @@
 mod address;
 mod binding;
 mod error;
+mod received;
 mod rows;
 mod startup;
 
@@ -18,19 +19,16 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use crate::net::Stream;
+use received::Received;
 
-/// Longest message that is taken, in bytes. A server sends at most 128 KiB of WAL and 64 KiB of a base backup at once.
-const MESSAGE_MAX: usize = 16 << 20;
 /// Bytes of rows that one query may bring.
 const ROWS_MAX: usize = 256 << 20;
 /// Notices that are kept until they are asked for.
 const NOTICES_MAX: usize = 100;
-/// Bytes read from the connection at once.
-const READ_BYTES: usize = 256 << 10;
 /// How long an answer may take, where nothing else is set.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -48,11 +46,7 @@ pub enum Session {
 /// A connection that has been let in.
 pub struct Client {
     stream: Stream,
-    /// Bytes received: `input[at..]` is not yet taken.
-    input: Vec<u8>,
-    at: usize,
-    /// The message taken last: `input[body.0..body.1]`.
-    body: (usize, usize),
+    received: Received,
     output: BytesMut,
     columns: Vec<String>,
     parameters: HashMap<String, String>,
@@ -219,7 +213,7 @@ impl Client {
 
     /// The contents of the last event's message.
     pub fn body(&self) -> &[u8] {
-        &self.input[self.body.0..self.body.1]
+        self.received.body()
     }
 
     /// The row of an [`Event::Row`].
@@ -254,17 +248,8 @@ impl Client {
     /// Takes the next whole message; gives its type.
     fn take(&mut self, until: Instant) -> Result<Option<u8>> {
         loop {
-            let waiting = &self.input[self.at..];
-            if let Some((&tag, rest)) = waiting.split_first()
-                && let Some(length) = rest.first_chunk::<4>()
-            {
-                let length = u32::from_be_bytes(*length) as usize;
-                ensure!((4..=MESSAGE_MAX).contains(&length), "the server sent a message of {length} bytes");
-                if rest.len() >= length {
-                    self.body = (self.at + 5, self.at + 1 + length);
-                    self.at += 1 + length;
-                    return Ok(Some(tag));
-                }
+            if let Some(tag) = self.received.take()? {
+                return Ok(Some(tag));
             }
             if !self.fill(until)? {
                 return Ok(None);
@@ -274,15 +259,7 @@ impl Client {
 
     /// Reads more; false if nothing came in time.
     fn fill(&mut self, until: Instant) -> Result<bool> {
-        self.input.drain(..self.at);
-        (self.at, self.body) = (0, (0, 0));
-        let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        self.stream.set_read_timeout(Some(wait)).context("set how long to wait")?;
-        let have = self.input.len();
-        self.input.resize(have + READ_BYTES, 0);
-        let read = self.stream.read(&mut self.input[have..]);
-        self.input.truncate(have + *read.as_ref().unwrap_or(&0));
-        match read {
+        match self.received.fill(&mut self.stream, until.saturating_duration_since(Instant::now())) {
             Ok(0) => bail!("the server {} closed the connection", self.address),
             Ok(_) => Ok(true),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {

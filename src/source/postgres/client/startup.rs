@@ -8,6 +8,7 @@ use postgres_protocol::message::frontend;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
+use super::received::Received;
 use super::{Address, Binding, Client, Event, Host, PATIENCE, Session, TlsMode, binding};
 use crate::error::{Failure, Kind, help_of};
 use crate::net::{Check, Stream};
@@ -19,9 +20,7 @@ pub(super) fn connect(address: &Address, session: Session) -> Result<Client> {
     let stream = open(address).map_err(|e| out_of_reach(e, address))?;
     let mut client = Client {
         stream,
-        input: Vec::new(),
-        at: 0,
-        body: (0, 0),
+        received: Received::default(),
         output: BytesMut::new(),
         columns: Vec::new(),
         parameters: HashMap::new(),

@@ -1,6 +1,6 @@
 //! Whether this process stands beside the server: may call its backup functions, and reads the very directory that it runs on.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 
 use super::control;
@@ -28,18 +28,20 @@ impl Reach {
         } else {
             ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)")
         };
-        for function in [start, stop] {
-            let may = session.value(&format!("select has_function_privilege('{function}', 'execute')"))?;
-            ensure!(
-                may.as_deref() == Some("t"),
-                "{user} may not call {function} (grant execute on function {function} to {user})"
-            );
-        }
         let data = session.value("select setting from pg_settings where name = 'data_directory'")?;
-        let data =
-            PathBuf::from(data.with_context(|| {
-                format!("{user} may not see where the data is (grant pg_read_all_settings to {user})")
-            })?);
+        let may = |function: &str| format!("has_function_privilege('{function}', 'execute')");
+        let may = session.value(&format!("select {} and {}", may(start), may(stop)))?;
+        let lacks = [
+            (may.as_deref() != Some("t"), "begin and end a backup", format!("execute on function {start}, {stop}")),
+            (data.is_none(), "see where the data is", "pg_read_all_settings".to_owned()),
+        ];
+        let lacks: Vec<_> = lacks.into_iter().filter(|(lacks, ..)| *lacks).collect();
+        if !lacks.is_empty() {
+            let what: Vec<&str> = lacks.iter().map(|(_, what, _)| *what).collect();
+            let grants: Vec<String> = lacks.iter().map(|(.., grant)| format!("grant {grant} to {user};")).collect();
+            bail!("{user} may not {} ({})", what.join(" and "), grants.join(" "));
+        }
+        let data = PathBuf::from(data.unwrap_or_default());
         let control = control::read(&data).with_context(|| {
             format!("this process cannot read {} (run as root, or as the server's user)", data.display())
         })?;

@@ -89,6 +89,19 @@ pub fn prepare(
         }
         databases.push((database.clone(), name, exists));
     }
+    let may = client.value("select rolsuper or rolcreatedb from pg_roles where rolname = current_user")?;
+    if let Some((_, name, _)) = databases.iter().find(|(.., exists)| !exists)
+        && may.as_deref() != Some("t")
+    {
+        let user = &address.user;
+        return Err(refused(
+            Kind::Failed,
+            format!("{user} may not make the database {name}"),
+            &format!(
+                "On the server: alter role {user} createdb; or have it made, empty: create database {name} template template0 owner {user}."
+            ),
+        ));
+    }
     Ok(Plan { address: address.clone(), programs, globals, databases })
 }
 

@@ -49,6 +49,18 @@ const WHOLE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Databases whose snapshots are held open at once, as a member of a group: each needs a connection.
 const HELD_MAX: usize = 50;
 
+/// What a person who has restored dumps as files needs to know.
+pub fn advice(facts: &serde_json::Value) -> Vec<String> {
+    let program = facts["program"].as_u64().map_or_else(String::new, |major| format!(", of version {major} or newer"));
+    vec![
+        format!("These are dumps: {DIRECTORY}/NAME.dump of each database, and {GLOBALS} with the roles and tablespaces."),
+        "restore SOURCE --into postgres://USER@HOST/NEWNAME makes a database of one, and compares its rows. By hand, with the server's programs"
+            .to_owned()
+            + &program
+            + ": psql -f globals.sql postgres; createdb -T template0 NAME; pg_restore -d NAME databases/NAME.dump",
+    ]
+}
+
 /// One run: one dump after another.
 pub struct Logical {
     address: Address,
@@ -246,7 +258,7 @@ impl Logical {
         let item = &plan.items[number];
         let dump = |file: &str, program: &str, arguments: &[String], database: &str| {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let spec = plan.programs.spec(program, &arguments, &self.address, database);
+            let spec = plan.programs.spec(program, &arguments, &self.address, database)?;
             let (magic, end) =
                 if file == GLOBALS { (None, Some("dump complete")) } else { (Some(b"PGDMP".as_slice()), None) };
             Dump::begin(Stream::of_program(file, program, magic, end), &spec, WHOLE, IDLE)

@@ -49,7 +49,7 @@ pub(super) fn pg_restore(
     let jobs = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let jobs = format!("--jobs={jobs}");
     let to = format!("--dbname={}", connection_string(database));
-    let mut spec: Spec = programs.spec("pg_restore", &["--no-password", &jobs, &to], address, database);
+    let mut spec: Spec = programs.spec("pg_restore", &["--no-password", &jobs, &to], address, database)?;
     spec.argv.extend(more.iter().map(Into::into));
     spec.argv.push(dump.into());
     Child::spawn(&spec)?.wait(WAIT)
@@ -57,7 +57,7 @@ pub(super) fn pg_restore(
 
 /// Runs the roles and tablespaces in `file` by `psql`. Statements that fail are passed over, since roles may be there already; gives what failed.
 pub(super) fn globals(programs: &Programs, address: &Address, database: &str, file: &Path) -> Result<Vec<String>> {
-    let mut spec = programs.spec("psql", &["--no-psqlrc", "--quiet", "--no-password", "--file"], address, database);
+    let mut spec = programs.spec("psql", &["--no-psqlrc", "--quiet", "--no-password", "--file"], address, database)?;
     spec.argv.push(file.into());
     let ended = Child::spawn(&spec)?.wait(WAIT)?;
     ended.success().context("run the globals")?;

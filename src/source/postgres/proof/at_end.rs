@@ -41,7 +41,7 @@ pub fn at_end(
     options: &Options,
     times: &Stopwatch,
 ) -> Result<Option<Check>> {
-    let facts: Facts = serde_json::from_value(facts.clone()).context("read what was noted of the server")?;
+    let facts = Facts::of(facts)?;
     restored::settle(data, data)?;
     let not_run = |why: &str| Ok(Reading::new(&Counted::nothing(why)).compared());
     if facts.counted.before == 0 {

@@ -27,7 +27,8 @@ pub fn count(address: &Address, databases: &[String], horizon: Result<Horizon, S
         Err(why) => return Counted::nothing(why),
     };
     let mut counted = Counted { before: horizon, ..Counted::default() };
-    let mut counting = Counting { horizon, settled: None, room: TABLES_MAX, until: Instant::now() + IN_ALL };
+    let until = Instant::now() + IN_ALL;
+    let mut counting = Counting { horizon, settled: None, room: TABLES_MAX, until, forbidden: Vec::new(), version: 0 };
     for (n, database) in databases.iter().enumerate() {
         if n == DATABASES_MAX || Instant::now() >= counting.until {
             let rest = databases.len() - n;
@@ -41,6 +42,15 @@ pub fn count(address: &Address, databases: &[String], horizon: Result<Horizon, S
             Err(e) => drop(counted.left_out.get_or_insert_with(|| format!("{database}: {e:#}"))),
         }
     }
+    if let Some(first) = counting.forbidden.first() {
+        let (user, tables) = (&address.user, counting.forbidden.len());
+        let grant = match counting.version >= 140_000 {
+            true => format!("grant pg_read_all_data to {user}"),
+            false => format!("grant select on all tables in schema … to {user}"),
+        };
+        let why = format!("{user} may not read {first}, one of {tables}: {grant}");
+        counted.left_out.get_or_insert(why);
+    }
     counted
 }
 
@@ -51,12 +61,17 @@ struct Counting {
     /// For so many more tables.
     room: usize,
     until: Instant,
+    /// Tables that the role may not read.
+    forbidden: Vec<String>,
+    /// Of the server.
+    version: u32,
 }
 
 impl Counting {
     fn database(&mut self, address: &Address) -> Result<Tables> {
         let mut sql = Client::connect(address, Session::Plain)?;
         sql.patience = CONNECT;
+        self.version = sql.version();
         // Rows that a policy would hide are an error and not a lower count.
         sql.query(
             "set lock_timeout = '100ms'; set max_parallel_workers_per_gather = 0; set row_security = off; set search_path = ''",
@@ -84,12 +99,16 @@ impl Counting {
             let (estimate, bytes): (u64, u64) = (row.parse(2)?, row.parse(3)?);
             let column = row.text(4)?;
             let mut rows = None;
-            if bytes <= BYTES_MAX && Instant::now() < self.until {
+            let may = row.required(5)? == "t";
+            if !may {
+                self.forbidden.push(format!("{name} in {}", address.database.as_deref().unwrap_or_default()));
+            }
+            if may && bytes <= BYTES_MAX && Instant::now() < self.until {
                 rows = whole(&mut sql, table, &kept, column)?;
             }
             if let Some(rows) = &mut rows {
                 rows.how = if quiet { How::Exactly } else { How::Counted };
-            } else if Instant::now() < self.until {
+            } else if may && Instant::now() < self.until {
                 rows = part(&mut sql, table, &kept, estimate)?;
             }
             let rows = rows.unwrap_or(Rows { rows: estimate, how: How::Estimated, kept: 0, newest: None });
@@ -107,14 +126,15 @@ impl Counting {
 }
 
 /// Name; quoted; estimate: `n_live_tup` counts what was written since the statistics began, where they are new what the last ANALYZE found is better;
-/// bytes; a column that tells when a row was written.
+/// bytes; a column that tells when a row was written; whether it may be read.
 const LIST: &str = "select n.nspname || '.' || c.relname, format('%I.%I', n.nspname, c.relname), \
     coalesce((select case when s.n_live_tup + s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 then s.n_live_tup end \
       from pg_stat_all_tables s where s.relid = c.oid), greatest(c.reltuples, 0))::bigint, \
     c.relpages::bigint * current_setting('block_size')::bigint, \
     (select a.attname from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.atttypid in (1114, 1184) \
      and a.attname ~* '^(updated|modified|changed|written|created|inserted|recorded|logged|received|occurred|happened)(_?(at|on|time|ts|date))?$|^(at|ts|time|timestamp|mtime)$' \
-     order by a.attname !~* '^(updated|modified|changed|written|mtime)', a.attnum limit 1)";
+     order by a.attname !~* '^(updated|modified|changed|written|mtime)', a.attnum limit 1), \
+    has_table_privilege(c.oid, 'select') and has_schema_privilege(n.oid, 'usage')";
 
 /// Transactions that have been given a number since the horizon.
 fn began_since(sql: &mut Client, horizon: u64) -> Result<u64> {

@@ -77,11 +77,12 @@ impl Reading<'_> {
     /// `None`: nothing was counted, and not said why. Databases that are not in the copy are missed by who asks for them by name.
     pub fn compared(&self) -> Option<Check> {
         let of = |how: How| self.counted.tables().filter(|rows| rows.how == how).count();
-        let (exactly, counted, estimated) = (of(How::Exactly), of(How::Counted), of(How::Estimated));
+        let unread = self.counted.tables().filter(|rows| rows.how == How::Estimated && rows.kept == 0).count();
+        let (exactly, counted, part) = (of(How::Exactly), of(How::Counted), of(How::Estimated) - unread);
         let mut name = "rows by table, as they were when the backup ended".to_owned();
-        if exactly + counted + estimated > 0 {
-            name =
-                format!("{name} ({exactly} tables exactly, {counted} what was there for certain, {estimated} a part)");
+        if exactly + counted + part > 0 || !self.wrong.is_empty() {
+            name = format!("{name} ({exactly} tables exactly, {counted} what was there for certain, {part} a part");
+            name += &if unread > 0 { format!(", {unread} by name only)") } else { ")".to_owned() };
             return Some(Check::compare(name, "all there", told("all there", &self.wrong)));
         }
         self.counted.left_out.as_ref().map(|why| Check::not_run(name, why))

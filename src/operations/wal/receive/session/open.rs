@@ -29,7 +29,7 @@ pub fn open<'a>(
     server: &Identity,
     report: &mut ReceiveReport,
 ) -> Result<Opened<'a>> {
-    let log = task.log()?;
+    let log = task.log(server.end)?;
     let tail = log.tail(&task.host.open.store, &task.host.open.trust)?;
     let Some(newest) = log.stretches.last() else {
         return match tail {
@@ -247,7 +247,7 @@ fn to_go_on_with<'a>(task: &Task<'a>, server: &Identity, writer: Writer<'a>) -> 
         return Ok(writer);
     };
     (task.tell)(&Event::Note { text: format!("{why}: nothing is missing") });
-    Writer::begin(task.author(), &task.log()?, how(server, (head.timeline, head.end), true, &why))
+    Writer::begin(task.author(), &task.log(server.end)?, how(server, (head.timeline, head.end), true, &why))
 }
 
 fn gap<'a>(
@@ -257,7 +257,7 @@ fn gap<'a>(
     why: &str,
     report: &mut ReceiveReport,
 ) -> Result<Opened<'a>> {
-    let opened = begin(task, stream, server, &task.log()?, why)?;
+    let opened = begin(task, stream, server, &task.log(server.end)?, why)?;
     report.gaps.push(why.to_owned());
     (task.tell)(&Event::Gap { why: why.to_owned() });
     Ok(opened)

@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use std::fmt;
 use std::str::FromStr;
 
+use super::Open;
+use super::restore::{self, Pick};
+use super::wal::recover::{self, Recovery, Target, Then};
+use super::wal::replay::{self, Aim};
 use crate::error::{Failure, Kind};
-use crate::operations::Open;
-use crate::operations::restore::{self, Pick};
-use crate::operations::wal::recover::{self, Recovery, Target, Then};
-use crate::operations::wal::replay::{self, Aim};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;

@@ -1,4 +1,4 @@
-//! Blackout windows: stretches of local time in which no run starts. What is under way goes on.
+//! Windows: stretches of local time that come back day by day, in which no run starts, or nobody is to be woken.
 
 use anyhow::Result;
 use jiff::civil::{Time, Weekday};
@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Span, Timestamp};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::rhythm::Zone;
+use super::zone::Zone;
 
 /// Windows that follow upon one another without a gap for longer than this leave no time at all.
 const LONGEST: SignedDuration = SignedDuration::from_hours(8 * 24);
@@ -54,7 +54,7 @@ pub fn free_at(windows: &[Window], t: Timestamp) -> Option<Timestamp> {
 impl<'de> Deserialize<'de> for Window {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Window, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(deny_unknown_fields, expecting = "a window such as { from = \"09:00\", to = \"11:00\" }")]
         struct Written {
             from: String,
             to: String,

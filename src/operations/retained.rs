@@ -3,10 +3,10 @@
 use anyhow::Result;
 use jiff::Timestamp;
 
-use crate::operations::Open;
-use crate::operations::drill::Proof;
-use crate::operations::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
-use crate::operations::wal::recover::holds;
+use super::Open;
+use super::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
+use super::verified::Proof;
+use super::wal::recover::holds;
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
 use crate::repository::log::{Log, Window};

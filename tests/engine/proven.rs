@@ -1,0 +1,161 @@
+//! What drills have proven stands until a later backup finds its packs gone, or prune removes it: `verified::of`, which `status` shows, and what
+//! the agent keeps from look to look say the same. And what `verify` and `prune` have found is noted until they have seen it well.
+
+use super::faults::{Fault, Faulty};
+use super::world::{World, name};
+use blackstart::agent::{Seen, observe};
+use blackstart::bridge::Store;
+use blackstart::operations::backup::Options;
+use blackstart::operations::evidence::Level;
+use blackstart::operations::findings::Findings;
+use blackstart::operations::retention::Policy;
+use blackstart::operations::{Host, Open, prune, verified, verify};
+use blackstart::repository::layout::{self, SourceName};
+use blackstart::repository::series::{Series, packs_of};
+use blackstart::storage::Kind;
+use blackstart::storage::memory::Memory;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+
+fn world() -> (World, Memory) {
+    let memory = Memory::default();
+    let world = World::on(Store::new(Arc::new(memory.clone())).unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(world.path("data")).unwrap();
+    (world, memory)
+}
+
+/// A snapshot with a file of its own, which later ones refer to.
+fn back_up(world: &World) -> u64 {
+    let text = format!("{:?}", std::time::Instant::now());
+    fs::write(world.path("data").join(&text), &text).unwrap();
+    let options = Options { workers: 1, heal: true, ..Options::default() };
+    world.backup_files(&world.path("data"), options).unwrap().seq
+}
+
+/// The packs that snapshot `seq` needs and none before it.
+fn lose_packs_of(world: &World, seq: u64) {
+    let open = &world.host.open;
+    let series = Series::list(&open.store, &open.trust, &name("tree")).unwrap();
+    let packs = |seq| packs_of(&open.store, series.read(seq).unwrap().snapshot().unwrap()).unwrap();
+    let older = if seq > 1 { packs(seq - 1) } else { BTreeMap::new() };
+    for hash in packs(seq).keys().filter(|hash| !older.contains_key(*hash)) {
+        open.store.delete(&layout::pack(&name("tree"), hash)).unwrap();
+    }
+}
+
+fn prune(host: &Host, last: u32) -> anyhow::Result<prune::PruneReport> {
+    let policy = Policy { last, ..Policy::default() };
+    prune::sweep(host, prune::plan(&host.open, &name("tree"), &policy, SignedDuration::ZERO)?)
+}
+
+/// What `status` shows: the data time of the newest snapshot that a drill has proven.
+fn verified_by_status(open: &Open) -> Option<Timestamp> {
+    let proofs = verified::of(open, &name("tree")).unwrap();
+    let whole = Series::list(&open.store, &open.trust, &name("tree")).unwrap().whole();
+    whole.snapshots().rfind(|(commit, _)| proofs.iter().any(|p| p.commit == commit.hash)).map(|(_, s)| s.data_time)
+}
+
+#[test]
+fn the_agent_and_status_agree_on_what_is_proven() {
+    let (world, _) = world();
+    let open = &world.host.open;
+    let sources: BTreeMap<SourceName, BTreeSet<Level>> = [(name("tree"), BTreeSet::from([Level::Engine]))].into();
+    let mut known: BTreeMap<SourceName, Seen> = BTreeMap::new();
+    // One agent looks after each step, another is started after it.
+    let mut look = |step: &str| {
+        let anew = observe(open, &sources, &BTreeMap::new()).unwrap();
+        known = observe(open, &sources, &known).unwrap();
+        let (old, new) = (known[&name("tree")].verified, anew[&name("tree")].verified);
+        assert_eq!(old, new, "{step}: an agent that has looked before, and one that has just been started");
+        assert_eq!(old.newest, verified_by_status(open), "{step}: the agent, and status");
+        old
+    };
+    back_up(&world);
+    assert_eq!(look("nothing is proven").newest, None);
+    let first = world.drill("tree").unwrap().data_time;
+    assert_eq!(look("one is proven").newest, Some(first));
+    back_up(&world);
+    let second = world.drill("tree").unwrap().data_time;
+    for _ in 0..3 {
+        back_up(&world);
+    }
+    assert_eq!(look("the second is proven").newest, Some(second));
+    lose_packs_of(&world, 2);
+    assert_eq!(look("that packs are gone nobody has seen yet").newest, Some(second));
+    back_up(&world);
+    let after = look("a backup has found packs of the second gone");
+    assert_eq!((after.newest, after.taken_back), (Some(first), Some(2)));
+    let third = world.drill("tree").unwrap().data_time;
+    let well = look("a newer one is proven");
+    assert_eq!((well.newest, well.taken_back), (Some(third), None));
+    back_up(&world);
+    world.drill("tree").unwrap();
+    // Retention keeps the newest verified one, and with it nothing of what was lost.
+    prune(&world.host, 1).unwrap();
+    let pruned = look("the older ones are pruned");
+    assert!(pruned.newest > Some(third) && pruned.taken_back.is_none(), "{pruned:?}");
+}
+
+#[test]
+fn what_verify_has_found_is_noted_until_one_as_deep_has_passed() {
+    let (world, memory) = world();
+    let open = &world.host.open;
+    let seq = back_up(&world);
+    let pack = open.store.list("packs/").unwrap().remove(0);
+    let body = open.store.get(&pack.key).unwrap();
+    let put = |bytes: &[u8]| {
+        open.store.delete(&pack.key).unwrap();
+        let checksum = layout::Hash::of(bytes).0;
+        open.store.create(&pack.key, bytes.to_vec().into(), &checksum).unwrap();
+    };
+    let verify = |options: verify::Options| verify::verify(open, Some(&name("tree")), &options).unwrap().sound();
+    let plain = verify::Options::default;
+    let hashes = || verify::Options { hashes: true, ..plain() };
+    let data = || verify::Options { read_data: Some(vec![world.recovery.identity.clone()]), ..plain() };
+    let damage = || Findings::recall(open, &name("tree")).damage;
+    let mut flipped = body.to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    put(&flipped);
+    assert!(verify(plain()) && damage().is_none(), "its size is right");
+    assert!(!verify(hashes()));
+    let found = damage().expect("what --hashes found is noted");
+    assert!(found.level == Level::Hashes && found.what.contains(pack.key.as_str()), "{found:?} of snapshot {seq}");
+    assert!(verify(plain()) && damage() == Some(found.clone()), "a cheap look takes nothing back");
+    put(&body);
+    assert!(verify(plain()) && damage() == Some(found), "nobody has seen it well yet");
+    assert!(verify(hashes()) && damage().is_none(), "as deep a look has passed");
+    put(&flipped);
+    assert!(!verify(hashes()) && damage().is_some());
+    put(&body);
+    // What the store does not give is neither well nor damaged.
+    let silent = Store::new(Faulty::new(memory, Fault::Silent("get", "snapshots/", Kind::Denied))).unwrap();
+    let silent = Open { store: silent, ..open.clone() };
+    let before = Findings::recall(open, &name("tree"));
+    assert!(!verify::verify(&silent, Some(&name("tree")), &hashes()).unwrap().sound());
+    assert_eq!(Findings::recall(open, &name("tree")), before, "a store that says nothing");
+    assert!(verify(data()) && damage().is_none(), "a deeper look has passed");
+}
+
+#[test]
+fn what_the_store_refused_to_remove_is_noted_until_a_prune_was_whole() {
+    let (mut world, memory) = world();
+    let open = world.host.open.clone();
+    for _ in 0..3 {
+        back_up(&world);
+    }
+    let findings = || Findings::recall(&open, &name("tree"));
+    world.host.open.store =
+        Store::new(Faulty::new(memory, Fault::Silent("delete", "snapshots/", Kind::Denied))).unwrap();
+    let report = prune(&world.host, 1).unwrap();
+    assert!(!report.refused.is_empty(), "{report:?}");
+    let noted = findings().refused.expect("what was refused is noted");
+    assert_eq!((noted.objects, &noted.first), (report.refused.len() as u64, &report.refused[0]));
+    assert_eq!(findings().pruned, None);
+    // It is tried again by each prune, until the store lets it go.
+    assert!(!prune(&world.host, 1).unwrap().refused.is_empty() && findings().refused.is_some());
+    world.host.open.store = open.store.clone();
+    assert!(prune(&world.host, 1).unwrap().refused.is_empty());
+    assert!(findings().refused.is_none() && findings().pruned.is_some(), "{:?}", findings());
+}
