@@ -24,7 +24,7 @@ use crate::operations::{Host, Open, drill, locks, prune, verify};
 use crate::plan::{self, Plan};
 use crate::report::Outcome;
 use crate::repository::keys::{KeyFile, KeyPair};
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::SourceName;
 use crate::repository::trust::Trust;
 use crate::scheduler::Decision;
 
@@ -212,7 +212,7 @@ fn try_out(config: &Config, clock: &Arc<dyn Clock>, source: &SourceConfig, level
         rto: source.rto,
         point: chosen.why,
         trigger: "on schedule, by the agent".into(),
-        configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
+        configuration: config.hash,
         settings: config.settings(source),
         bounds: config.drill_bounds(),
         ..drill::Options::new(base)
@@ -259,7 +259,7 @@ fn rehearse(config: &Config, clock: &Arc<dyn Clock>, name: &str) -> Result<Done>
             resume: false,
             keep_failed: false,
             trigger: "on schedule, by the agent".into(),
-            configuration: std::fs::read(&config.file).ok().map(|text| Hash::of(&text)),
+            configuration: config.hash,
         },
         tell: &|_, _| {},
     };

@@ -8,11 +8,10 @@ use super::output::{Shell, size, time};
 use crate::cli::Restore;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
-use crate::operations::restore::{self, Finish, LogAhead, Pick};
+use crate::operations::restore::{self, Finish, LogAhead};
 use crate::operations::wal::recover::{self, Prepared, Recovery, Target, Then};
 use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::repository::agefile::Identity;
-use crate::repository::layout::SourceName;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::{postgres, redis};
@@ -39,7 +38,7 @@ pub fn of(open: &Open, identities: &[Identity], args: &Restore) -> Result<Option
         return Ok(None);
     }
     // Where the newest snapshots look wrong, the log would bring the same wrong back: only who asks for a point gets it.
-    if !explicit && args.at.is_none() && holds_suspects(open, &args.source)? {
+    if !explicit && args.at.is_none() && restore::passes_over(open, &args.source)? {
         return Ok(None);
     }
     if recover::kind(open, &args.source)?.as_deref() == Some(redis::KIND) {
@@ -93,12 +92,6 @@ fn elsewhere(flag: &str, engine: &str, instead: &str) -> anyhow::Error {
         format!("{flag} is for {engine}"),
         format!("Nothing was written. Name the point by {instead}."),
     )
-}
-
-/// Whether a restore without a point would pass over snapshots that look wrong.
-fn holds_suspects(open: &Open, source: &SourceName) -> Result<bool> {
-    let Ok((_, newest)) = restore::find(open, source, &Pick::Latest) else { return Ok(false) };
-    Ok(!restore::passed_over(open, source, newest.seq, &Pick::Latest)?.is_empty())
 }
 
 fn keep<T: Send + 'static>(slot: &Arc<Mutex<Option<T>>>) -> Box<dyn Fn(T) + Send + Sync> {

@@ -29,7 +29,7 @@ use crate::source::postgres;
 use crate::storage;
 use crate::target::{self, StagingTree};
 pub use fetch::read_pack;
-pub use pick::{Pick, find, nothing_newer_is_broken, passed_over};
+pub use pick::{Pick, find, nothing_newer_is_broken, passed_over, passes_over};
 pub use plan::PackWork;
 use plan::Plan;
 

@@ -35,24 +35,27 @@ impl Pick {
 /// Finds the snapshot that `pick` means among those that verify.
 pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
-    let complete = |s: &Snapshot| s.outcome == Outcome::Complete;
-    let suspects = passed_over_by(pick, &whole);
-    let found = match pick {
-        Pick::Latest | Pick::At(_) => {
-            let mut newest = all.iter().rev().filter(|(_, s)| pick.reaches(s));
-            let mut whole = newest.clone().filter(|(_, s)| complete(s));
-            let good = whole.clone().find(|(_, s)| !suspects.contains(&s.seq));
-            good.or(whole.next()).or(newest.next())
-        }
-        Pick::LatestVerified(seqs) => all.iter().rev().find(|(_, s)| seqs.contains(&s.seq)),
-        Pick::Seq(seq) => all.iter().find(|(_, s)| s.seq == *seq),
-    };
-    let Some((commit, snapshot)) = found else { return Err(nothing_found(open, source, pick, &whole)) };
+    let Some((commit, snapshot)) = meant(&whole, pick) else { return Err(nothing_found(open, source, pick, &whole)) };
     if matches!(pick, Pick::Latest | Pick::At(_)) {
         nothing_newer_is_broken(&whole, snapshot, pick)?;
     }
-    Ok(((*commit).clone(), (*snapshot).clone()))
+    Ok((commit.clone(), snapshot.clone()))
+}
+
+fn meant<'a>(whole: &'a Whole, pick: &Pick) -> Option<(&'a Commit, &'a Snapshot)> {
+    let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    let mut newest = all.into_iter().rev();
+    match pick {
+        Pick::Latest | Pick::At(_) => {
+            let suspects = passed_over_by(pick, whole);
+            let mut reached = newest.filter(|(_, s)| pick.reaches(s));
+            let mut complete = reached.clone().filter(|(_, s)| s.outcome == Outcome::Complete);
+            let good = complete.clone().find(|(_, s)| !suspects.contains(&s.seq));
+            good.or(complete.next()).or(reached.next())
+        }
+        Pick::LatestVerified(seqs) => newest.find(|(_, s)| seqs.contains(&s.seq)),
+        Pick::Seq(seq) => newest.find(|(_, s)| s.seq == *seq),
+    }
 }
 
 /// An unsound commit that `pick` may mean is never passed over in silence.
@@ -109,8 +112,17 @@ fn passed_over_by(pick: &Pick, whole: &Whole) -> BTreeSet<u64> {
 
 /// Newer snapshots of `source` than `seq` that `pick` passed over because they are suspect.
 pub fn passed_over(open: &Open, source: &SourceName, seq: u64, pick: &Pick) -> Result<Vec<u64>> {
+    Ok(over(&Series::list(&open.store, &open.trust, source)?.whole(), seq, pick))
+}
+
+/// Whether `Pick::Latest` passes over snapshots that look wrong.
+pub fn passes_over(open: &Open, source: &SourceName) -> Result<bool> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let suspects = passed_over_by(pick, &whole);
+    Ok(meant(&whole, &Pick::Latest).is_some_and(|(_, taken)| !over(&whole, taken.seq, &Pick::Latest).is_empty()))
+}
+
+fn over(whole: &Whole, seq: u64, pick: &Pick) -> Vec<u64> {
+    let suspects = passed_over_by(pick, whole);
     let over = |s: &Snapshot| s.seq > seq && suspects.contains(&s.seq) && pick.reaches(s);
-    Ok(whole.snapshots().filter(|(_, s)| over(s)).map(|(_, s)| s.seq).collect())
+    whole.snapshots().filter(|(_, s)| over(s)).map(|(_, s)| s.seq).collect()
 }
