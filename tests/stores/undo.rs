@@ -2,6 +2,7 @@
 //! histories have the same offsets.
 
 use super::stream::{DEBUG, Home, contents, differing, number, offset, wait};
+use crate::support::binary::{files_below, flip};
 use crate::support::engines::Server;
 use blackstart::clock::{Clock, SystemClock};
 use serde_json::Value;
@@ -205,4 +206,34 @@ fn after_a_prune_every_promised_moment_and_every_mistake_of_it_can_be_reached() 
     assert_eq!(happened.len(), 1, "{report:#}");
     assert_eq!(report["windows"][0]["snapshot"], kept[0], "it is read from the oldest snapshot on: {report:#}");
     same(&gone_back(&home, "redis-server", &happened[0]), &good, "the flush, by the printed command");
+}
+
+/// Where the newest snapshot looks wrong, the log behind the last good one would bring the same wrong back: without a point it is not followed,
+/// whatever is broken besides.
+#[test]
+fn a_restore_without_a_point_does_not_follow_the_log_into_what_looks_wrong() {
+    let server = Server::start("redis-server", DEBUG);
+    for key in 0..50 {
+        server.run(&format!("SET key{key} 1"));
+    }
+    let home = Home::of(&server);
+    home.run(&["backup"], 0);
+    home.run(&["wal-receive", "store", "--once"], 0);
+    server.run("FLUSHALL");
+    server.run("SET left 1");
+    let end = offset(&server).to_string();
+    home.run(&["wal-receive", "store", "--once"], 0);
+    home.run(&["backup"], 4);
+    let back = home.0.path().join("back");
+    let ran = home.run(&["restore", "store", "--to", back.to_str().unwrap()], 0);
+    assert!(ran.all().contains("snapshot 1 of store"), "{}", ran.all());
+    assert!(!back.join("appendonlydir").exists(), "the log was followed: {}", ran.all());
+    let copy = home.restore("redis-server", &["--offset", &end]);
+    assert_eq!((number(&copy, "key1"), number(&copy, "left")), (0, 1), "who asks for a point gets it");
+    home.run(&["backup"], 4);
+    let commits = files_below(&home.0.path().join("repo/snapshots/store"), |_| true);
+    flip(commits.iter().max().expect("commits of the source"));
+    let nowhere = home.0.path().join("nowhere");
+    let ran = home.run(&["restore", "store", "--to", nowhere.to_str().unwrap()], 4);
+    assert!(ran.all().contains("does not verify") && !nowhere.exists(), "{}", ran.all());
 }
