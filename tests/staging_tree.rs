@@ -6,7 +6,7 @@ mod trees;
 use blackstart::entry::{Entry, EntryKind, Name};
 use blackstart::source::Source;
 use blackstart::source::files::FilesOptions;
-use blackstart::target::{Notes, StagingTree};
+use blackstart::target::{Branch, Notes, StagingTree};
 use std::fs::{self};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
@@ -56,7 +56,7 @@ fn nothing_is_overwritten_and_two_restores_do_not_mix() {
     let to = root.join("to");
     let tree = StagingTree::create(&to, "t").unwrap();
     assert!(StagingTree::create(&to, "t").is_err());
-    assert!(StagingTree::resume(&to, "t").is_err(), "it is locked");
+    assert!(StagingTree::resume(&to, "t", &[]).is_err(), "it is locked");
     fs::create_dir(&to).unwrap();
     assert!(StagingTree::create(&to, "u").is_err());
     let staging = tree.staging_path();
@@ -112,7 +112,7 @@ fn an_interrupted_restore_is_taken_up() {
         entries.iter().for_each(|e| tree.seal(e).unwrap());
     };
     passes(&StagingTree::create(&to, "t").unwrap());
-    let again = StagingTree::resume(&to, "t").unwrap().unwrap();
+    let again = StagingTree::resume(&to, "t", &[]).unwrap().unwrap();
     passes(&again);
     assert_eq!(again.publish().unwrap(), Notes::default());
     assert_eq!(look(&to), look(&root));
@@ -167,4 +167,133 @@ fn sizes_shrink_and_grow_to_what_the_entry_says() {
     }
     tree.publish().unwrap();
     assert!(root.join("to/new/dir/long").metadata().unwrap().blocks() <= 16);
+}
+
+/// What the index has below `t/1`, put on another disk where there is one.
+struct OtherDisk {
+    _dir: tempfile::TempDir,
+    branch: Branch,
+}
+
+impl OtherDisk {
+    fn new() -> OtherDisk {
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let branch = Branch { at: Name::new("t/1"), place: dir.path().join("new") };
+        OtherDisk { _dir: dir, branch }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.branch.place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+}
+
+/// The passes over a tree with a file in the branch and one beside.
+fn branched(tree: &StagingTree) {
+    let directory = |path: &str, mode| Entry { mode, ..entry(path, EntryKind::Dir) };
+    let entries = [directory("", 0o750), directory("t", 0o700), directory("t/1", 0o711), directory("t/1/PG", 0o700)];
+    let files = ["t/1/PG/f", "t/10"].map(|path| Entry { mode: 0o600, size: 1, ..entry(path, EntryKind::File) });
+    entries.iter().for_each(|e| tree.add(e).unwrap());
+    for file in &files {
+        let open = tree.open_file(&file.path).unwrap();
+        open.write_all_at(b"x", 0).unwrap();
+        tree.set_metadata(&open, file).unwrap();
+    }
+    entries.iter().for_each(|e| tree.seal(e).unwrap());
+}
+
+#[test]
+fn a_branch_comes_to_lie_elsewhere_and_is_nowhere_else() {
+    let (_dir, root) = scratch();
+    let (disk, to) = (OtherDisk::new(), root.join("to"));
+    let branches = std::slice::from_ref(&disk.branch);
+    let mut tree = StagingTree::create(&to, "x").unwrap();
+    tree.branch_off(branches).unwrap();
+    branched(&tree);
+    assert_eq!(disk.names(), [".to.blackstart-x"], "nothing is there under its name before all is");
+    tree.publish().unwrap();
+    assert_eq!(fs::read(disk.branch.place.join("PG/f")).unwrap(), b"x");
+    assert_eq!(disk.names(), ["PG"]);
+    assert_eq!(fs::metadata(&disk.branch.place).unwrap().mode() & 0o7777, 0o711, "that of the entry");
+    assert!(!to.join("t/1").exists(), "whoever asked for it makes the link");
+    assert_eq!(fs::read(to.join("t/10")).unwrap(), b"x");
+}
+
+#[test]
+fn a_branch_takes_no_place_that_is_not_free() {
+    let (_dir, root) = scratch();
+    let (disk, to) = (OtherDisk::new(), root.join("to"));
+    let place = &disk.branch.place;
+    let refused = |branches: &[Branch], why: &str| {
+        let mut tree = StagingTree::create(&to, "x").unwrap();
+        let error = format!("{:#}", tree.branch_off(branches).unwrap_err());
+        assert!(error.contains(why), "{error}");
+        tree.discard().unwrap();
+        assert!(fs::read_dir(&root).unwrap().next().is_none());
+    };
+    let twice = Branch { at: Name::new("t/2"), place: place.join("../new") };
+    refused(&[disk.branch.clone(), twice], "two parts");
+    assert!(disk.names().is_empty(), "what was claimed is given back");
+    fs::write(place.join("somebody's"), "x").unwrap();
+    refused(std::slice::from_ref(&disk.branch), "is not empty: there is somebody's");
+    assert_eq!(disk.names(), ["somebody's"]);
+    let link = root.with_extension("link");
+    symlink(place, &link).unwrap();
+    refused(&[Branch { at: Name::new("t/1"), place: link }], "cannot open");
+    refused(&[Branch { at: Name::new("t/1"), place: place.join("no/parent") }], "cannot make");
+    // Another restore is on its way there.
+    fs::remove_file(place.join("somebody's")).unwrap();
+    let mut other = StagingTree::create(&root.with_extension("other"), "x").unwrap();
+    other.branch_off(std::slice::from_ref(&disk.branch)).unwrap();
+    refused(std::slice::from_ref(&disk.branch), "is not empty");
+    other.discard().unwrap();
+    assert!(disk.names().is_empty());
+}
+
+#[test]
+fn a_branch_that_somebody_has_emptied_is_not_taken_up() {
+    let (_dir, root) = scratch();
+    let (disk, to) = (OtherDisk::new(), root.join("to"));
+    let branches = std::slice::from_ref(&disk.branch);
+    let interrupted = || {
+        let mut tree = StagingTree::create(&to, "x").unwrap();
+        tree.branch_off(branches).unwrap();
+        branched(&tree);
+    };
+    interrupted();
+    let mut again = StagingTree::resume(&to, "x", branches).unwrap().expect("it is as it was left");
+    again.branch_off(branches).unwrap();
+    assert!(disk.branch.place.join(".to.blackstart-x/PG/f").exists(), "what is written is kept");
+    branched(&again);
+    drop(again);
+    // What counts as written would be missing.
+    fs::remove_dir_all(&disk.branch.place).unwrap();
+    assert!(StagingTree::resume(&to, "x", branches).unwrap().is_none());
+    assert!(fs::read_dir(&root).unwrap().next().is_none(), "it is gone");
+    interrupted();
+    fs::write(disk.branch.place.join("somebody's"), "x").unwrap();
+    assert!(StagingTree::resume(&to, "x", branches).unwrap().is_none());
+    // What the lost tree has left does not stand in the way, nor is it taken for this one's.
+    fs::remove_file(disk.branch.place.join("somebody's")).unwrap();
+    let mut anew = StagingTree::create(&to, "x").unwrap();
+    anew.branch_off(branches).unwrap();
+    assert!(!disk.branch.place.join(".to.blackstart-x/PG").exists());
+}
+
+#[test]
+fn nothing_leads_out_of_a_branch() {
+    let (_dir, root) = scratch();
+    let (disk, to) = (OtherDisk::new(), root.join("to"));
+    let mut tree = StagingTree::create(&to, "x").unwrap();
+    tree.branch_off(std::slice::from_ref(&disk.branch)).unwrap();
+    tree.add(&entry("t", EntryKind::Dir)).unwrap();
+    tree.add(&entry("t/1", EntryKind::Dir)).unwrap();
+    let way_out = Entry { target: Some(Name::new("..")), ..entry("t/1/out", EntryKind::Symlink) };
+    tree.link(&way_out).unwrap();
+    for path in ["t/1/out/f", "t/1/../f", "t/1/out", "t/1"] {
+        assert!(tree.open_file(&Name::new(path)).is_err(), "{path}");
+    }
+    assert!(tree.add(&entry("t/1/out/d", EntryKind::Dir)).is_err());
+    assert_eq!(disk.names(), [".to.blackstart-x"]);
 }

@@ -15,6 +15,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::{postgres, redis};
+use crate::target::Branch;
 
 /// The way to a point in time, and what came of it.
 pub struct Point {
@@ -104,11 +105,12 @@ fn kept<T: Clone>(slot: &Arc<Mutex<Option<T>>>) -> Option<T> {
 }
 
 impl Point {
-    pub fn finish(&self, open: &Open, identities: &[Identity], to: &Path) -> Result<Finish> {
+    pub fn finish(&self, open: &Open, identities: &[Identity], to: &Path, branches: &[Branch]) -> Result<Finish> {
         Ok(match &self.way {
             Way::Postgres { route, recovery, prepared } => {
                 let facts = postgres::Facts::of(&SealedPart::open(&self.snapshot, identities)?.facts)?;
-                recover::finish(open, identities, Arc::clone(route), recovery.clone(), (facts, to), keep(prepared))
+                let place = (facts, to, branches);
+                recover::finish(open, identities, Arc::clone(route), recovery.clone(), place, keep(prepared))
             }
             Way::Redis { route, aim, replayed } => {
                 replay::finish(open, identities, Arc::clone(route), aim.clone(), keep(replayed))

@@ -20,7 +20,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::Snapshot;
 use crate::source::postgres;
-use crate::target;
+use crate::target::{self, Branch};
 
 pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let to = to(args)?;
@@ -45,14 +45,15 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
         return Err(not_in_place(&snapshot.kind));
     }
     let paths: Vec<Name> = args.path.iter().map(|p| name_of(p)).collect();
-    let workers = limits::workers();
+    let branches = branches(args, &snapshot, &keys.identities)?;
     let finish = match &point {
-        Some(point) => Some(point.finish(open, &keys.identities, &to)?),
-        None if paths.is_empty() => restore::finish_of(&snapshot, &keys.identities, &to)?,
+        Some(point) => Some(point.finish(open, &keys.identities, &to, &branches)?),
+        None if paths.is_empty() => restore::finish_of(&snapshot, &keys.identities, &to, &branches)?,
         None => None,
     };
     let name = point.as_ref().map(point::Point::name);
-    let request = Request { in_place: args.in_place, paths, point: name, finish, ..Request::new(to, workers) };
+    let anew = Request::new(to, limits::workers());
+    let request = Request { in_place: args.in_place, paths, branches, point: name, finish, ..anew };
     if args.dry_run {
         let log = point.as_ref().and_then(point::Point::ahead);
         return foretell(shell, open, &keys.identities, &snapshot, &request, log);
@@ -92,6 +93,19 @@ pub fn to(args: &Restore) -> Result<PathBuf> {
     let to = std::path::absolute(to).with_context(|| format!("resolve {}", to.display()))?;
     // `DIR/` means DIR.
     Ok(to.components().collect())
+}
+
+/// The tablespaces that are to lie elsewhere.
+fn branches(args: &Restore, snapshot: &Snapshot, identities: &[Identity]) -> Result<Vec<Branch>> {
+    if args.tablespace.is_empty() {
+        return Ok(Vec::new());
+    }
+    if snapshot.kind != postgres::PHYSICAL {
+        let what = format!("{} is no copy of a PostgreSQL server's files, and has no tablespaces", args.source);
+        return Err(Failure::new(Kind::Usage, what, "Nothing was restored. Leave --tablespace out."));
+    }
+    let facts = postgres::Facts::of(&SealedPart::open(snapshot, identities)?.facts)?;
+    postgres::restored::branches(&facts, &args.tablespace)
 }
 
 /// Databases have more to them than a rename.
@@ -145,7 +159,9 @@ pub fn foretell(
         .map(|p| p.bytes as f64 / p.seconds);
     let forecast = Forecast { log, ..restore::forecast(open, identities, snapshot, request, rate)? };
     // What would stop the real one stops this.
-    restore::has_place(&request.to, forecast.bytes + forecast.log.as_ref().map_or(0, |log| log.bytes))?;
+    let mut places = forecast.places.clone();
+    places[0].1 += forecast.log.as_ref().map_or(0, |log| log.bytes);
+    restore::has_place(&request.to, &places)?;
     shell.say(format!(
         "Would restore snapshot {} of {} (data of {}) to {}: {} entries, {}; {} to fetch in {} packs{}",
         forecast.seq,
@@ -158,6 +174,9 @@ pub fn foretell(
         forecast.packs,
         forecast.seconds.map_or(String::new(), |s| format!("; about {}, as drills measured", span(s)))
     ));
+    for (place, bytes) in &forecast.places[1..] {
+        shell.say(format!("Of that {} to {}", size(*bytes), place.display()));
+    }
     if let Some(log) = &forecast.log {
         let most = if log.at_most { "at most " } else { "" };
         let (from, to) = (&log.from, &log.to);
@@ -235,6 +254,9 @@ pub fn say(shell: &Shell, report: &RestoreReport) {
         size(report.bytes),
         span(report.phases.total)
     ));
+    for Branch { at, place } in &report.branches {
+        shell.say(format!("{at} lies in {}.", place.display()));
+    }
     if let Some(kept) = &report.kept {
         shell.say(format!("What was there is at {}.", kept.display()));
     }

@@ -9,6 +9,8 @@
 //! 3. [`StagingTree::seal`] for every entry: gives each directory its metadata once the walk has left it. Then
 //!    [`StagingTree::publish`] or [`StagingTree::publish_in_place`].
 //!
+//! [`StagingTree::branch_off`], before all of it, puts parts of the tree elsewhere.
+//!
 //! Each call ignores the entries that are not its business, so all three passes may be fed the whole index. The target is always a
 //! directory that receives the entries: a source that is a single file `app.db`, restored to `DIR`, becomes `DIR/app.db`, and `DIR` is
 //! private to its owner (mode 0700), since the index has no entry for it. So is a directory that the index does not mention but has entries
@@ -17,11 +19,13 @@
 //! Whoever drops a staging tree leaves it on disk, for [`StagingTree::resume`]; [`StagingTree::discard`] removes it.
 
 mod beneath;
+mod branch;
 mod metadata;
 mod place;
 mod publish;
 
 pub use beneath::check_path;
+pub use branch::Branch;
 pub use place::must_have_parent;
 
 use crate::entry::{Entry, EntryKind, Name};
@@ -29,6 +33,7 @@ use crate::error::{Failure, Kind};
 use crate::report::Skip;
 use anyhow::{Context, Result};
 use beneath::{hostile, is_below, split};
+use branch::Claimed;
 use metadata::{On, Owners};
 use place::Place;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -79,6 +84,7 @@ pub struct StagingTree {
     final_name: OsString,
     staging_name: OsString,
     root: OwnedFd,
+    branches: Vec<Claimed>,
     resumed: bool,
     owners: Owners,
     notes: Mutex<Notes>,
@@ -86,6 +92,8 @@ pub struct StagingTree {
     recent: Mutex<Option<(Name, Arc<OwnedFd>)>>,
     /// The directories that `seal` has entered and not left.
     entered: Mutex<Vec<Entry>>,
+    /// The tops of branches that `seal` has left. As with the root: once others may enter one, it is no longer known for this restore's.
+    tops: Mutex<Vec<Entry>>,
 }
 
 impl StagingTree {
@@ -101,26 +109,19 @@ impl StagingTree {
         rustix::fs::mkdirat(&place.parent, &place.staging_name, Mode::RWXU)
             .with_context(|| format!("create the staging directory {}", place.staging().display()))?;
         let tree = place.open(false)?;
-        // What a default ACL of the parent has left here would be inherited by everything restored.
-        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-            match rustix::fs::fremovexattr(&tree.root, acl) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(e).context("free the staging directory of inherited access rules"),
-            }
-        }
-        // Those rules, or a strict umask, have shaped its mode too.
-        rustix::fs::fchmod(&tree.root, Mode::RWXU).context("make the staging directory private")?;
+        make_private(&tree.root).context("make the staging directory private")?;
         Ok(tree)
     }
 
     /// The staging directory that an interrupted restore left under the same id. All passes are repeated in full; files that are there
     /// already may be read through [`StagingTree::open_file`] to see what they still lack. `None`: the directory was open to others, because
-    /// that restore was nearly finished or because another user has made it. It is gone now: begin anew.
-    pub fn resume(final_path: &Path, id: &str) -> Result<Option<StagingTree>> {
+    /// that restore was nearly finished or because another user has made it; or one of the `branches` is not as it was left. It is gone now: begin anew.
+    pub fn resume(final_path: &Path, id: &str, branches: &[Branch]) -> Result<Option<StagingTree>> {
         let place = Place::beside(final_path, id)?;
         let tree = place.open(true)?;
         let stat = rustix::fs::fstat(&tree.root).context("look at the staging directory")?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+        let own = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
+        if !own || !tree.still_has(branches) {
             tree.discard()?;
             return Ok(None);
         }
@@ -154,7 +155,7 @@ impl StagingTree {
     pub fn open_file(&self, path: &Name) -> Result<File> {
         check_path(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        let open = || beneath::open(&self.root, path, flags, Mode::RUSR | Mode::WUSR);
+        let open = || self.open_beneath(path, flags, Mode::RUSR | Mode::WUSR);
         let opened = match open() {
             Err(Errno::NOENT) => self.make_parent(path).and_then(|_| open()),
             Err(Errno::ACCESS) if self.resumed => self.make_writable(path).and_then(|()| open()),
@@ -225,7 +226,12 @@ impl StagingTree {
     }
 
     fn seal_left(&self, entry: &Entry) -> Result<()> {
-        let dir = beneath::open(&self.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        if self.is_branch(&entry.path) {
+            lock(&self.tops).push(entry.clone());
+            return Ok(());
+        }
+        let dir = self
+            .open_beneath(&entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .with_context(|| format!("open the directory \"{}\" to set its metadata", entry.path))?;
         self.apply(On::Open(dir.as_fd()), entry);
         Ok(())
@@ -242,8 +248,7 @@ impl StagingTree {
         check_path(target)?;
         let (dir, file) = split(target);
         let cannot = || format!("link \"{}\" to \"{target}\"", entry.path);
-        let dir =
-            beneath::open(&self.root, &dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).with_context(cannot)?;
+        let dir = self.open_beneath(&dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).with_context(cannot)?;
         let stat = rustix::fs::statat(&dir, file, AtFlags::SYMLINK_NOFOLLOW).with_context(cannot)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(hostile(&entry.path, "is a hard link to something that is no regular file"));
@@ -257,7 +262,7 @@ impl StagingTree {
         if let Some((_, dir)) = lock(&self.recent).as_ref().filter(|(recent, _)| *recent == parent) {
             return Ok(Arc::clone(dir));
         }
-        let opened = beneath::open(&self.root, &parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+        let opened = self.open_beneath(&parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
         let dir = Arc::new(match opened {
             Err(Errno::NOENT) => self.make_dir(&parent)?,
             opened => opened?,
@@ -267,9 +272,12 @@ impl StagingTree {
     }
 
     fn make_dir(&self, path: &Name) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if self.is_branch(path) {
+            return self.open_beneath(path, flags, Mode::empty());
+        }
         let parent = self.make_parent(path)?;
         let name = split(path).1;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::mkdirat(&*parent, name, Mode::RWXU) {
             Err(Errno::EXIST) if self.resumed => self.make_writable(path)?,
             // Another thread has needed it as a parent.
@@ -281,9 +289,22 @@ impl StagingTree {
 
     /// Takes back the mode that an interrupted restore has already set.
     fn make_writable(&self, path: &Name) -> Result<(), Errno> {
-        let found = beneath::open(&self.root, path, OFlags::PATH, Mode::empty())?;
+        let found = self.open_beneath(path, OFlags::PATH, Mode::empty())?;
         rustix::fs::chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)
     }
+}
+
+/// Only its owner may enter it, whatever its parent prescribes.
+fn make_private(directory: &OwnedFd) -> Result<()> {
+    // What a default ACL of the parent has left here would be inherited by everything restored.
+    for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+        match rustix::fs::fremovexattr(directory, acl) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e).context("free it of inherited access rules"),
+        }
+    }
+    // Those rules, or a strict umask, have shaped its mode too.
+    rustix::fs::fchmod(directory, Mode::RWXU).context("change its mode")
 }
 
 fn target_of(entry: &Entry) -> Result<&Name> {

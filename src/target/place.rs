@@ -81,11 +81,13 @@ impl Place {
             final_name: self.final_name,
             staging_name: self.staging_name,
             root,
+            branches: Vec::new(),
             resumed,
             owners: Owners::load(),
             notes: Mutex::default(),
             recent: Mutex::default(),
             entered: Mutex::default(),
+            tops: Mutex::default(),
         })
     }
 }

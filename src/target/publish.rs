@@ -48,8 +48,9 @@ impl StagingTree {
         Ok((self.into_notes(), kept))
     }
 
-    /// Removes the staging directory and everything in it.
+    /// Removes the staging directory and everything in it, those of the branches too.
     pub fn discard(self) -> Result<()> {
+        self.discard_branches()?;
         let path = self.staging_path();
         std::fs::remove_dir_all(&path).with_context(|| format!("remove the staging directory {}", path.display()))
     }
@@ -63,7 +64,10 @@ impl StagingTree {
         while let Some(dir) = entered.pop_if(|dir| !dir.path.is_empty()) {
             self.seal_left(&dir)?;
         }
-        rustix::fs::syncfs(&self.root).with_context(on_disk)?;
+        for root in std::iter::once(&self.root).chain(self.branches.iter().map(|claimed| &claimed.staging)) {
+            rustix::fs::syncfs(root).with_context(on_disk)?;
+        }
+        self.publish_branches()?;
         if let Some(root) = entered.pop() {
             self.seal_left(&root)?;
             rustix::fs::fsync(&self.root).with_context(on_disk)?;

@@ -161,6 +161,17 @@ fn a_moment_of_a_server_whose_configuration_lies_elsewhere() {
 /// The log could not be read when all else was laid out, tablespaces moved to their place: the same command goes on once it can be.
 #[test]
 fn a_restore_that_failed_in_its_log_is_gone_on_with() {
+    fails_in_its_log_and_goes_on(None);
+}
+
+#[test]
+fn a_restore_to_several_disks_that_failed_in_its_log_is_gone_on_with() {
+    let disk = tempfile::tempdir().unwrap();
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    fails_in_its_log_and_goes_on(Some(&disk.path().join("fast")));
+}
+
+fn fails_in_its_log_and_goes_on(elsewhere: Option<&std::path::Path>) {
     let cluster = Setup { segment: 1, ..Setup::new(15) }.start();
     let home = Home::new(&cluster);
     let place = cluster.directory.join("fast");
@@ -181,15 +192,22 @@ fn a_restore_that_failed_in_its_log_is_gone_on_with() {
     torn[middle] ^= 1;
     fs::write(last, torn).unwrap();
     let mut copy = Cluster::empty(15);
-    let restore = ["restore", "pg", "--to", copy.data.to_str().unwrap()];
+    let moved = elsewhere.map(|elsewhere| format!("{}={}", place.display(), elsewhere.display()));
+    let mut restore = vec!["restore", "pg", "--to", copy.data.to_str().unwrap()];
+    moved.iter().for_each(|moved| restore.extend(["--tablespace", moved]));
     let failed = binary::run(home.0.path(), &restore);
     assert!(failed.code != 0 && !copy.data.exists(), "{}", failed.all());
     fs::write(last, sound).unwrap();
-    home.run(&restore, 0);
+    let resumed = home.run(&[&restore[..], &["--json"]].concat(), 0).json();
+    assert_eq!(resumed["report"]["resumed"], true, "{resumed}");
     copy.configure("archive_mode = off");
     copy.start();
     ready(&copy);
     assert_eq!(copy.value("select count(*) from t"), "3000");
+    if let Some(elsewhere) = elsewhere {
+        let location = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'fast'";
+        assert_eq!(copy.value(location), elsewhere.to_str().unwrap());
+    }
 }
 
 /// What was damaged on the server, before it was pushed: every hash in the repository is right, and a server would stop there without a word.

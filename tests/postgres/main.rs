@@ -12,3 +12,4 @@ mod interrupted;
 mod logical;
 mod physical;
 mod tables;
+mod tablespaces;

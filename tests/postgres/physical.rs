@@ -198,7 +198,7 @@ fn a_copy_without_its_label_is_refused() {
     let data = tempfile::tempdir().unwrap();
     fs::write(data.path().join("PG_VERSION"), "15\n").unwrap();
     fs::create_dir(data.path().join("pg_tblspc")).unwrap();
-    let settle = || blackstart::source::postgres::restored::settle(data.path(), data.path());
+    let settle = || blackstart::source::postgres::restored::settle(data.path(), data.path(), &[]);
     assert!(format!("{:#}", settle().unwrap_err()).contains("backup_label"));
     fs::write(data.path().join("backup_label"), "START WAL LOCATION: …").unwrap();
     settle().unwrap();

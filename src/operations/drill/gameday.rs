@@ -104,7 +104,7 @@ pub fn play(
     let points = Points::of(open, snapshot)?;
     let cost = points.cost(identities)?;
     let to = scratch.join("restored");
-    restore::has_place(&to, cost.bytes + cost.restored)?;
+    restore::has_place(&to, &[(to.clone(), cost.bytes + cost.restored)])?;
     let copy = scratch.join("repository");
     let fetched = times.time("copy", || mirror(open, snapshot, points.objects.keys().cloned(), &copy))?;
     let day = Day {

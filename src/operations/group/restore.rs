@@ -61,7 +61,7 @@ pub fn restore(open: &Open, identities: &[Identity], found: &Found, request: &Re
         }
         let to = request.to.join(snapshot.source.as_str());
         let wanted = single::Request {
-            finish: single::finish_of(snapshot, identities, &to)?,
+            finish: single::finish_of(snapshot, identities, &to, &[])?,
             progress: request.progress.clone(),
             ..single::Request::new(place, request.workers)
         };

@@ -11,6 +11,9 @@ mod work;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,20 +30,26 @@ use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
 use crate::storage;
-use crate::target::{self, StagingTree};
+use crate::target::{self, Branch, StagingTree};
 pub use fetch::read_pack;
 pub use pick::{Pick, find, nothing_newer_is_broken, passed_over, passes_over};
 pub use plan::PackWork;
 use plan::Plan;
 
-/// What the kind of `snapshot` adds to a whole copy that is to be `to`.
-pub fn finish_of(snapshot: &Snapshot, identities: &[Identity], to: &Path) -> Result<Option<Finish>> {
+/// What the kind of `snapshot` adds to a whole copy that is to be `to`, with parts of it in `branches`.
+pub fn finish_of(
+    snapshot: &Snapshot,
+    identities: &[Identity],
+    to: &Path,
+    branches: &[Branch],
+) -> Result<Option<Finish>> {
     if snapshot.kind != postgres::PHYSICAL {
         return Ok(None);
     }
-    let (facts, finally) = (postgres::Facts::of(&SealedPart::open(snapshot, identities)?.facts)?, to.to_owned());
+    let facts = postgres::Facts::of(&SealedPart::open(snapshot, identities)?.facts)?;
+    let (finally, branches) = (to.to_owned(), branches.to_vec());
     Ok(Some(Arc::new(move |staged: &Path| {
-        postgres::restored::settle(staged, &finally)?;
+        postgres::restored::settle(staged, &finally, &branches)?;
         postgres::restored::recover(staged, &facts)
     })))
 }
@@ -53,6 +62,8 @@ pub struct Request {
     pub in_place: bool,
     /// These entries and what is below them; empty for all.
     pub paths: Vec<Name>,
+    /// What lies elsewhere; not with `in_place`.
+    pub branches: Vec<Branch>,
     pub workers: usize,
     /// To which point the copy will be brought, where that is not the snapshot's own: what is laid out on the way to one is no part of another.
     pub point: Option<String>,
@@ -66,7 +77,8 @@ impl Request {
     /// Everything, to a place where nothing is yet.
     pub fn new(to: PathBuf, workers: usize) -> Request {
         let progress = Progress::default();
-        Request { to, in_place: false, paths: Vec::new(), workers, point: None, finish: None, progress }
+        let (paths, branches) = (Vec::new(), Vec::new());
+        Request { to, in_place: false, paths, branches, workers, point: None, finish: None, progress }
     }
 }
 
@@ -82,6 +94,9 @@ pub struct RestoreReport {
     pub data_time: Timestamp,
     pub outcome: Outcome,
     pub to: PathBuf,
+    /// What lies elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<Branch>,
     pub entries: u64,
     pub bytes: u64,
     pub packs: u64,
@@ -121,6 +136,8 @@ pub struct Forecast {
     pub seq: u64,
     pub data_time: Timestamp,
     pub to: PathBuf,
+    /// Where how many of the bytes come to lie.
+    pub places: Vec<(PathBuf, u64)>,
     pub entries: u64,
     pub bytes: u64,
     pub packs: u64,
@@ -157,6 +174,7 @@ pub fn forecast(
         seq: snapshot.seq,
         data_time: snapshot.data_time,
         to: request.to.clone(),
+        places: plan.places(request)?,
         entries: plan.totals.entries,
         bytes: plan.totals.bytes,
         packs: plan.totals.packs,
@@ -183,12 +201,13 @@ pub fn restore(
     let begun = Instant::now();
     let id = staging_id(snapshot, request);
     let journal = request.to.with_file_name(format!(".{}.blackstart-{id}.done", file_name(&request.to)?));
-    let (tree, resumed) = stage(&request.to, &id, request.in_place, &journal)?;
+    let (mut tree, resumed) = stage(request, &id, &journal)?;
     if resumed && snapshot.kind == postgres::PHYSICAL {
         // It may have come as far as the finish, which moves things.
         postgres::restored::unsettle(&tree.staging_path()).context("take up the restored copy")?;
     }
-    let plan = match planned(open, identities, snapshot, request, resumed) {
+    let branched = tree.branch_off(&request.branches);
+    let plan = match branched.and_then(|()| planned(open, identities, snapshot, request, resumed)) {
         Ok(plan) => plan,
         // Nothing is in a new tree yet.
         Err(e) => {
@@ -200,16 +219,9 @@ pub fn restore(
     };
     plan.each_entry(|entry, _| tree.add(entry))?;
     let located = begun.elapsed();
-    let stage = work::Stage {
-        open,
-        source: &snapshot.source,
-        identities,
-        plan: &plan,
-        tree: &tree,
-        journal: work::Journal::open(&journal)?,
-        progress: &request.progress,
-        times: Stopwatch::default(),
-    };
+    let (source, progress, times) = (&snapshot.source, &request.progress, Stopwatch::default());
+    let written = work::Journal::open(&journal)?;
+    let stage = work::Stage { open, source, identities, plan: &plan, tree: &tree, journal: written, progress, times };
     request.progress.expect(plan.totals.pack_bytes);
     let bytes_fetched = work::write_all(&stage, request.workers).map_err(|e| unfinished(e, snapshot, request))?;
     let written = begun.elapsed();
@@ -233,6 +245,7 @@ pub fn restore(
         data_time: snapshot.data_time,
         outcome: snapshot.outcome,
         to: request.to.clone(),
+        branches: request.branches.clone(),
         entries: plan.totals.entries,
         bytes: plan.totals.bytes,
         packs: plan.totals.packs,
@@ -303,18 +316,21 @@ fn planned(
     resumed: bool,
 ) -> Result<Plan> {
     let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
-    enough_space(&request.to, plan.totals.bytes, resumed)?;
+    if !resumed {
+        enough_space(&request.to, &plan.places(request)?)?;
+    }
     Ok(plan)
 }
 
 /// The staging tree: a new one, or what an interrupted restore of the same snapshot and paths left.
 ///
 /// The journal speaks of the contents of that tree alone: it goes before a new tree is made, or what it lists would never be written.
-fn stage(to: &Path, id: &str, in_place: bool, journal: &Path) -> Result<(StagingTree, bool)> {
+fn stage(request: &Request, id: &str, journal: &Path) -> Result<(StagingTree, bool)> {
+    let (to, in_place) = (&request.to, request.in_place);
     ensure!(to.is_absolute(), "a restore needs an absolute path");
     let staging = to.with_file_name(format!(".{}.blackstart-{id}", file_name(to)?));
     let left = staging.symlink_metadata().is_ok() && (in_place || to.symlink_metadata().is_err());
-    if left && let Some(tree) = StagingTree::resume(to, id)? {
+    if left && let Some(tree) = StagingTree::resume(to, id, &request.branches)? {
         return Ok((tree, true));
     }
     work::forget(journal)?;
@@ -337,30 +353,52 @@ fn staging_id(snapshot: &Snapshot, request: &Request) -> String {
         all.push(0);
     }
     all.extend_from_slice(request.point.as_deref().unwrap_or_default().as_bytes());
+    for Branch { at, place } in &request.branches {
+        all.extend_from_slice(at.as_bytes());
+        all.push(0);
+        all.extend_from_slice(place.as_os_str().as_bytes());
+        all.push(0);
+    }
     format!("{}-{}-{}", snapshot.source, snapshot.seq, &Hash::of(&all).to_string()[..8])
 }
 
-/// That the directory in which `to` is to lie is there, with room for `bytes`.
-pub fn has_place(to: &Path, bytes: u64) -> Result<()> {
+/// That the directory in which `to` is to lie is there, and that all `places` have room for as many bytes.
+pub fn has_place(to: &Path, places: &[(PathBuf, u64)]) -> Result<()> {
     target::must_have_parent(to)?;
-    enough_space(to, bytes, false)
+    enough_space(to, places)
 }
 
-fn enough_space(to: &Path, bytes: u64, resumed: bool) -> Result<()> {
-    let parent = to.parent().context("a restore needs a directory to write to")?;
-    let stat = rustix::fs::statvfs(parent).with_context(|| format!("look at {}", parent.display()))?;
-    let free = stat.f_bavail * stat.f_frsize;
-    if free < bytes && !resumed {
-        return Err(Failure::new(
-            Kind::Environment,
-            format!(
-                "{} has {} MB free, and the snapshot needs {} MB",
-                parent.display(),
-                free / 1_000_000,
-                bytes / 1_000_000
-            ),
-            "Nothing was written. Choose a place with more room (a drill's is `scratch` in the configuration, otherwise $TMPDIR), or restore single paths.",
-        ));
+/// Places on one file system share its room.
+fn enough_space(to: &Path, places: &[(PathBuf, u64)]) -> Result<()> {
+    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    for (place, bytes) in places {
+        // What is not there yet, or is replaced, is made beside.
+        let there = if place != to && place.is_dir() { Some(place.as_path()) } else { place.parent() };
+        let there = there.context("a restore needs a directory to write to")?;
+        let look = || format!("look at {}", there.display());
+        let device = std::fs::metadata(there).with_context(look)?.dev();
+        needed.entry(device).or_insert_with(|| (there.to_owned(), 0)).1 += bytes;
+    }
+    for (place, bytes) in needed.into_values() {
+        let stat = rustix::fs::statvfs(&place).with_context(|| format!("look at {}", place.display()))?;
+        let free = stat.f_bavail * stat.f_frsize;
+        if free < bytes {
+            return Err(no_room(&place, free, bytes));
+        }
     }
     Ok(())
+}
+
+fn no_room(place: &Path, free: u64, bytes: u64) -> anyhow::Error {
+    Failure::new(
+        Kind::Environment,
+        format!(
+            "{} has {} MB free, and the snapshot needs {} MB",
+            place.display(),
+            free / 1_000_000,
+            bytes / 1_000_000
+        ),
+        "Nothing was written. Choose a place with more room (a drill's is `scratch` in the configuration, otherwise $TMPDIR), restore single paths, \
+         or a PostgreSQL server's tablespaces to other disks: --tablespace OLD=DIR.",
+    )
 }

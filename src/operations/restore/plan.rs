@@ -5,8 +5,10 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::Request;
 use crate::entry::{Entry, EntryKind, Name};
 use crate::error::{Failure, Kind};
 use crate::limits::FRAME_RAW_MAX;
@@ -126,6 +128,21 @@ impl Plan {
         let (json, extents, pack): (Vec<u8>, u64, i64) =
             find.query_row([id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         Ok(FileWork { entry: serde_json::from_slice(&json)?, extents, one_pack: pack != SEVERAL })
+    }
+
+    /// How many bytes come to lie where: the place of the restore first, then those of its branches.
+    pub fn places(&self, request: &Request) -> Result<Vec<(PathBuf, u64)>> {
+        let mut places: Vec<(PathBuf, u64)> = request.branches.iter().map(|b| (b.place.clone(), 0)).collect();
+        if !places.is_empty() {
+            self.each_entry(|entry, _| {
+                let branch = request.branches.iter().position(|branch| branch.has(&entry.path));
+                branch.into_iter().for_each(|i| places[i].1 += entry.size);
+                Ok(())
+            })?;
+        }
+        let elsewhere: u64 = places.iter().map(|(_, bytes)| bytes).sum();
+        places.insert(0, (request.to.clone(), self.totals.bytes.saturating_sub(elsewhere)));
+        Ok(places)
     }
 
     /// Calls `each` for every entry, in path order, with whether the file still needs its metadata once all packs are written.

@@ -28,6 +28,7 @@ use crate::source::postgres::wal::events::{Follower, Happened, What};
 use crate::source::postgres::wal::records::{Record, Records};
 use crate::source::postgres::{self, wal::Lsn};
 use crate::source::redis;
+use crate::target::Branch;
 
 /// Where to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,12 +242,13 @@ pub fn finish(
     identities: &[Identity],
     route: Arc<Route>,
     recovery: Recovery,
-    (facts, to): (postgres::Facts, &Path),
+    (facts, to, branches): (postgres::Facts, &Path, &[Branch]),
     done: Box<dyn Fn(Prepared) + Send + Sync>,
 ) -> Finish {
-    let (open, identities, finally) = (open.clone(), identities.to_vec(), to.to_owned());
+    let (open, identities) = (open.clone(), identities.to_vec());
+    let (finally, branches) = (to.to_owned(), branches.to_vec());
     Arc::new(move |staged: &Path| {
-        postgres::restored::settle(staged, &finally)?;
+        postgres::restored::settle(staged, &finally, &branches)?;
         postgres::restored::configure(staged, &facts)?;
         done(prepare(&open, &identities, &route, &recovery, staged)?);
         Ok(())

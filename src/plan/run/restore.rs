@@ -148,7 +148,7 @@ impl Run<'_> {
         }
         let request = Request {
             in_place: replace,
-            finish: restore::finish_of(snapshot, &self.keys.identities, &to)?,
+            finish: restore::finish_of(snapshot, &self.keys.identities, &to, &[])?,
             ..Request::new(to.clone(), limits::workers())
         };
         let done = restore::restore(self.open, &self.keys.identities, commit, snapshot, &request)?;

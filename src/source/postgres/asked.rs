@@ -31,7 +31,7 @@ impl Server {
     pub fn on_data(data: &Path, scratch: &Path, facts: &serde_json::Value, options: &Options) -> Result<Server> {
         let facts = Facts::of(facts)?;
         if !data.join(STARTED).exists() {
-            restored::settle(data, data)?;
+            restored::settle(data, data, &[])?;
         }
         let directory = beside(scratch)?;
         let engine = start(data, directory.path(), &facts, options)?;

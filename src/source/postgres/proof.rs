@@ -71,7 +71,7 @@ pub fn prove(
     if goes_on {
         facts.counted = Counted::default();
     } else {
-        restored::settle(data, data)?;
+        restored::settle(data, data, &[])?;
     }
     if stop.is_some() {
         facts.counted = Counted::nothing("a later moment was drilled: what is gone may have been deleted since");

@@ -1,17 +1,24 @@
-//! From the tree of a physical snapshot to a data directory that a server takes: tablespaces linked again, below the directory itself, and never
-//! to where they lay before.
+//! From the tree of a physical snapshot to a data directory that a server takes: tablespaces linked again, below the directory itself or where one
+//! says, and never of themselves to where they lay before.
 
 use anyhow::{Context, Result, ensure};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use super::outside;
-use super::server::Facts;
+use super::server::{Facts, TablespaceFact};
+use crate::entry::Name;
+use crate::error::{Failure, Kind};
+use crate::target::Branch;
 
 /// Where restored tablespaces lie, below the data directory.
 const TABLESPACES: &str = "tablespaces";
+/// Where a server looks for them.
+const LINKS: &str = "pg_tblspc";
 /// How the names of settings begin that are one recovery's alone.
 const OF_A_RECOVERY: [&str; 4] =
     ["recovery_target", "restore_command", "recovery_end_command", "archive_cleanup_command"];
@@ -71,16 +78,41 @@ pub fn on_configuration(facts: &serde_json::Value) -> Option<String> {
     ))
 }
 
+/// Which tablespace is to lie where: `moved` names each by its OID or by the directory in which it lay.
+///
+/// # Errors
+/// `Kind::Usage` where the server had no such tablespace, or one is named twice.
+pub fn branches(facts: &Facts, moved: &[(String, PathBuf)]) -> Result<Vec<Branch>> {
+    let mut branches: Vec<Branch> = Vec::new();
+    for (old, place) in moved {
+        let is = |t: &&TablespaceFact| t.oid.to_string() == *old || t.location == old.trim_end_matches('/');
+        let had: Vec<String> = facts.tablespaces.iter().map(|t| format!("{} (in {})", t.oid, t.location)).collect();
+        let help = match had.as_slice() {
+            [] => "Nothing was restored. The server had no tablespaces of its own: leave --tablespace out.".to_owned(),
+            had => format!("Nothing was restored. The snapshot has {}.", had.join(", ")),
+        };
+        let Some(tablespace) = facts.tablespaces.iter().find(is) else {
+            return Err(Failure::new(Kind::Usage, format!("the snapshot has no tablespace {old}"), help));
+        };
+        let at = Name::new(format!("{LINKS}/{}", tablespace.oid));
+        if branches.iter().any(|branch| branch.at == at) {
+            return Err(Failure::new(Kind::Usage, format!("--tablespace names {old} twice"), help));
+        }
+        branches.push(Branch { at, place: place.clone() });
+    }
+    Ok(branches)
+}
+
 /// Moves each tablespace from `pg_tblspc/<oid>/` to `tablespaces/<oid>/` in `staged`, and links it under the path that it will have once `staged` is
-/// `finally`. What would make the server a standby goes.
-pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
+/// `finally`; those in `branches` are where they are to be, and are linked. What would make the server a standby goes.
+pub fn settle(staged: &Path, finally: &Path, branches: &[Branch]) -> Result<()> {
     ensure!(staged.join("PG_VERSION").is_file(), "this is no whole data directory: it has no PG_VERSION");
     ensure!(
         staged.join("backup_label").is_file(),
         "the copy has no backup_label: a server would start on it, and not notice that it is damaged"
     );
     let owner = Owner::of(staged)?;
-    for (oid, from) in numbered(&staged.join("pg_tblspc"))? {
+    for (oid, from) in numbered(&staged.join(LINKS))? {
         let home = staged.join(TABLESPACES);
         if !home.exists() {
             fs::create_dir(&home).context("make a place for the tablespaces")?;
@@ -90,6 +122,15 @@ pub fn settle(staged: &Path, finally: &Path) -> Result<()> {
         move_directory(&from, &home.join(&oid)).with_context(|| format!("move tablespace {oid}"))?;
         symlink(finally.join(TABLESPACES).join(&oid), &from).with_context(|| format!("link tablespace {oid}"))?;
         owner.give_link(&from)?;
+    }
+    for Branch { at, place } in branches {
+        let link = staged.join(OsStr::from_bytes(at.as_bytes()));
+        if link.is_symlink() {
+            // Of a restore that was interrupted here.
+            fs::remove_file(&link).with_context(|| format!("unlink {at}"))?;
+        }
+        symlink(place, &link).with_context(|| format!("link {at}"))?;
+        owner.give_link(&link)?;
     }
     match fs::remove_file(staged.join("standby.signal")) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("remove standby.signal"),
@@ -104,7 +145,7 @@ pub fn unsettle(staged: &Path) -> Result<()> {
         return Ok(());
     }
     for (oid, from) in numbered(&home)? {
-        let place = staged.join("pg_tblspc").join(&oid);
+        let place = staged.join(LINKS).join(&oid);
         if place.is_symlink() {
             fs::remove_file(&place).with_context(|| format!("unlink tablespace {oid}"))?;
         }
