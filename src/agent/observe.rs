@@ -171,7 +171,11 @@ fn look(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mut S
     if let Some(name) = source.group() {
         return group::look(open, &name, seen);
     }
-    seen.findings = Findings::recall(open, source);
+    match Findings::recall(open, source) {
+        Ok(findings) => seen.findings = findings,
+        // What was known stands.
+        Err(error) => tracing::warn!(source = %source, "{error:#}"),
+    }
     let series = Series::list(&open.store, &open.trust, source)?;
     commits::look(&series, seen)?;
     // The log grows all the time, whether there are new commits or not.

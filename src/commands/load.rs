@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::open::recovery_key;
 use super::output::{Ending, Exit, Shell, check_line, size, span, time};
-use super::restore::{name_of, pick, say};
+use super::restore::{name_of, pick, say, say_suspects};
 use crate::cli::Restore;
 use crate::config::Config;
 use crate::durable;
@@ -15,7 +15,7 @@ use crate::entry::Name;
 use crate::error::{Failure, Kind};
 use crate::limits;
 use crate::operations::load::{self, LoadReport, Wish};
-use crate::operations::restore::{self, Request};
+use crate::operations::restore::{self, Pick, Request};
 use crate::report::Outcome;
 use crate::source::Settings;
 use crate::source::postgres::client::Address;
@@ -29,7 +29,11 @@ pub fn run(shell: &Shell, args: &Restore) -> Result<Ending> {
     let config = reader.config.or_else(|| shell.config().ok());
     let keys = recovery_key(config.as_ref(), args.identity.as_deref())?;
     let open = &reader.open;
-    let (commit, snapshot) = restore::find(open, &args.source, &pick(open, args)?)?;
+    let wanted = pick(open, args)?;
+    let (commit, snapshot) = restore::find(open, &args.source, &wanted)?;
+    if matches!(wanted, Pick::Latest | Pick::At(_)) {
+        say_suspects(shell, open, &snapshot, &wanted)?;
+    }
     let address = match snapshot.kind.as_str() {
         "command" => no_address(args)?,
         _ => address(args)?,

@@ -111,7 +111,9 @@ pub fn run(shell: &Shell, args: &Status) -> Result<Ending> {
 }
 
 fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) -> Result<Row> {
-    let whole = Series::list(&open.store, &open.trust, &source)?.whole();
+    let seen = open.seen(&source);
+    let series = Series::list(&open.store, &open.trust, &source)?;
+    let whole = series.whole();
     let doubted = suspects(&whole);
     let complete = || whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete);
     let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
@@ -143,8 +145,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         }
     };
     wrong_in_the_store(&whole).for_each(|what| note(true, Severity::Unproven, what));
-    let found = Findings::recall(open, &source).damage;
-    found.iter().for_each(|damage| note(true, Severity::Unproven, &damaged(damage, &source)));
+    known_here(open, &series, seen).for_each(|what| note(true, Severity::Unproven, &what));
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
@@ -179,6 +180,19 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
         attention,
         exit,
     })
+}
+
+/// What this host knows of the repository that the repository itself does not show; and where what it knows cannot be read.
+fn known_here(open: &Open, series: &Series, seen: Result<Option<(u64, Hash)>>) -> impl Iterator<Item = String> {
+    let gone = |seq: u64| {
+        format!(
+            "commit {seq} is gone: this host has seen it, and no prune removed it. Somebody deleted it, or the store shows an older state: run `blackstart verify`"
+        )
+    };
+    let gone = seen.map(|seen| series.lacks(seen).map(gone));
+    let source = series.source.clone();
+    let found = Findings::recall(open, &source).map(|found| found.damage.map(|damage| damaged(&damage, &source)));
+    [gone, found].into_iter().filter_map(|what| what.unwrap_or_else(|error| Some(error.to_string())))
 }
 
 fn wrong_in_the_store(whole: &Whole) -> impl Iterator<Item = &'static str> {

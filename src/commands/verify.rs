@@ -31,6 +31,7 @@ pub fn run(shell: &Shell, args: &Verify) -> Result<Ending> {
     for source in &report.sources {
         let verdict = match (source.faults.is_empty(), source.snapshots) {
             (true, _) => "whole",
+            (false, _) if source.is_unread() => "NOT KNOWN: the store does not give all of it",
             (false, 0) => "MISSING",
             (false, _) => "DAMAGED",
         };

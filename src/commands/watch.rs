@@ -151,7 +151,7 @@ impl Watcher<'_> {
         let open: &Open = &reader.open;
         // What this host itself has seen counts as seen before.
         let mut before = self.memory.heads.clone();
-        for (source, head) in open.remembered() {
+        for (source, head) in open.remembered()? {
             before.0.entry(source).or_insert(head);
         }
         let mut sights = watch::look(open, &before, &self.bounds, &reader.expected())?;

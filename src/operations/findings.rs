@@ -3,14 +3,17 @@
 //! Both leave no trace of that in the repository: without this note neither the agent nor `status` would know of what somebody has seen by hand, and
 //! a cheap look would take back what a dear one has found. A note that cannot be written only makes an alarm last longer.
 
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::Open;
 use super::evidence::Level;
 use crate::durable;
+use crate::error::{Failure, Kind};
 use crate::repository::layout::SourceName;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,10 +71,20 @@ pub struct Seen {
 }
 
 impl Findings {
-    /// What is noted of `source`; what cannot be read is not known.
-    pub fn recall(open: &Open, source: &SourceName) -> Findings {
-        let read = path(open, source).and_then(|path| std::fs::read(path).ok());
-        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    /// What is noted of `source`. What is there and cannot be read is an error: taken for nothing, damage would look well.
+    pub fn recall(open: &Open, source: &SourceName) -> Result<Findings> {
+        let Some(path) = path(open, source) else { return Ok(Findings::default()) };
+        let read = match std::fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Findings::default()),
+            read => read.map_err(anyhow::Error::from),
+        };
+        read.and_then(|text| Ok(serde_json::from_slice(&text)?)).map_err(|e| {
+            Failure::new(
+                Kind::Environment,
+                format!("what `verify` and `prune` have found here cannot be read: {}: {e:#}", path.display()),
+                format!("Run this as the user whose agent makes the backups. If the file is broken: remove it, and run `blackstart verify {source} --read-data`."),
+            )
+        })
     }
 
     /// Whether a `verify` that was begun after `at` found nothing wrong, and looked as deep as `level`.
@@ -112,7 +125,8 @@ impl Findings {
 /// Changes what is noted of `source`. Where nothing can be written nothing is: then its reader goes on with what it knows.
 pub fn note(open: &Open, source: &SourceName, change: impl FnOnce(&mut Findings)) {
     let Some(path) = path(open, source) else { return };
-    let before = Findings::recall(open, source);
+    // What is there and cannot be read is not written over: it may tell of damage.
+    let Ok(before) = Findings::recall(open, source) else { return };
     let mut now = before.clone();
     change(&mut now);
     if now != before

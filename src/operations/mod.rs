@@ -83,9 +83,14 @@ impl Open {
         Some(self.state.as_ref()?.join(&self.trust.id).join("leases"))
     }
 
-    /// The newest commit of each source that this host has seen in the repository.
-    pub fn remembered(&self) -> BTreeMap<SourceName, (u64, Hash)> {
-        self.memory().map_or_else(BTreeMap::new, |directory| memory::remembered(&directory))
+    /// The newest commit of each source that this host has seen in the repository. To be asked before the series are listed, which may only be newer.
+    pub fn remembered(&self) -> Result<BTreeMap<SourceName, (u64, Hash)>> {
+        self.memory().map_or_else(|| Ok(BTreeMap::new()), |directory| memory::remembered(&directory))
+    }
+
+    /// As [`Open::remembered`], of one source.
+    pub fn seen(&self, source: &SourceName) -> Result<Option<(u64, Hash)>> {
+        self.memory().map_or(Ok(None), |directory| memory::seen(&directory, source))
     }
 
     /// Where index objects of `source` are kept locally.

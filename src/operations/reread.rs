@@ -52,6 +52,8 @@ pub struct Coverage {
     pub bytes_read: u64,
     /// Packs that could not be read in this run because they lie in an archive class.
     pub archived: u64,
+    /// Packs that the store refused to give in this run: nothing is known of them.
+    pub denied: u64,
     /// Packs of which nobody knows that they were ever read.
     pub never_read: u64,
     /// Every other pack has been read since.
@@ -147,6 +149,12 @@ impl Queue {
                 match found {
                     Ok(()) => self.note(&pack.name)?,
                     Err(e) if storage::is_archived(&e) => so_far.coverage.archived += 1,
+                    // The others may be given. Of a store that gives nothing any more, nothing is to be learnt.
+                    Err(e) if storage::kind_of(&e) == Some(storage::Kind::Denied) => {
+                        so_far.coverage.denied += 1;
+                        so_far.faults.push((pack.name, format!("{e:#}")));
+                    }
+                    Err(e) if storage::is_silence(&e) => return Err(e),
                     Err(e) => so_far.faults.push((pack.name, format!("{e:#}"))),
                 }
             }

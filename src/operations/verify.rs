@@ -58,7 +58,7 @@ pub struct SourceVerified {
     /// Packs that could not be read because they lie in an archive class. That they are there has been checked.
     pub archived: u64,
     pub faults: Vec<Fault>,
-    /// Of the faults, those of commits and of the log that the store did not give: whether anything is wrong with them is not known.
+    /// Of the faults, those of commits, packs and the log that the store did not give: whether anything is wrong with them is not known.
     pub unread: u64,
     /// Drill reports by keys that may not sign here. They count for nothing and hurt nothing.
     pub foreign: Vec<Fault>,
@@ -149,7 +149,7 @@ impl SourceVerified {
 /// Verifies one source, or all. A source of which nothing is left is a fault; a name that nobody knows is `Kind::Usage`.
 pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Result<VerifyReport> {
     // Looked up before the listing, which may only be newer.
-    let remembered = open.remembered();
+    let remembered = open.remembered()?;
     let mut due: BTreeSet<SourceName> = options.expected.iter().chain(remembered.keys()).cloned().collect();
     // Only what had a snapshot was ever drilled.
     due.extend(evidence::subjects(open)?.iter().filter_map(|subject| SourceName::new(subject).ok()));
@@ -161,7 +161,7 @@ pub fn verify(open: &Open, source: Option<&SourceName>, options: &Options) -> Re
     let covers: Vec<Cover> = covers.iter().filter_map(Written::cover).collect();
     let one = |name: &SourceName| {
         let begun = open.now();
-        let found = verify_source(open, name, (due.contains(name), remembered.get(name)), options)?;
+        let found = verify_source(open, name, (due.contains(name), remembered.get(name).copied()), options)?;
         if let Some(looked) = found.looked(options, &covers, begun) {
             findings::note(open, name, |known| known.take(&looked));
         }
@@ -179,7 +179,7 @@ type Needed = BTreeMap<Key, (Hash, u64, Vec<u64>)>;
 fn verify_source(
     open: &Open,
     source: &SourceName,
-    (due, seen): (bool, Option<&(u64, Hash)>),
+    (due, seen): (bool, Option<(u64, Hash)>),
     options: &Options,
 ) -> Result<SourceVerified> {
     let series = Series::list(&open.store, &open.trust, source)?;
@@ -191,7 +191,7 @@ fn verify_source(
         .map(|(seq, why)| Fault::plain(&layout::snapshot(source, *seq), why.clone()))
         .chain(gone)
         .collect();
-    let needed = needed_by(open, &whole, source, &mut faults);
+    let needed = needed_by(open, &whole, source, &mut faults)?;
     let there = history::of_content(&open.store, source).context("list objects")?;
     let mut covers = whole.covers.clone();
     covers.extend(needed.keys().filter_map(|key| there.get(key)?.cover()));
@@ -239,9 +239,9 @@ fn verify_source(
         snapshots: whole.snapshots().count() as u64,
         objects: needed.len() as u64 + log.objects,
         bytes_read,
-        coverage,
         archived,
-        unread: (whole.unread.len() + usize::from(log.unread)) as u64,
+        unread: (whole.unread.len() + usize::from(log.unread)) as u64 + coverage.as_ref().map_or(0, |c| c.denied),
+        coverage,
         faults,
         foreign,
         covers,
@@ -249,13 +249,13 @@ fn verify_source(
 }
 
 /// That commits are gone as a whole, which no chain shows: all of them, or the newest.
-fn gone(series: &Series, whole: &Whole, due: bool, seen: Option<&(u64, Hash)>) -> Option<Fault> {
+fn gone(series: &Series, whole: &Whole, due: bool, seen: Option<(u64, Hash)>) -> Option<Fault> {
     let fault = |object: String, what: &str| {
         Some(Fault { object, what: what.to_owned(), hurts: Vec::new(), level: Level::Existence })
     };
-    match seen {
-        Some((seq, hash)) if matches!(series.has(*seq, *hash), Ok(false)) => fault(
-            layout::snapshot(&series.source, *seq).to_string(),
+    match series.lacks(seen) {
+        Some(seq) => fault(
+            layout::snapshot(&series.source, seq).to_string(),
             "is gone: this host has seen it, and no prune record removed it. Somebody deleted it, or the store shows an older state",
         ),
         _ if due && whole.commits.is_empty() && whole.faults.is_empty() => fault(
@@ -267,7 +267,7 @@ fn gone(series: &Series, whole: &Whole, due: bool, seen: Option<&(u64, Hash)>) -
 }
 
 /// What the snapshots of `source` need.
-fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<Fault>) -> Needed {
+fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<Fault>) -> Result<Needed> {
     let mut needed = Needed::new();
     for (_, snapshot) in whole.snapshots() {
         let mut need = |key: Key, hash: Hash, size: u64| {
@@ -276,6 +276,7 @@ fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<F
         series::index_objects(snapshot).for_each(|(hash, size)| need(layout::index(source, hash), *hash, *size));
         match series::packs_of(&open.store, snapshot) {
             Ok(packs) => packs.iter().for_each(|(hash, size)| need(layout::pack(source, hash), *hash, *size)),
+            Err(e) if storage::is_silence(&e) => return Err(e),
             Err(e) => faults.push(Fault {
                 object: layout::snapshot(source, snapshot.seq).to_string(),
                 what: format!("{e:#}"),
@@ -284,7 +285,7 @@ fn needed_by(open: &Open, whole: &Whole, source: &SourceName, faults: &mut Vec<F
             }),
         }
     }
-    needed
+    Ok(needed)
 }
 
 /// Whether an object is to be hashed by itself: the data that is decrypted is hashed with that.
@@ -331,6 +332,9 @@ fn read_data(
     let index = index_store(open, source, false);
     for (_, snapshot) in whole.snapshots() {
         if let Err(e) = pack_table(&index, snapshot, identities, |line, _| queue.add(&line)) {
+            if storage::is_silence(&e) {
+                return Err(e);
+            }
             let object = layout::snapshot(source, snapshot.seq).to_string();
             let what = format!("its index cannot be read: {e:#}");
             faults.push(Fault { object, what, hurts: vec![snapshot.seq], level: Level::Decode });

@@ -3,10 +3,12 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Hash, SourceName};
 use crate::durable;
+use crate::error::{Failure, Kind};
 
 /// Commits remembered; more than one, because a commit may have been recorded and then not sent.
 const REMEMBERED: usize = 16;
@@ -26,23 +28,59 @@ pub struct Memory {
     content: Content,
 }
 
-/// The newest commit of each source that this host has seen, for readers. What cannot be read is left out.
-pub fn remembered(directory: &Path) -> BTreeMap<SourceName, (u64, Hash)> {
-    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let one = |file: std::fs::DirEntry| {
-        let name = SourceName::new(file.file_name().to_str()?.strip_suffix(".json")?).ok()?;
-        let content: Content = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-        Some((name, content.seen?))
+/// The newest commit of each source that this host has seen, for readers. What is there and cannot be read is an error: taken for no memory, a
+/// rollback would look well.
+pub fn remembered(directory: &Path) -> Result<BTreeMap<SourceName, (u64, Hash)>> {
+    let files = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        files => files.map_err(|e| unreadable(directory, &e))?,
     };
-    files.filter_map(one).collect()
+    let mut all = BTreeMap::new();
+    for file in files {
+        let name = file.map_err(|e| unreadable(directory, &e))?.file_name();
+        let source = name.to_str().and_then(|name| name.strip_suffix(".json")).map(SourceName::new);
+        if let Some(Ok(source)) = source
+            && let Some(seen) = seen(directory, &source)?
+        {
+            all.insert(source, seen);
+        }
+    }
+    Ok(all)
+}
+
+/// As [`remembered`], of one source.
+pub fn seen(directory: &Path, source: &SourceName) -> Result<Option<(u64, Hash)>> {
+    let path = file(directory, source);
+    let text = match std::fs::read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|e| unreadable(&path, &e))?,
+    };
+    let content: Content = serde_json::from_slice(&text).map_err(|e| unreadable(&path, &e))?;
+    Ok(content.seen)
+}
+
+fn file(directory: &Path, source: &SourceName) -> PathBuf {
+    directory.join(format!("{source}.json"))
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
+    Failure::new(
+        Kind::Environment,
+        format!("what this host has seen in the repository cannot be read: {}: {why}", path.display()),
+        "Nothing was changed. Whether somebody has taken commits away, or set the store back, cannot be told without it. Run this as the user who makes \
+         the backups. If the file itself is broken: compare `blackstart snapshots` with what there should be, then remove the file.",
+    )
 }
 
 impl Memory {
-    /// A memory that cannot be read is no memory: the next run is a full.
+    /// A memory that makes no sense is no memory: the next run is a full, and says so.
     pub fn open(directory: &Path, source: &SourceName) -> Result<Memory> {
         durable::create_directories(directory).with_context(|| format!("create {}", directory.display()))?;
-        let path = directory.join(format!("{source}.json"));
-        let content = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let path = file(directory, source);
+        let content = match std::fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
+            text => serde_json::from_slice(&text.map_err(|e| unreadable(&path, &e))?).unwrap_or_default(),
+        };
         Ok(Memory { path, content })
     }
 

@@ -122,6 +122,12 @@ impl<'a> Series<'a> {
         Ok(false)
     }
 
+    /// The number of a commit that was seen in this series and is neither there nor removed by a prune: somebody has deleted it, or the store shows an
+    /// older state. What is there and cannot be read is no such thing.
+    pub fn lacks(&self, seen: Option<(u64, Hash)>) -> Option<u64> {
+        seen.filter(|(seq, hash)| matches!(self.has(*seq, *hash), Ok(false))).map(|(seq, _)| seq)
+    }
+
     /// From the newest to the oldest, those left out that prune has listed as removed, and what has gone since the series was listed.
     pub fn newest_first(&self) -> impl Iterator<Item = Result<Commit>> {
         let mut removed = BTreeSet::new();

@@ -12,6 +12,7 @@ mod broken;
 mod canary;
 mod confirm;
 mod groups;
+mod memory;
 mod mistakes;
 mod pages;
 mod restore;

@@ -100,3 +100,19 @@ fn what_cannot_be_loaded_is_said_before_anything_is_fetched() {
     expect(at, &INTO, 1);
     assert!(!at.join("loaded").exists());
 }
+
+/// What looks wrong is passed over here as by a restore to files, and no more in silence.
+#[test]
+fn that_a_newer_snapshot_looks_wrong_is_said_before_an_older_one_is_loaded() {
+    let home = home();
+    let at = home.path();
+    let lines = "max_shrink = \"100%\"\nrestore = [\"sh\", \"-c\", \"cat > taken\"]";
+    shell(at, "yes good | head -c 2000000", lines);
+    expect(at, &["backup"], 0);
+    expect(at, &["backup"], 0);
+    shell(at, "echo", lines);
+    expect(at, &["backup"], 4);
+    let loaded = expect(at, &INTO, 0);
+    assert!(loaded.err.contains("LOOK WRONG") && loaded.err.contains("--snapshot 3"), "{}", loaded.all());
+    assert_eq!(fs::read(at.join("taken")).unwrap().len(), 2_000_000);
+}

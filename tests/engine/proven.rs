@@ -114,7 +114,7 @@ fn what_verify_has_found_is_noted_until_one_as_deep_has_passed() {
     let plain = verify::Options::default;
     let hashes = || verify::Options { hashes: true, ..plain() };
     let data = || verify::Options { read_data: Some(vec![world.recovery.identity.clone()]), ..plain() };
-    let damage = || Findings::recall(open, &name("tree")).damage;
+    let damage = || Findings::recall(open, &name("tree")).unwrap().damage;
     let mut flipped = body.to_vec();
     *flipped.last_mut().unwrap() ^= 1;
     put(&flipped);
@@ -130,12 +130,23 @@ fn what_verify_has_found_is_noted_until_one_as_deep_has_passed() {
     assert!(!verify(hashes()) && damage().is_some());
     put(&body);
     // What the store does not give is neither well nor damaged.
-    let silent = Store::new(Faulty::new(memory, Fault::Silent("get", "snapshots/", Kind::Denied))).unwrap();
+    let silent = Store::new(Faulty::new(memory.clone(), Fault::Silent("get", "snapshots/", Kind::Denied))).unwrap();
     let silent = Open { store: silent, ..open.clone() };
-    let before = Findings::recall(open, &name("tree"));
+    let before = Findings::recall(open, &name("tree")).unwrap();
     assert!(!verify::verify(&silent, Some(&name("tree")), &hashes()).unwrap().sound());
-    assert_eq!(Findings::recall(open, &name("tree")), before, "a store that says nothing");
+    assert_eq!(Findings::recall(open, &name("tree")).unwrap(), before, "a store that says nothing");
     assert!(verify(data()) && damage().is_none(), "a deeper look has passed");
+    // Nor is a pack damaged that it refuses to give; of a store that has fallen silent nothing is learnt at all.
+    let refusing = |kind| {
+        let store = Store::new(Faulty::new(memory.clone(), Fault::Silent("get", "packs/", kind))).unwrap();
+        verify::verify(&Open { store, ..open.clone() }, Some(&name("tree")), &data())
+    };
+    let report = refusing(Kind::Denied).unwrap();
+    assert!(!report.sound() && report.sources[0].is_unread(), "{report:?}");
+    assert!(report.sources[0].coverage.as_ref().unwrap().denied > 0, "{report:?}");
+    assert_eq!(damage(), None, "nothing is known of it");
+    refusing(Kind::Transient).unwrap_err();
+    assert_eq!(damage(), None, "nothing is known of it");
 }
 
 #[test]
@@ -145,7 +156,7 @@ fn what_the_store_refused_to_remove_is_noted_until_a_prune_was_whole() {
     for _ in 0..3 {
         back_up(&world);
     }
-    let findings = || Findings::recall(&open, &name("tree"));
+    let findings = || Findings::recall(&open, &name("tree")).unwrap();
     world.host.open.store =
         Store::new(Faulty::new(memory, Fault::Silent("delete", "snapshots/", Kind::Denied))).unwrap();
     let report = prune(&world.host, 1).unwrap();

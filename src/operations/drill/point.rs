@@ -9,7 +9,7 @@ use crate::operations::Open;
 use crate::operations::evidence::Level;
 use crate::operations::moment::{self, Moment, snapshot_before};
 use crate::operations::reach;
-use crate::operations::restore::{Pick, nothing_newer_is_broken};
+use crate::operations::restore::{Pick, nothing_newer_is_broken, nothing_newer_is_gone};
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
@@ -68,7 +68,9 @@ pub fn choose(
     source: &SourceName,
     (point, level): (Point, Level),
 ) -> Result<Chosen> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    let seen = open.seen(source)?;
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
     let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
     let complete = || all.iter().filter(|(_, s)| s.outcome == Outcome::Complete);
     let chosen = |found: Option<&(&Commit, &Snapshot)>, why: String, level: Level| {
@@ -81,6 +83,7 @@ pub fn choose(
             let found =
                 chosen(complete().next_back().or(all.last()), "the latest complete snapshot".to_owned(), level)?;
             nothing_newer_is_broken(&whole, &found.snapshot, &Pick::Latest)?;
+            nothing_newer_is_gone(series.lacks(seen), &whole, &found.snapshot, &Pick::Latest)?;
             Ok(found)
         }
         Point::Seq(seq) => {

@@ -34,10 +34,14 @@ impl Pick {
 
 /// Finds the snapshot that `pick` means among those that verify.
 pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Snapshot)> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    // A memory that cannot be read keeps nobody from his data: `status`, `verify` and `watch` tell of it.
+    let seen = open.seen(source).unwrap_or_default();
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
     let Some((commit, snapshot)) = meant(&whole, pick) else { return Err(nothing_found(open, source, pick, &whole)) };
     if matches!(pick, Pick::Latest | Pick::At(_)) {
         nothing_newer_is_broken(&whole, snapshot, pick)?;
+        nothing_newer_is_gone(series.lacks(seen), &whole, snapshot, pick)?;
     }
     Ok((commit.clone(), snapshot.clone()))
 }
@@ -60,24 +64,37 @@ fn meant<'a>(whole: &'a Whole, pick: &Pick) -> Option<(&'a Commit, &'a Snapshot)
 
 /// An unsound commit that `pick` may mean is never passed over in silence.
 pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    let doubtful = |(seq, _): &&(u64, String)| may_mean(pick, *seq, whole, snapshot);
+    let Some((seq, why)) = whole.faults.iter().rev().find(doubtful) else { return Ok(()) };
+    let source = &snapshot.source;
+    let what = format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}");
+    Err(Failure::new(Kind::CheckFailed, what, at_most(snapshot)))
+}
+
+/// Nor is the commit `gone`, which this host has seen and somebody has taken away: see [`Series::lacks`].
+pub fn nothing_newer_is_gone(gone: Option<u64>, whole: &Whole, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
+    let Some(seq) = gone.filter(|seq| may_mean(pick, *seq, whole, snapshot)) else { return Ok(()) };
+    let source = &snapshot.source;
+    let what = format!(
+        "commit {seq} of {source} is newer than the newest snapshot there is, and gone: this host has seen it, and no prune removed it"
+    );
+    let help = format!("{} Somebody deleted it, or the store shows an older state: find out which.", at_most(snapshot));
+    Err(Failure::new(Kind::CheckFailed, what, help))
+}
+
+/// Whether `pick` may mean the commit `seq`, of which nothing else is known, rather than `snapshot`.
+fn may_mean(pick: &Pick, seq: u64, whole: &Whole, snapshot: &Snapshot) -> bool {
     // What comes after a snapshot from beyond the time is beyond it too.
     let beyond =
         whole.snapshots().find(|(_, s)| s.seq > snapshot.seq && !pick.reaches(s)).map_or(u64::MAX, |(_, s)| s.seq);
-    let doubtful = |seq: u64| seq > snapshot.seq && seq < beyond;
-    let Some((seq, why)) = whole.faults.iter().rev().find(|(seq, _)| doubtful(*seq)) else { return Ok(()) };
-    Err(Failure::new(
-        Kind::CheckFailed,
-        format!(
-            "commit {seq} of {} is newer than the newest sound snapshot, and does not verify: {why}",
-            snapshot.source
-        ),
-        format!(
-            "Nothing was changed. The newest that can be restored is {} with data of {}: say --snapshot {} to take it.",
-            snapshot.seq,
-            time::local(snapshot.data_time),
-            snapshot.seq
-        ),
-    ))
+    seq > snapshot.seq && seq < beyond
+}
+
+fn at_most(snapshot: &Snapshot) -> String {
+    let (seq, at) = (snapshot.seq, time::local(snapshot.data_time));
+    format!(
+        "Nothing was changed. The newest that can be restored is {seq} with data of {at}: say --snapshot {seq} to take it."
+    )
 }
 
 fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {
