@@ -173,6 +173,20 @@ fn say_redis(shell: &Shell, replayed: &Replayed) {
     ));
 }
 
+/// A server keeps the settings of its recovery, and hands them on to its standbys, which would end where it did.
+fn forget(target: &Target) -> String {
+    let of_target: &[&str] = match target {
+        Target::Latest => &[],
+        Target::Immediate => &["recovery_target"],
+        Target::Time(_) => &["recovery_target_time"],
+        Target::Lsn(_) => &["recovery_target_lsn"],
+        Target::Xid(_) => &["recovery_target_xid"],
+        Target::Name(_) => &["recovery_target_name"],
+    };
+    let all = of_target.iter().chain(&["recovery_target_timeline"]);
+    all.map(|name| format!("alter system reset {name};")).collect::<Vec<_>>().join(" ")
+}
+
 fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
     let log = match prepared.segments {
         0 => "The log that came with the snapshot lies".to_owned(),
@@ -191,6 +205,7 @@ fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
         let at = last.time.map_or_else(String::new, |at| format!(" of {}", time(at)));
         shell.say(format!("The last commit in it is that{at} (transaction {}).", last.xid));
     }
+    shell.say(format!("Before it gets standbys of its own: {} select pg_reload_conf().", forget(&recovery.target)));
     for note in &prepared.notes {
         shell.say(note);
     }

@@ -46,7 +46,10 @@ fn a_copy_that_is_started_beside_its_server_does_not_take_the_log_over() {
 
     let mut copy = Cluster::empty(15);
     let said = home.run(&["restore", "pg", "--immediate", "--to", copy.data.to_str().unwrap()], 0).all();
-    assert!(said.contains("It archives nothing yet") && said.contains("alter system reset archive_command"), "{said}");
+    assert!(
+        said.contains("It archives nothing and waits") && said.contains("alter system reset archive_command"),
+        "{said}"
+    );
     copy.configure("");
     copy.start();
     copy.await_recovery();
@@ -85,10 +88,18 @@ fn what_alter_system_had_set_can_be_found_again() {
     let home = Home::new(&server);
     server.sql("alter system set archive_command = 'test ! -f /mnt/%f && cp %p /mnt/%f'");
     server.sql("alter system set work_mem = '5MB'");
+    // Not in force here, but in the copy.
+    server.sql("alter system set synchronous_standby_names = 'blackstart'");
     home.run(&["backup"], 0);
     let mut copy = Cluster::empty(14);
     let said = home.run(&["restore", "pg", "--to", copy.data.to_str().unwrap()], 0).all();
-    assert!(!said.contains("It archives nothing yet"), "a server that did not archive is not spoken of: {said}");
+    assert!(said.contains("postgresql.auto.conf.before-restore") && !said.contains("archive_library"), "{said}");
+    let before = fs::read_to_string(copy.data.join("postgresql.auto.conf.before-restore")).unwrap();
+    assert_eq!(
+        before,
+        fs::read_to_string(server.data.join("postgresql.auto.conf")).unwrap(),
+        "whole, for ALTER SYSTEM drops comments"
+    );
     let settings = fs::read_to_string(copy.data.join("postgresql.auto.conf")).unwrap();
     assert!(settings.contains("\n# archive_command = 'test ! -f /mnt/%f && cp %p /mnt/%f'\n"), "{settings}");
     assert!(settings.contains("\nwork_mem = '5MB'\n") && !settings.contains("archive_library"), "{settings}");
@@ -96,4 +107,9 @@ fn what_alter_system_had_set_can_be_found_again() {
     copy.start();
     copy.await_recovery();
     assert_eq!(copy.value("select current_setting('archive_command') || current_setting('work_mem')"), "(disabled)5MB");
+    assert_eq!(
+        copy.value("show synchronous_standby_names"),
+        "",
+        "nothing follows it: its first commit would wait for ever"
+    );
 }

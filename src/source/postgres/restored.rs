@@ -36,15 +36,18 @@ pub(super) const AT_LEAST: [(&str, u64); 5] = [
 const SETTINGS: &str = "\n# Written by blackstart: recovery with the WAL that came with the snapshot, then a timeline of its own.\n\
                         restore_command = 'false'\nrecovery_target_timeline = 'latest'\n";
 
-/// How the names of settings begin by which a server archives its log.
-const OF_ARCHIVING: [&str; 2] = ["archive_command", "archive_library"];
+/// How the names of settings begin by which a server archives its log, or waits for others.
+const OF_ITS_PLACE: [&str; 3] = ["archive_command", "archive_library", "synchronous_standby_names"];
 
-/// Added to `postgresql.auto.conf` by [`hold_archiving`]; the last is known from 15 on.
-const HELD: [&[u8]; 3] = [
-    b"# Written by blackstart: a copy archives nothing until it is told to (alter system reset archive_command).",
+/// Added to `postgresql.auto.conf` by [`hold_back`]; the last is known from 15 on.
+const HELD: [&[u8]; 4] = [
+    b"# Written by blackstart: a copy archives nothing and waits for nobody until it is told to. What was set before: postgresql.auto.conf.before-restore",
     b"archive_command = ''",
+    b"synchronous_standby_names = ''",
     b"archive_library = ''",
 ];
+/// What `postgresql.auto.conf` was before [`hold_back`]: ALTER SYSTEM rewrites that file, without its comments.
+const BEFORE: &str = "postgresql.auto.conf.before-restore";
 
 /// What a person who has restored a data directory needs to know.
 pub fn advice(facts: &serde_json::Value) -> Vec<String> {
@@ -57,12 +60,17 @@ pub fn advice(facts: &serde_json::Value) -> Vec<String> {
         "Never remove backup_label or anything in pg_wal: the server would start on it, damaged and without a word."
             .to_owned(),
     ];
-    if facts["archive_mode"].as_str() != Some("off") {
-        let sure = if facts["archive_mode"].is_null() { ", if the server archived its log" } else { "" };
+    let library = facts["version"].as_u64().is_none_or(|version| version >= 150_000);
+    let library = if library { "alter system reset archive_library; " } else { "" };
+    lines.push(format!(
+        "It archives nothing and waits for no synchronous standby yet: beside the server that it is a copy of it would take the log over, and alone its \
+         first commit would wait for ever. Once it stands in that server's place: alter system reset archive_command; {library}alter system reset \
+         synchronous_standby_names; select pg_reload_conf(). What had been set by alter system is in {BEFORE}: set that again instead. What it has \
+         written until then is archived, too."
+    ));
+    if facts["tablespaces"].as_array().is_some_and(|all| !all.is_empty()) {
         lines.push(format!(
-            "It archives nothing yet{sure}: beside the server that it is a copy of it would take the log over. Once it stands in that server's place: \
-             alter system reset archive_command; select pg_reload_conf(); what it has written until then is archived, too. (A command that had been \
-             set by alter system is a comment in postgresql.auto.conf.)"
+            "Its tablespaces are linked by their whole paths: start it where it lies. Moved, it needs the links in {LINKS} made anew (ln -sfn)."
         ));
     }
     lines.extend(on_configuration(facts));
@@ -158,7 +166,7 @@ pub fn unsettle(staged: &Path) -> Result<()> {
 /// never write WAL of one timeline.
 pub fn recover(staged: &Path, facts: &Facts) -> Result<()> {
     forget_recovery(staged)?;
-    hold_archiving(staged)?;
+    hold_back(staged)?;
     let owner = Owner::of(staged)?;
     let settings = staged.join("postgresql.auto.conf");
     let mut file = OpenOptions::new().append(true).create(true).open(&settings).context("open postgresql.auto.conf")?;
@@ -190,20 +198,20 @@ pub fn forget_recovery(staged: &Path) -> Result<()> {
 
 /// Empties `archive_command` in `postgresql.auto.conf`: a copy that somebody starts to look at it, beside the server that still runs, would archive a
 /// timeline of its own into the same log, and what that server writes would belong to it no longer. With an empty command a server keeps what it has
-/// to archive until there is one.
-pub fn hold_archiving(staged: &Path) -> Result<()> {
+/// to archive until there is one. And `synchronous_standby_names`: no receiver follows the copy, and its first commit would wait for ever.
+pub fn hold_back(staged: &Path) -> Result<()> {
     let path = staged.join("postgresql.auto.conf");
     let text = match fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         text => text.context("read postgresql.auto.conf")?,
     };
-    let of_archiving = |line: &[u8]| {
+    let of_its_place = |line: &[u8]| {
         let name = line.trim_ascii_start().to_ascii_lowercase();
-        OF_ARCHIVING.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+        OF_ITS_PLACE.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
     };
     let mut held: Vec<u8> = Vec::new();
     for line in text.split_inclusive(|b| *b == b'\n').filter(|line| !HELD.contains(&line.trim_ascii())) {
-        held.extend_from_slice(if of_archiving(line) { b"# " } else { b"" });
+        held.extend_from_slice(if of_its_place(line) { b"# " } else { b"" });
         held.extend_from_slice(line);
     }
     if held.last().is_some_and(|b| *b != b'\n') {
@@ -211,11 +219,17 @@ pub fn hold_archiving(staged: &Path) -> Result<()> {
     }
     let version = fs::read_to_string(staged.join("PG_VERSION")).context("read PG_VERSION")?;
     // A server does not start with a setting that it does not know.
-    let known = if version.trim().parse::<u32>().is_ok_and(|major| major >= 15) { 3 } else { 2 };
+    let known = if version.trim().parse::<u32>().is_ok_and(|major| major >= 15) { 4 } else { 3 };
     for line in &HELD[..known] {
         held.extend([*line, b"\n"].concat());
     }
     let owner = Owner::of(staged)?;
+    // Taken up after an interruption, it is no longer what it was.
+    if !text.split(|b| *b == b'\n').any(|line| line == HELD[0]) {
+        let before = staged.join(BEFORE);
+        crate::durable::publish_over(&before, &text, 0o600).with_context(|| format!("write {BEFORE}"))?;
+        owner.give(&before)?;
+    }
     // In place: it stays whose it was.
     let write = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?.write_all(&held);
     write().context("write postgresql.auto.conf")?;

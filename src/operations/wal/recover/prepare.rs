@@ -31,7 +31,7 @@ pub fn prepare(
     data: &Path,
 ) -> Result<Prepared> {
     restored::forget_recovery(data)?;
-    restored::hold_archiving(data)?;
+    restored::hold_back(data)?;
     let (mut prepared, reached) = fill(open, identities, route, &recovery.target, data)?;
     let target = if reached { recovery.target.clone() } else { Target::Latest };
     if !reached {
