@@ -12,9 +12,11 @@ use super::output::{Ending, Exit, Shell, count, size, span, time};
 use super::plan::say_state;
 use super::service::{self, Obstacle};
 use super::setup::lacking;
+use crate::accounts::Accounts;
 use crate::agent;
 use crate::cli::Check;
 use crate::config::{Config, SYSTEM, SourceConfig, SourceKind};
+use crate::entry::Name;
 use crate::error::{Kind, help_of, kind_of};
 use crate::job::Job;
 use crate::operations::Open;
@@ -125,6 +127,7 @@ fn paths(config: &Config, asked: bool, found: &mut Findings) -> Result<Option<St
     let (written, allowed) = (service::written(config)?, service::allowed());
     let unit = asked || (Path::new("/run/systemd/system").is_dir() && config.file == Path::new(SYSTEM));
     let mut needed = Vec::new();
+    let user = Accounts::load().uid(&Name::new(service::USER)).filter(|_| unit);
     for one in &written {
         let (path, what) = (one.path.display(), &one.what);
         if let Err(error) = service::may_write(&one.path) {
@@ -146,6 +149,19 @@ fn paths(config: &Config, asked: bool, found: &mut Findings) -> Result<Option<St
                 found.add(format!("path {path}"), State::Failed, text);
             }
         }
+    }
+    for one in written.iter().filter(|one| one.own) {
+        let Some(foreign) = user.and_then(|user| service::foreign(&one.path, user).transpose()) else { continue };
+        let path = one.path.display();
+        let what = match foreign {
+            Ok(foreign) => format!(
+                "{} is not the service's: what another user makes there, root by hand, it cannot change. Give it all: chown -R {}: {path}",
+                foreign.display(),
+                service::USER
+            ),
+            Err(error) => format!("whose it is cannot be seen: {error:#}"),
+        };
+        found.add(format!("path {path}"), State::Failed, what);
     }
     needed.dedup();
     Ok((!needed.is_empty()).then(|| service::drop_in(&needed)))
@@ -198,6 +214,10 @@ fn bucket(config: &Config, open: &Open, found: &mut Findings) {
 
 fn host_key(config: &Config, open: &Open) -> Result<String> {
     let public = KeyPair::read(&config.host_key())?.signing.public();
+    let keeps = |source: &SourceConfig| open.trust.may_sign(&public, Role::Keeper, &source.name, open.now());
+    if !config.source.is_empty() && config.source.iter().all(keeps) {
+        return Ok(format!("{}, certified as keeper: it may prune, and not back up", public.id()));
+    }
     for source in &config.source {
         anyhow::ensure!(
             open.trust.may_sign(&public, Role::Host, &source.name, open.now()),

@@ -14,6 +14,7 @@ use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::repository::agefile::Identity;
 use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
+use crate::source::postgres::wal::events::What;
 use crate::source::{postgres, redis};
 use crate::target::Branch;
 
@@ -203,7 +204,12 @@ fn say_postgres(shell: &Shell, recovery: &Recovery, prepared: &Prepared) {
     shell.say(format!("{log} in pg_wal, and the settings are written. A server that is started on it {end}."));
     if let Some(last) = &prepared.last {
         let at = last.time.map_or_else(String::new, |at| format!(" of {}", time(at)));
-        shell.say(format!("The last commit in it is that{at} (transaction {}).", last.xid));
+        // A restore point, or a database that was dropped, is no transaction's end.
+        let what = match &last.what {
+            What::Commit { .. } => format!("commit in it is that{at} (transaction {})", last.xid),
+            what => format!("thing in it is {what}{at}"),
+        };
+        shell.say(format!("The last {what}."));
     }
     shell.say(format!("Before it gets standbys of its own: {} select pg_reload_conf().", forget(&recovery.target)));
     for note in &prepared.notes {

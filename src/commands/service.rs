@@ -2,11 +2,14 @@
 
 use anyhow::{Context, Result};
 use rustix::fs::{Access, access};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, SourceKind};
 use crate::storage::location::Location;
 
+/// Whom the unit runs as.
+pub const USER: &str = "blackstart";
 /// What the unit may write: its `StateDirectory`.
 const STATE: &str = "/var/lib/blackstart";
 /// What it has for itself (`PrivateTmp`): empty at each start, and gone when it stops.
@@ -21,6 +24,8 @@ pub struct Written {
     pub what: String,
     /// What lies there must still be there after a restart.
     pub lasting: bool,
+    /// It is blackstart's alone: what another user has made there, root by hand, the service cannot change.
+    pub own: bool,
 }
 
 /// What stands in the way of writing a path under the unit.
@@ -34,12 +39,13 @@ pub enum Obstacle {
 
 /// Everything that the configuration has the agent write.
 pub fn written(config: &Config) -> Result<Vec<Written>> {
-    let one = |path: PathBuf, what: &str, lasting| Written { path, what: what.into(), lasting };
+    let one = |path: PathBuf, what: &str, lasting| Written { path, what: what.into(), lasting, own: false };
+    let own = |path: PathBuf, what: &str| Written { own: true, ..one(path, what, true) };
     let mut all = Vec::new();
     if let Location::Directory(_) = Location::parse(&config.repository)? {
-        all.push(one(PathBuf::from(config.location()?), "the repository", true));
+        all.push(own(PathBuf::from(config.location()?), "the repository"));
     }
-    all.push(one(config.state(), "the state", true));
+    all.push(own(config.state(), "the state"));
     all.push(one(config.scratch(), "scratch of drills", false));
     if let Some(parent) =
         config.agent.metrics_file.as_ref().and_then(|file| Some(config.base().join(file).parent()?.to_owned()))
@@ -68,6 +74,26 @@ pub fn obstacle(written: &Written, allow: &[PathBuf]) -> Option<Obstacle> {
     Some(Obstacle::ReadOnly)
 }
 
+/// The first thing in `path`, or itself, that is not `user`'s.
+pub fn foreign(path: &Path, user: u32) -> Result<Option<PathBuf>> {
+    let mut left = vec![path.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = match path.symlink_metadata() {
+            // Gone meanwhile, or never made.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata.with_context(|| format!("look at {}", path.display()))?,
+        };
+        if metadata.uid() != user {
+            return Ok(Some(path));
+        }
+        if metadata.is_dir() {
+            let list = || std::fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+            left.extend(list().with_context(|| format!("list {}", path.display()))?);
+        }
+    }
+    Ok(None)
+}
+
 /// Paths that the drop-ins of this machine let the unit write.
 pub fn allowed() -> Vec<PathBuf> {
     let files = DROP_INS.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
@@ -87,7 +113,7 @@ pub fn drop_in(paths: &[&Path]) -> String {
         .iter()
         .map(|path| {
             let path = path.display();
-            format!("# It must be there, and be the service's: install -d -o blackstart -g blackstart -m 0700 {path}\nReadWritePaths={path}\n")
+            format!("# It must be there, and be the service's, with all that is in it: install -d -m 0700 {path} && chown -R blackstart: {path}\nReadWritePaths={path}\n")
         })
         .collect();
     format!(
@@ -109,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_unit_writes_its_state_and_what_drop_ins_allow() {
-        let of = |path: &str, lasting| Written { path: path.into(), what: "x".into(), lasting };
+        let of = |path: &str, lasting| Written { path: path.into(), what: "x".into(), lasting, own: false };
         let text = "[Service]\nReadWritePaths=/srv/a -/srv/b\n ReadWritePaths=+/srv/c\n#ReadWritePaths=/srv/d\n";
         let allow = writable(text);
         for (path, lasting, expected) in [
@@ -126,5 +152,21 @@ mod tests {
         }
         let printed = drop_in(&[Path::new("/srv/d"), Path::new("/srv/e")]);
         assert_eq!(writable(&printed), [PathBuf::from("/srv/d"), PathBuf::from("/srv/e")], "{printed}");
+    }
+
+    #[test]
+    fn what_another_user_has_made_is_found_however_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("packs/a")).unwrap();
+        crate::durable::publish_new(&dir.path().join("packs/a/one"), b"x", 0o600).unwrap();
+        let me = rustix::process::geteuid().as_raw();
+        assert_eq!(foreign(dir.path(), me).unwrap(), None);
+        assert_eq!(foreign(dir.path(), me + 1).unwrap(), Some(dir.path().to_owned()));
+        assert_eq!(foreign(&dir.path().join("not yet"), me).unwrap(), None);
+        let deep = dir.path().join("packs/a/one");
+        // Only root may give files away.
+        if std::os::unix::fs::chown(&deep, Some(me + 1), None).is_ok() {
+            assert_eq!(foreign(dir.path(), me).unwrap(), Some(deep));
+        }
     }
 }

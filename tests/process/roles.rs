@@ -151,6 +151,8 @@ fn each_role_can_do_its_work_and_no_more() {
     let pruned = expect_as("keeper", keeper.path(), &["prune"], 0);
     assert!(pruned.out.contains("removed 1 snapshot"), "{}", pruned.all());
     fs::create_dir(keeper.path().join("app")).unwrap();
+    let checked = run_as("keeper", keeper.path(), &["check"]);
+    assert!(checked.out.contains("certified as keeper: it may prune, and not back up"), "{}", checked.all());
     let refused = expect_as("keeper", keeper.path(), &["backup"], 12);
     assert!(refused.err.contains("not certified"), "{}", refused.all());
 
