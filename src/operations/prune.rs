@@ -1,6 +1,7 @@
 //! Expiry: a pure plan, then a sweep. The sweep commits what it removes before it removes anything (FORMAT.md §3-6).
 
 mod fold;
+mod gone;
 
 pub use fold::{Folded, LISTED_MAX, RECORDS};
 
@@ -78,6 +79,8 @@ pub struct PruneReport {
 /// What may go. If any commit cannot be read, verified or understood, that is an error, and nothing may go.
 pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDuration) -> Result<Plan> {
     policy.validate()?;
+    // Looked up before the listing, which may only be newer.
+    let known = gone::known(open, source)?;
     let series = Series::list(&open.store, &open.trust, source)?;
     let whole = series.whole();
     whole.require_sound(source).map_err(|e| {
@@ -87,6 +90,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
             "Nothing was deleted. `verify` tells more; put the commit right first.",
         )
     })?;
+    gone::nothing_is_missed(open, &series, &known)?;
     let proofs = verified::of(open, source)?;
     let now = open.now();
     let mut decisions = retained::decisions(open, source, &whole, &proofs, policy)?;
@@ -124,6 +128,7 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
     plan.unnamed_count = whole.leftover.len() as u64;
     plan.find_covers(open, &whole)?;
     plan.find_unnamed(open, &named, grace)?;
+    gone::not_without_any_commit(&plan)?;
     plan.find_log(open, &whole, policy, grace)?;
     Ok(plan)
 }
@@ -216,9 +221,14 @@ pub fn sweep(host: &Host, mut plan: Plan) -> Result<PruneReport> {
     host.require_any_role(&plan.source)?;
     let _lease = host.lease(&plan.source)?;
     clock_agrees(open, &plan.source)?;
-    let head = Series::list(&open.store, &open.trust, &plan.source)?.head();
-    if head != plan.head {
-        return Err(overtaken(&plan, head));
+    let known = gone::known(open, &plan.source)?;
+    let series = Series::list(&open.store, &open.trust, &plan.source)?;
+    if series.head() != plan.head {
+        return Err(overtaken(&plan, series.head()));
+    }
+    gone::nothing_is_missed(open, &series, &known)?;
+    if let Some(head) = plan.previous {
+        gone::remember(open, &plan.source, plan.head, head);
     }
     if !plan.remove_covers
         && let Some(first) = plan.covers.first()
@@ -344,7 +354,10 @@ fn commit(host: &Host, plan: &Plan, now: Timestamp) -> Result<()> {
     };
     let committed = host.commit(&plan.source, plan.head + 1, &Line::Prune(Box::new(record)));
     match committed.context("commit the prune record: nothing was deleted")? {
-        Some(_) => Ok(()),
+        Some(record) => {
+            gone::remember(open, &plan.source, plan.head + 1, record);
+            Ok(())
+        }
         None => Err(overtaken(plan, plan.head + 1)),
     }
 }

@@ -21,6 +21,9 @@ struct Content {
     /// The newest commit known to lie in the repository, whoever wrote it: its number and hash.
     #[serde(default)]
     seen: Option<(u64, Hash)>,
+    /// One that was seen, and was not there when this host looked again: later commits do not make up for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missed: Option<(u64, Hash)>,
 }
 
 pub struct Memory {
@@ -50,17 +53,7 @@ pub fn remembered(directory: &Path) -> Result<BTreeMap<SourceName, (u64, Hash)>>
 
 /// As [`remembered`], of one source.
 pub fn seen(directory: &Path, source: &SourceName) -> Result<Option<(u64, Hash)>> {
-    let path = file(directory, source);
-    let text = match std::fs::read(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(|e| unreadable(&path, &e))?,
-    };
-    let content: Content = serde_json::from_slice(&text).map_err(|e| unreadable(&path, &e))?;
-    Ok(content.seen)
-}
-
-fn file(directory: &Path, source: &SourceName) -> PathBuf {
-    directory.join(format!("{source}.json"))
+    Ok(read(&path(directory, source))?.seen)
 }
 
 fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
@@ -72,11 +65,29 @@ fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
     )
 }
 
+/// Commits of `source` that this host knows to have been in the repository: the one that it misses, and the newest that it has seen.
+pub fn known(directory: &Path, source: &SourceName) -> Result<Vec<(u64, Hash)>> {
+    let content = read(&path(directory, source))?;
+    Ok(content.missed.into_iter().chain(content.seen).collect())
+}
+
+/// Where the memory of `source` lies.
+pub fn path(directory: &Path, source: &SourceName) -> PathBuf {
+    directory.join(format!("{source}.json"))
+}
+
+fn read(path: &Path) -> Result<Content> {
+    match std::fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Content::default()),
+        text => serde_json::from_slice(&text.map_err(|e| unreadable(path, &e))?).map_err(|e| unreadable(path, &e)),
+    }
+}
+
 impl Memory {
     /// A memory that makes no sense is no memory: the next run is a full, and says so.
     pub fn open(directory: &Path, source: &SourceName) -> Result<Memory> {
         durable::create_directories(directory).with_context(|| format!("create {}", directory.display()))?;
-        let path = file(directory, source);
+        let path = path(directory, source);
         let content = match std::fs::read(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
             text => serde_json::from_slice(&text.map_err(|e| unreadable(&path, &e))?).unwrap_or_default(),
@@ -103,6 +114,20 @@ impl Memory {
             return Ok(());
         }
         self.content.seen = Some((seq, commit));
+        self.save()
+    }
+
+    /// The commit that was seen and is not there any more.
+    pub fn missed(&self) -> Option<(u64, Hash)> {
+        self.content.missed
+    }
+
+    /// Notes which commit is missed: the first stays until it is there again, or somebody removes this memory.
+    pub fn miss(&mut self, missed: Option<(u64, Hash)>) -> Result<()> {
+        if self.content.missed == missed || (self.content.missed.is_some() && missed.is_some()) {
+            return Ok(());
+        }
+        self.content.missed = missed;
         self.save()
     }
 

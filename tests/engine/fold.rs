@@ -153,6 +153,8 @@ fn a_fold_that_dies_anywhere_loses_nothing_and_is_finished_by_the_next_prune() {
         let mut struck = false;
         for fault in [Fault::Call(n), Fault::Unanswered(n)] {
             world.host.open.store = own.clone();
+            // The copy is older than what this machine has seen of the one before.
+            drop(fs::remove_dir_all(world.host.open.memory().unwrap()));
             let memory = copied(&world);
             let faulty = Faulty::new(memory.clone(), fault);
             world.host.open.store = Store::new(faulty.clone()).unwrap();

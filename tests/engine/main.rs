@@ -8,6 +8,7 @@ mod damage;
 mod faults;
 mod fold;
 mod forged;
+mod gone;
 mod groups;
 mod histories;
 mod keys;

@@ -16,10 +16,17 @@ use crate::storage;
 impl Run<'_> {
     /// Compares the series with what this host has seen of it: a store that shows an older state is an alarm (FORMAT.md §6).
     pub(super) fn look_back(&mut self, series: &Series) -> Result<()> {
+        if let Some((seq, hash)) = self.memory.missed()
+            && still_there(series, seq, hash)?
+        {
+            self.memory.miss(None)?;
+        }
         if let Some((seq, hash)) = self.memory.seen()
             && !still_there(series, seq, hash)?
         {
             self.rolled_back = true;
+            // This run's commit is what will have been seen next; prune must not forget over that what is gone.
+            self.memory.miss(Some((seq, hash)))?;
             self.notices.push(format!(
                 "{}: ALARM: this host has seen commit {seq} ({hash}) in the repository, and it is not there any more; the head is now {}. \
                  Somebody deleted it, or the store shows an older state. This run is a full. Find out before you trust the repository",
