@@ -95,6 +95,8 @@ pub struct Seen {
     pub drills: BTreeMap<Level, Drilled>,
     /// What drills have proven, and no later backup has taken back.
     pub verified: Verified,
+    /// A drill report that does not verify, unless a drill has come back well since: it may have told of a failure.
+    pub broken: Option<String>,
     /// What `verify` and `prune` have found on this machine, by hand or on schedule.
     pub findings: Findings,
     /// Of a plan: the text that was drilled last.

@@ -179,7 +179,7 @@ fn failed(report: &DrillReport) -> impl Iterator<Item = &Check> {
 fn say_outlook(shell: &Shell, open: &Open, report: &DrillReport, source: &SourceConfig) -> Result<()> {
     let reports = verified::reports(open, &source.name)?;
     let target = source.rto.map(|t| t.as_secs_f64());
-    let measures = measures::measure(&reports, Some(report.bytes).filter(|b| *b > 0), target);
+    let measures = measures::measure(&reports.drills, Some(report.bytes).filter(|b| *b > 0), target);
     shell.say(format!("  RTO     {}", outlook(&measures)));
     Ok(())
 }

@@ -229,9 +229,7 @@ pub fn pick(open: &Open, args: &Restore) -> Result<Pick> {
     Ok(match (args.at, args.snapshot) {
         (Some(at), _) => Pick::At(at),
         (_, Some(seq)) => Pick::Seq(seq),
-        _ if args.latest_verified => {
-            Pick::LatestVerified(verified::of(open, &args.source)?.iter().map(|p| p.seq).collect())
-        }
+        _ if args.latest_verified => Pick::LatestVerified(verified::proven(open, &args.source)?),
         _ => Pick::Latest,
     })
 }

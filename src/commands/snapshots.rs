@@ -117,11 +117,11 @@ fn list(
         let why = record.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
         shell.say(format!("{source} was retired {} by {}{why}", time(record.started), record.host));
     }
-    let proofs = verified::of(open, source)?;
+    let proven = verified::proven(open, source)?;
     let doubted = suspects(&whole);
     let first = rows.len();
     for (commit, snapshot) in whole.snapshots() {
-        let verified = proofs.iter().any(|p| p.commit == commit.hash);
+        let verified = proven.has(&commit.hash);
         rows.push(Row {
             source: source.clone(),
             seq: snapshot.seq,
@@ -137,7 +137,7 @@ fn list(
     }
     let policy = config.and_then(|c| c.source.iter().find(|s| s.name == *source)?.retention.as_ref());
     if let Some(policy) = policy {
-        for (row, decision) in rows[first..].iter_mut().zip(retained::decisions(open, source, &whole, &proofs, policy)?)
+        for (row, decision) in rows[first..].iter_mut().zip(retained::decisions(open, source, &whole, &proven, policy)?)
         {
             row.keep = decision.keep;
         }

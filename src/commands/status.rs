@@ -119,6 +119,8 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let newest = complete().rfind(|(_, s)| !doubted.contains(&s.seq)).or_else(|| complete().next_back());
     let suspect: Vec<u64> = doubted.into_iter().filter(|seq| newest.is_none_or(|(_, s)| *seq >= s.seq)).collect();
     let reports = verified::reports(open, &source)?;
+    let broken = reports.unanswered().is_some();
+    let reports = reports.drills;
     let job = config.and_then(|c| c.jobs.iter().find(|job| job.enabled && job.source == source));
     let drills = drills::rows(job, &reports, open.now());
     let proofs = verified::by(open, &source, &reports)?;
@@ -144,7 +146,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
             exit = exit.max(how);
         }
     };
-    wrong_in_the_store(&whole).for_each(|what| note(true, Severity::Unproven, what));
+    wrong_in_the_store(&whole, broken).for_each(|what| note(true, Severity::Unproven, what));
     known_here(open, &series, seen).for_each(|what| note(true, Severity::Unproven, &what));
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
@@ -195,7 +197,8 @@ fn known_here(open: &Open, series: &Series, seen: Result<Option<(u64, Hash)>>) -
     [gone, found].into_iter().filter_map(|what| what.unwrap_or_else(|error| Some(error.to_string())))
 }
 
-fn wrong_in_the_store(whole: &Whole) -> impl Iterator<Item = &'static str> {
+/// `broken`: drill reports do not verify, and no drill has passed since.
+fn wrong_in_the_store(whole: &Whole, broken: bool) -> impl Iterator<Item = &'static str> {
     let damaged = whole.faults.iter().any(|(seq, _)| !whole.unread.contains(seq));
     [
         (damaged, "commits do not verify: run `blackstart verify`"),
@@ -206,6 +209,10 @@ fn wrong_in_the_store(whole: &Whole) -> impl Iterator<Item = &'static str> {
         (
             !whole.covers.is_empty(),
             "commits were deleted or written over in the store, which still has their first versions: run `blackstart verify`",
+        ),
+        (
+            broken,
+            "drill reports do not verify, so that a failed drill or a proof may be missing here: run `blackstart report` and `blackstart drill`",
         ),
     ]
     .into_iter()

@@ -103,9 +103,9 @@ pub struct Settled {
 pub fn settle(open: &Open, source: &SourceName, tiering: Tiering) -> Result<Settled> {
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     whole.require_sound(source)?;
-    let proofs = verified::of(open, source)?;
-    let decisions = retained::decisions(open, source, &whole, &proofs, tiering.policy)?;
-    let needs = tiers::needs(&retained::points(&whole, &proofs), &decisions, tiering, open.now());
+    let proven = verified::proven(open, source)?;
+    let decisions = retained::decisions(open, source, &whole, &proven, tiering.policy)?;
+    let needs = tiers::needs(&retained::points(&whole, &proven.proofs), &decisions, tiering, open.now());
     let mut settled = Settled::default();
     let mut packs: BTreeMap<Key, Terms> = BTreeMap::new();
     for (_, snapshot) in whole.snapshots() {

@@ -91,9 +91,9 @@ pub fn plan(open: &Open, source: &SourceName, policy: &Policy, grace: SignedDura
         )
     })?;
     gone::nothing_is_missed(open, &series, &known)?;
-    let proofs = verified::of(open, source)?;
+    let proven = verified::proven(open, source)?;
     let now = open.now();
-    let mut decisions = retained::decisions(open, source, &whole, &proofs, policy)?;
+    let mut decisions = retained::decisions(open, source, &whole, &proven, policy)?;
     let mut locked = Vec::new();
     for decision in decisions.iter_mut().filter(|d| d.keep.is_empty()) {
         // What is locked could not be deleted, and stays a snapshot as long as that is so.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::Open;
 use super::retention::{Decision, LogPart, Point, Policy, Reason, decide, keep_for_the_log};
-use super::verified::Proof;
+use super::verified::{Proof, Proven};
 use super::wal::recover::holds;
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
@@ -18,11 +18,12 @@ pub fn decisions(
     open: &Open,
     source: &SourceName,
     whole: &Whole,
-    proofs: &[Proof],
+    proven: &Proven,
     policy: &Policy,
 ) -> Result<Vec<Decision>> {
-    let (points, now) = (points(whole, proofs), open.now());
+    let (points, now) = (points(whole, &proven.proofs), open.now());
     let mut decisions = decide(&points, policy, now);
+    keep_what_may_be_verified(&mut decisions, whole, proven);
     if policy.points_in_time.is_some() && points.iter().any(|point| point.reaches_from.is_some()) {
         let log = Log::list(&open.store, &open.trust, source)?;
         let windows = log.windows(&open.store, &open.trust)?;
@@ -48,6 +49,17 @@ pub fn decisions(
         }
     }
     Ok(decisions)
+}
+
+/// A report that is broken may have proven the newest verified snapshot: what it may have proven stays until a newer one is proven.
+fn keep_what_may_be_verified(decisions: &mut [Decision], whole: &Whole, proven: &Proven) {
+    let verified = |d: &&Decision| d.keep.contains(&Reason::NewestVerified);
+    let newest = decisions.iter().find(verified).map_or(0, |decision| decision.seq);
+    for (decision, (_, snapshot)) in decisions.iter_mut().zip(whole.snapshots()) {
+        if snapshot.seq > newest && proven.doubt(snapshot).is_some() {
+            decision.keep.push(Reason::MayBeVerified);
+        }
+    }
 }
 
 /// What retention knows of each snapshot.

@@ -113,6 +113,8 @@ pub enum Reason {
     Newest,
     /// The newest that a drill has proven.
     NewestVerified,
+    /// Newer than that, and a report that does not verify any more may have proven it.
+    MayBeVerified,
     Last,
     Hourly,
     Daily,
@@ -135,6 +137,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Reason::Newest => "newest complete",
             Reason::NewestVerified => "newest verified",
+            Reason::MayBeVerified => "may be verified, by a report that is broken",
             Reason::Last => "last",
             Reason::Hourly => "hourly",
             Reason::Daily => "daily",

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Open;
 use super::evidence::{Chain, DrillReport};
-use crate::repository::layout::{Hash, SourceName};
+use crate::repository::layout::{self, Hash, SourceName};
 use crate::repository::series::{self, Series, Whole};
 use crate::repository::snapshot::{Commit, Line, Snapshot};
-use crate::storage;
+use crate::storage::{self, Key};
 
 /// A drill that passed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,9 +36,78 @@ impl Proof {
     }
 }
 
+/// A report that is missing or does not verify: what it said, a failure or a proof, is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub object: Key,
+    pub why: String,
+    /// When the drill of the next report ended that verifies: this one was there by then.
+    before: Option<Timestamp>,
+}
+
+impl Broken {
+    /// Whether it may have proven `snapshot`: it was there by then.
+    pub fn may_prove(&self, snapshot: &Snapshot) -> bool {
+        self.before.is_none_or(|before| snapshot.finished <= before)
+    }
+}
+
+/// The reports on a source, passed or failed, drills and real restores, the oldest first. A report counts if the root or a certified drill key signed it.
+#[derive(Debug, Default)]
+pub struct Reports {
+    pub drills: Vec<DrillReport>,
+    pub broken: Vec<Broken>,
+}
+
+impl Reports {
+    fn of(chain: &Chain) -> Reports {
+        let drills = chain.drills();
+        let broken = |(object, why): &(Key, String)| {
+            // What is not named as a report is was none.
+            let n = layout::parse_drill(object)?;
+            let before = drills.iter().find(|later| later.n >= n).map(|later| later.finished);
+            Some(Broken { object: object.clone(), why: why.clone(), before })
+        };
+        let broken = chain.faults.iter().filter_map(broken).collect();
+        Reports { drills, broken }
+    }
+
+    /// The newest broken report, unless a drill has come back well since: it may have told of a failure that nothing has answered.
+    pub fn unanswered(&self) -> Option<&Broken> {
+        let well = self.drills.iter().filter(|report| report.proves()).map(|report| report.n).max();
+        self.broken.last().filter(|broken| layout::parse_drill(&broken.object) > well)
+    }
+}
+
+/// What drills have proven of a source, and the reports that may have proven more.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Proven {
+    /// The oldest first.
+    pub proofs: Vec<Proof>,
+    pub broken: Vec<Broken>,
+}
+
+impl Proven {
+    /// Whether a drill has proven the snapshot with this commit.
+    pub fn has(&self, commit: &Hash) -> bool {
+        self.proofs.iter().any(|proof| proof.commit == *commit)
+    }
+
+    /// The report that may have proven `snapshot`, and does not say so any more.
+    pub fn doubt(&self, snapshot: &Snapshot) -> Option<&Broken> {
+        self.broken.iter().rev().find(|broken| broken.may_prove(snapshot))
+    }
+}
+
 /// The drills of `source` that prove their recovery point, the oldest first.
 pub fn of(open: &Open, source: &SourceName) -> Result<Vec<Proof>> {
-    by(open, source, &reports(open, source)?)
+    Ok(proven(open, source)?.proofs)
+}
+
+/// What drills have proven of `source`, and what they may have proven.
+pub fn proven(open: &Open, source: &SourceName) -> Result<Proven> {
+    let reports = reports(open, source)?;
+    Ok(Proven { proofs: by(open, source, &reports.drills)?, broken: reports.broken })
 }
 
 /// What `reports` of `source` prove.
@@ -48,10 +117,9 @@ pub fn by(open: &Open, source: &SourceName, reports: &[DrillReport]) -> Result<V
     Ok(proofs)
 }
 
-/// The reports on `source`, passed or failed, drills and real restores, the oldest first. A report counts if the root or a certified drill key
-/// signed it.
-pub fn reports(open: &Open, source: &SourceName) -> Result<Vec<DrillReport>> {
-    Ok(Chain::read(open, source.as_str())?.drills())
+/// The reports on `source`.
+pub fn reports(open: &Open, source: &SourceName) -> Result<Reports> {
+    Ok(Reports::of(&Chain::read(open, source.as_str())?))
 }
 
 /// A later backup that found packs missing takes back the proof of every snapshot that needs one of them (FORMAT.md §4-7).

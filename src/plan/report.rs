@@ -229,7 +229,7 @@ impl Forecast {
 }
 
 fn of_drills(open: &Open, source: &SourceName) -> Result<Forecast> {
-    let known = measures::measure(&verified::reports(open, source)?, None, None);
+    let known = measures::measure(&verified::reports(open, source)?.drills, None, None);
     Ok(match (known.predicted_rto, known.achieved_rto_seconds) {
         (Prediction::Between { seconds, measured, .. }, _) => {
             Forecast { seconds: Some(seconds), from: format!("{measured} drills") }

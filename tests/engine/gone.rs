@@ -113,7 +113,7 @@ fn a_backup_in_between_does_not_make_up_for_what_is_gone() {
 fn what_was_missed_and_is_there_again_is_missed_no_more() {
     let world = three();
     let store = &world.host.open.store;
-    let known = || memory::known(&world.host.open.memory().unwrap(), &name("tree"));
+    let known = || memory::known(&world.host.open.memory().unwrap(), &name("tree")).unwrap();
     let third = known();
     let taken = take_away(store, &[3]);
     back_up(&world, 4);

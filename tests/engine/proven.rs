@@ -5,15 +5,17 @@ use super::faults::{Fault, Faulty};
 use super::world::{World, name};
 use blackstart::agent::{Seen, observe};
 use blackstart::bridge::Store;
+use blackstart::error::{self, help_of, kind_of};
 use blackstart::operations::backup::Options;
 use blackstart::operations::evidence::Level;
 use blackstart::operations::findings::Findings;
+use blackstart::operations::restore::{self, Pick};
 use blackstart::operations::retention::Policy;
 use blackstart::operations::{Host, Open, prune, verified, verify};
 use blackstart::repository::layout::{self, SourceName};
 use blackstart::repository::series::{Series, packs_of};
-use blackstart::storage::Kind;
 use blackstart::storage::memory::Memory;
+use blackstart::storage::{Key, Kind};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,6 +50,104 @@ fn lose_packs_of(world: &World, seq: u64) {
 fn prune(host: &Host, last: u32) -> anyhow::Result<prune::PruneReport> {
     let policy = Policy { last, ..Policy::default() };
     prune::sweep(host, prune::plan(&host.open, &name("tree"), &policy, SignedDuration::ZERO)?)
+}
+
+fn report(n: u64) -> Key {
+    layout::drill("tree", n)
+}
+
+fn find(open: &Open) -> anyhow::Result<u64> {
+    let pick = Pick::LatestVerified(verified::proven(open, &name("tree")).unwrap());
+    restore::find(open, &name("tree"), &pick).map(|(_, snapshot)| snapshot.seq)
+}
+
+/// Three snapshots, of which drills have proven the first two.
+fn two_proven() -> (World, Memory) {
+    let (world, memory) = world();
+    for _ in 0..2 {
+        back_up(&world);
+        world.drill("tree").unwrap();
+    }
+    back_up(&world);
+    (world, memory)
+}
+
+#[test]
+fn what_a_broken_report_may_have_proven_stays_until_a_newer_one_is_proven() {
+    let (world, memory) = two_proven();
+    let left = |world: &World| {
+        let open = &world.host.open;
+        let whole = Series::list(&open.store, &open.trust, &name("tree")).unwrap().whole();
+        whole.snapshots().map(|(_, s)| s.seq).collect::<Vec<_>>()
+    };
+    memory.tamper(&report(2), |bytes| bytes[20] ^= 1);
+    back_up(&world);
+    prune(&world.host, 1).unwrap();
+    assert_eq!(left(&world), [1, 2, 3, 4], "1 is proven, and nobody knows which of the others are");
+    let shown = verified::proven(&world.host.open, &name("tree")).unwrap();
+    assert!(shown.broken[0].why.contains("signature"), "{shown:?}");
+    let proven = world.drill("tree").unwrap().seq;
+    prune(&world.host, 1).unwrap();
+    assert_eq!((proven, left(&world)[0]), (4, 4), "what is proven is the newest again");
+    // It spoke of nothing that was made after the next report.
+    back_up(&world);
+    back_up(&world);
+    prune(&world.host, 1).unwrap();
+    assert_eq!(left(&world).len(), 2, "the proven one and the newest");
+}
+
+#[test]
+fn no_older_snapshot_is_taken_in_silence_for_the_newest_that_is_proven() {
+    let commit = |seq| layout::snapshot(&name("tree"), seq);
+    let (world, memory) = two_proven();
+    let open = &world.host.open;
+    assert_eq!(find(open).unwrap(), 2);
+    let refused = |word: &str| {
+        let error = find(open).expect_err(word);
+        let said = format!("{error:#} {}", help_of(&error).unwrap());
+        assert_eq!(kind_of(&error), error::Kind::CheckFailed, "{said}");
+        assert!(said.contains(word) && said.contains("--snapshot 1"), "{said}");
+    };
+    let flip = |key: &Key| memory.tamper(key, |bytes| bytes[20] ^= 1);
+    flip(&commit(2));
+    refused("does not verify");
+    flip(&commit(2));
+    flip(&report(2));
+    refused("it may have proven snapshot 3");
+    flip(&report(2));
+    let third = open.store.get(&commit(3)).unwrap();
+    world.drill("tree").unwrap();
+    open.store.delete(&commit(3)).unwrap();
+    let error = find(open).unwrap_err();
+    assert!(format!("{error:#}").contains("is gone, and no prune record removed it"), "{error:#}");
+    open.store.create(&commit(3), third.clone(), &layout::Hash::of(&third).0).unwrap();
+    assert_eq!(find(open).unwrap(), 3);
+    // A report that was broken before it says nothing of what is newer.
+    flip(&report(2));
+    assert_eq!(find(open).unwrap(), 3);
+}
+
+#[test]
+fn a_report_that_does_not_verify_is_told_until_a_drill_has_come_back_well() {
+    let (world, memory) = two_proven();
+    let open = &world.host.open;
+    let sources: BTreeMap<SourceName, BTreeSet<Level>> = [(name("tree"), BTreeSet::from([Level::Engine]))].into();
+    let broken = |known: &BTreeMap<SourceName, Seen>| {
+        let seen = observe(open, &sources, known).unwrap();
+        let by_agent = seen[&name("tree")].broken.clone();
+        let by_status = verified::reports(open, &name("tree")).unwrap();
+        assert_eq!(by_agent, by_status.unanswered().map(|broken| broken.object.to_string()), "the agent, and status");
+        (by_agent, seen)
+    };
+    let nothing = BTreeMap::new();
+    assert_eq!(broken(&nothing).0, None);
+    memory.tamper(&report(2), |bytes| bytes[20] ^= 1);
+    let (told, known) = broken(&nothing);
+    assert_eq!(told.as_deref(), Some(report(2).as_str()));
+    assert_eq!(broken(&known).0, told, "nothing has changed");
+    world.drill("tree").unwrap();
+    assert_eq!(broken(&known).0, None, "one has come back well since");
+    assert_eq!(broken(&nothing).0, None);
 }
 
 /// What `status` shows: the data time of the newest snapshot that a drill has proven.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Drilled, Seen, Span, given};
+use crate::error::{Kind, kind_of};
 use crate::operations::Open;
 use crate::operations::evidence::{DrillReport, Level, Stored};
 use crate::operations::verified::{Aftermath, Proof};
@@ -51,7 +52,7 @@ fn reports(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mu
         return Ok(());
     }
     let (mut drills, mut proofs) = (BTreeMap::<Level, Drilled>::new(), Vec::new());
-    let mut left_off = false;
+    let (mut left_off, mut broken) = (false, None);
     for (n, object) in reports.iter().take(DRILLS_READ_MAX).enumerate() {
         left_off = known.as_deref() == Some(object.key.as_str());
         let enough = n >= DRILLS_READ && levels.iter().all(|level| drills.contains_key(level));
@@ -61,9 +62,14 @@ fn reports(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mu
         let read = match read(open, source, &object.key) {
             // An old one that a lifecycle rule has moved away will not come back by itself, and the newest is none of those.
             Err(error) if n > 0 && storage::kind_of(&error) == Some(storage::Kind::Archived) => continue,
-            read => read,
+            // By a key that may not sign here: it counts for nothing, and hides nothing.
+            Err(error) if kind_of(&error) == Kind::WrongKey => continue,
+            read => given(read)?,
         };
-        let Some(report) = given(read)?.flatten() else { continue };
+        if read.is_none() && proofs.is_empty() {
+            broken.get_or_insert_with(|| object.key.to_string());
+        }
+        let Some(report) = read.flatten() else { continue };
         proofs.extend(Proof::of(&report));
         // A cheap level that passed takes back no failure of a dearer one, and is not what a job promises of that.
         for level in Level::ALL.into_iter().filter(|level| report.level.covers(*level)) {
@@ -71,13 +77,14 @@ fn reports(open: &Open, source: &SourceName, levels: &BTreeSet<Level>, seen: &mu
         }
     }
     if left_off {
+        broken = broken.or(seen.broken.take().filter(|_| proofs.is_empty()));
         proofs.append(&mut seen.known.proofs);
         proofs.truncate(DRILLS_READ_MAX);
         for (level, old) in std::mem::take(&mut seen.drills) {
             drills.entry(level).or_insert(old);
         }
     }
-    seen.drills = drills;
+    (seen.drills, seen.broken) = (drills, broken);
     // What was proven is judged anew, also where only the levels are others.
     let aftermath = std::mem::take(&mut seen.known.aftermath);
     seen.known = Known { last, levels: levels.clone(), proofs, aftermath, judged: None };

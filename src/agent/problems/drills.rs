@@ -49,6 +49,14 @@ pub fn problems(view: &View, job: &Job, now: Timestamp, (found, unknown): (&mut 
         );
         add("unproven", Severity::Warning, title, detail);
     }
+    if let Some(report) = view.seen.get(source).and_then(|s| s.broken.as_ref()) {
+        let title = format!("{source}: a drill report does not verify");
+        let detail = format!(
+            "{report} is damaged or was altered, so that a failed drill or a proof may be missing here. `blackstart report` names all such; find out who or \
+             what changed it, and prove the newest snapshot: `blackstart drill {source}`"
+        );
+        add("evidence", Severity::Warning, title, detail);
+    }
     if let (Some(plan), Some(drilled)) = (&job.plan, view.seen.get(source).and_then(|s| s.plan))
         && plan.hash != drilled
     {

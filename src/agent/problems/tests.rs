@@ -191,6 +191,7 @@ fn what_says_nothing_ends_no_alarm() {
         "a/drill-overdue",
         "a/drill-point-overdue",
         "a/edited",
+        "a/evidence",
         "a/incremental",
         "a/never",
         "a/overdue",

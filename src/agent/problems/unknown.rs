@@ -33,7 +33,7 @@ pub fn unknown(view: &View, now: Timestamp) -> BTreeSet<String> {
         let mut add = |all: &[&str]| unknown.extend(all.iter().map(|what| format!("{source}/{what}")));
         // What is old may still begin an alarm; that one is over, only what is new can tell.
         if !is_read(view, job) {
-            add(&["never", "rpo", "overdue", "unproven", "edited", "schedule"]);
+            add(&["never", "rpo", "overdue", "unproven", "evidence", "edited", "schedule"]);
         }
         for drill in Task::ALL.into_iter().filter(|task| task.is_drill()) {
             let overdue = format!("{drill}-overdue");

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::operations::suspect::suspects;
+use crate::operations::verified::Proven;
 use crate::report::Outcome;
 use crate::repository::layout::SourceName;
 use crate::repository::series::{Series, Whole};
@@ -14,12 +15,12 @@ use crate::repository::snapshot::{Commit, Snapshot};
 use crate::time;
 
 /// Which snapshot to restore.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Pick {
     /// The newest complete one that is not suspect; if all are, the newest complete one.
     Latest,
-    /// The newest that a drill has proven; the numbers are those that are.
-    LatestVerified(Vec<u64>),
+    /// The newest that a drill has proven, by what drills have proven.
+    LatestVerified(Proven),
     /// As `Latest`, among those whose data is not younger; one whose times the store's clock contradicts only if there is no other.
     At(Timestamp),
     Seq(u64),
@@ -38,6 +39,9 @@ pub fn find(open: &Open, source: &SourceName, pick: &Pick) -> Result<(Commit, Sn
     let seen = open.seen(source).unwrap_or_default();
     let series = Series::list(&open.store, &open.trust, source)?;
     let whole = series.whole();
+    if let Pick::LatestVerified(proven) = pick {
+        nothing_newer_is_proven(&series, &whole, proven)?;
+    }
     let Some((commit, snapshot)) = meant(&whole, pick) else { return Err(nothing_found(open, source, pick, &whole)) };
     if matches!(pick, Pick::Latest | Pick::At(_)) {
         nothing_newer_is_broken(&whole, snapshot, pick)?;
@@ -57,7 +61,7 @@ fn meant<'a>(whole: &'a Whole, pick: &Pick) -> Option<(&'a Commit, &'a Snapshot)
             let good = complete.clone().find(|(_, s)| !suspects.contains(&s.seq));
             good.or(complete.next()).or(reached.next())
         }
-        Pick::LatestVerified(seqs) => newest.find(|(_, s)| seqs.contains(&s.seq)),
+        Pick::LatestVerified(proven) => newest.find(|(commit, _)| proven.has(&commit.hash)),
         Pick::Seq(seq) => newest.find(|(_, s)| s.seq == *seq),
     }
 }
@@ -95,6 +99,36 @@ fn at_most(snapshot: &Snapshot) -> String {
     format!(
         "Nothing was changed. The newest that can be restored is {seq} with data of {at}: say --snapshot {seq} to take it."
     )
+}
+
+/// Nor is one that drills have proven, or may have: where it does not verify or is gone, or the report on it.
+fn nothing_newer_is_proven(series: &Series, whole: &Whole, proven: &Proven) -> Result<()> {
+    let source = &series.source;
+    let taken = whole.snapshots().rfind(|(commit, _)| proven.has(&commit.hash)).map(|(_, snapshot)| snapshot);
+    let above = taken.map_or(0, |snapshot| snapshot.seq);
+    let help = match taken {
+        Some(s) => format!(
+            "Nothing was changed. The newest that is known to be proven is {} with data of {}: say --snapshot {} to take it (in a plan: its number as \
+             the point), or restore the newest without --latest-verified.",
+            s.seq,
+            time::local(s.data_time),
+            s.seq
+        ),
+        None => format!("Nothing was changed. `snapshots {source}` lists what there is: say --snapshot N to take one."),
+    };
+    let refuse = |what: String| Err(Failure::new(Kind::CheckFailed, what, help));
+    for proof in proven.proofs.iter().rev().filter(|proof| proof.seq > above) {
+        let why = match whole.faults.iter().find(|(seq, _)| *seq == proof.seq) {
+            Some((_, why)) => format!("does not verify: {why}"),
+            None if !series.has(proof.seq, proof.commit)? => "is gone, and no prune record removed it".to_owned(),
+            None => continue,
+        };
+        return refuse(format!("commit {} of {source} is the newest that a drill has proven, and {why}", proof.seq));
+    }
+    let doubted = |snapshot: &Snapshot| Some((snapshot.seq, proven.doubt(snapshot)?.clone()));
+    let newer = whole.snapshots().rev().map(|(_, s)| s).filter(|s| s.seq > above);
+    let Some((seq, broken)) = newer.filter_map(doubted).next() else { return Ok(()) };
+    refuse(format!("{}: {}; it may have proven snapshot {seq} of {source}, which is newer", broken.object, broken.why))
 }
 
 fn nothing_found(open: &Open, source: &SourceName, pick: &Pick, whole: &Whole) -> anyhow::Error {

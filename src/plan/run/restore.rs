@@ -30,7 +30,7 @@ impl Run<'_> {
             PointOf::Latest => self.drilled_point(source, Point::Latest),
             PointOf::Seq(seq) => self.drilled_point(source, Point::Seq(seq)),
             PointOf::Verified => {
-                let proven = verified::of(self.open, source)?.iter().map(|p| p.seq).collect();
+                let proven = verified::proven(self.open, source)?;
                 let (commit, snapshot) = restore::find(self.open, source, &Pick::LatestVerified(proven))?;
                 Ok((commit, snapshot, "the newest snapshot that a drill has proven".into()))
             }
