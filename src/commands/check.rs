@@ -20,7 +20,7 @@ use crate::entry::Name;
 use crate::error::{Kind, help_of, kind_of};
 use crate::job::Job;
 use crate::operations::Open;
-use crate::operations::reach;
+use crate::operations::reach::{self, WayOn};
 use crate::operations::restore::{self, Pick};
 use crate::plan::{self, Plan};
 use crate::repository::keys::{KeyFile, KeyPair};
@@ -388,11 +388,15 @@ fn age(open: &Open, source: &SourceConfig, found: &mut Findings) {
         Err(error) if kind_of(&error) != Kind::Usage => return found.error(what, State::Failed, &error),
         Err(_) => return found.add(what, State::Failed, "there is none: run `blackstart backup`"),
     };
-    let log = reach::log_after(open, &snapshot);
-    let log = log.unwrap_or_else(|error| {
-        found.add(format!("log of {}", source.name), State::Failed, format!("{error:#}"));
-        None
+    let log_of = format!("log of {}", source.name);
+    let WayOn { log, lost, .. } = reach::way_after(open, &snapshot).unwrap_or_else(|error| {
+        found.add(log_of.clone(), State::Failed, format!("{error:#}"));
+        WayOn::default()
     });
+    if let Some(lost) = lost {
+        let detail = format!("it cannot be used to its end: {lost}. Run `blackstart verify`, and back up now");
+        found.add(log_of, State::Failed, detail);
+    }
     let age = open.now().duration_since(reach::point(&snapshot, log.as_ref()));
     let late = source.rpo.is_some_and(|rpo| age > rpo);
     let target = source.rpo.map_or(String::new(), |rpo| format!(", RPO {}", span(rpo.as_secs_f64())));

@@ -18,7 +18,7 @@ use crate::config::{Config, SourceConfig};
 use crate::operations::drill::DrillReport;
 use crate::operations::findings::{Damage, Findings};
 use crate::operations::measures::{self, Measures, Prediction};
-use crate::operations::reach::{self, LogEnd};
+use crate::operations::reach::{self, LogEnd, WayOn};
 use crate::operations::suspect::suspects;
 use crate::operations::{Open, verified};
 use crate::report::Outcome;
@@ -125,7 +125,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     let drills = drills::rows(job, &reports, open.now());
     let proofs = verified::by(open, &source, &reports)?;
     let proven = whole.snapshots().rfind(|(c, _)| proofs.iter().any(|p| p.commit == c.hash));
-    let log = newest.map(|(_, s)| reach::log_after(open, s)).transpose()?.flatten();
+    let WayOn { log, lost, .. } = newest.map(|(_, s)| reach::way_after(open, s)).transpose()?.unwrap_or_default();
     let point = newest.map(|(_, s)| reach::point(s, log.as_ref()));
     // An engine's clock that is a little ahead of ours makes nothing better than now.
     let exposure = point.map(|point| open.now().duration_since(point).as_secs_f64().max(0.0));
@@ -148,6 +148,7 @@ fn row(open: &Open, config: Option<&Config>, place: &Place, source: SourceName) 
     };
     wrong_in_the_store(&whole, broken).for_each(|what| note(true, Severity::Unproven, what));
     known_here(open, &series, seen).for_each(|what| note(true, Severity::Unproven, &what));
+    lost.iter().for_each(|lost| note(true, Severity::Unproven, &unusable(lost, &source)));
     note(due && newest.is_none(), Severity::Unproven, "has no complete snapshot: run `blackstart backup`");
     note(due && !suspect.is_empty(), Severity::Unproven, &suspected(&source, &suspect));
     let unproven = newest.and_then(|_| unproven(&reports, proven.is_some(), &source));
@@ -228,6 +229,13 @@ fn suspected(source: &SourceName, suspect: &[u64]) -> String {
     format!(
         "the newest snapshots are SUSPECT ({}): compare them with the source; `blackstart backup {source} --accept-change` if they are right",
         numbers(suspect)
+    )
+}
+
+/// That a part of the log cannot be used.
+fn unusable(lost: &str, source: &SourceName) -> String {
+    format!(
+        "its log cannot be used to its end, so that what was written last does not come back: {lost}. Run `blackstart verify`, and back up now: `blackstart backup {source}`"
     )
 }
 

@@ -22,6 +22,7 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
     }
     let report = timeline(&reader.open, &keys.identities, &args.source, &options)?;
     drop(busy);
+    warn_of_lost(shell, &report.lost);
     for window in &report.windows {
         shell.say(format!(
             "The log from {} to {} is stored without a gap, timeline {}, until {}.",
@@ -55,7 +56,21 @@ pub fn run(shell: &Shell, args: &Timeline) -> Result<Ending> {
         ));
     }
     let whole = report.windows.iter().all(|window| window.broken.is_empty());
-    Ending::new(if whole { Exit::Done } else { Exit::Partial }, report)
+    let exit = match (report.lost.is_empty(), whole) {
+        (false, _) => Exit::CheckFailed,
+        (true, false) => Exit::Partial,
+        (true, true) => Exit::Done,
+    };
+    Ending::new(exit, report)
+}
+
+/// Before what is told: something is not.
+fn warn_of_lost(shell: &Shell, lost: &[String]) {
+    for what in lost {
+        shell.warn(format!(
+            "a part of the log cannot be used, and nothing that happened in it is told here: {what}. Bring it back from another copy of the repository; `verify` names all that is damaged."
+        ));
+    }
 }
 
 /// What belongs to none, as restore points do, has the number 0.
@@ -71,6 +86,7 @@ fn say_left_out(shell: &Shell, left_out: u64) {
 }
 
 fn of_redis(shell: &Shell, report: &CommandsReport) -> Result<Ending> {
+    warn_of_lost(shell, &report.lost);
     for window in &report.windows {
         let stored = format!("The stream from offset {} to {} is stored", window.from, window.to);
         match window.snapshot {
@@ -97,5 +113,5 @@ fn of_redis(shell: &Shell, report: &CommandsReport) -> Result<Ending> {
         shell.say(format!("{}{during}  {}", time(happened.time), happened.what));
         shell.say(format!("    just before it: {}", told.restore));
     }
-    Ending::new(Exit::Done, report)
+    Ending::new(if report.lost.is_empty() { Exit::Done } else { Exit::CheckFailed }, report)
 }

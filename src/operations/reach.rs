@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Open;
+use super::wal::behind::Stored;
 use super::wal::lies_in_the_newest_part;
 use super::wal::recover::holds;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Log, Position};
+use crate::repository::log::{Log, Lost, Position};
 use crate::repository::snapshot::{LogRange, Snapshot};
 
 /// Where the log ends that follows upon a snapshot.
@@ -28,15 +29,15 @@ pub struct LogEnd {
 
 /// Where the log ends that goes on from `snapshot`; `None`: no log does.
 pub fn log_after(open: &Open, snapshot: &Snapshot) -> Result<Option<LogEnd>> {
-    match &snapshot.log {
-        Some(range) => log_from(open, &snapshot.source, range, snapshot.started),
-        None => Ok(None),
-    }
+    Ok(way_after(open, snapshot)?.log)
 }
 
-/// The same for a snapshot of `source` with this range of the log, begun at `started`.
-pub fn log_from(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<Option<LogEnd>> {
-    way_on(open, source, range, started).map(|way| way.log)
+/// How the log goes on from `snapshot`.
+pub fn way_after(open: &Open, snapshot: &Snapshot) -> Result<WayOn> {
+    match &snapshot.log {
+        Some(range) => way_on(open, &snapshot.source, range, snapshot.started),
+        None => Ok(WayOn::default()),
+    }
 }
 
 /// How the log goes on from a snapshot.
@@ -45,9 +46,11 @@ pub struct WayOn {
     pub log: Option<LogEnd>,
     /// The stretch that is being written, if the snapshot leads into it: also while nothing of it is stored.
     pub into: Option<u64>,
+    /// What may follow upon the snapshot and cannot be used.
+    pub lost: Option<String>,
 }
 
-/// As [`log_from`], with the stretch that the snapshot leads into.
+/// The same for a snapshot of `source` with this range of the log, begun at `started`.
 pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Timestamp) -> Result<WayOn> {
     let read = || {
         let log = Log::list(&open.store, &open.trust, source)?;
@@ -55,8 +58,10 @@ pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Times
             let why = log.faults.iter().find(|(at, _)| at == key).map_or("", |(_, why)| why);
             anyhow::bail!("the store does not give {key}: {why}");
         }
-        let windows = log.windows(&open.store, &open.trust)?;
-        let found = windows.iter().rev().find(|window| holds(&log, window, range, started));
+        let survey = log.survey(&open.store, &open.trust)?;
+        let found = survey.windows.iter().rev().find(|window| holds(&log, window, range, started));
+        let stored = Stored { log: &log, windows: &survey.windows, lost: &survey.lost };
+        let lost = stored.lost_behind((range, started), found, None).map(Lost::told);
         let end = found.map(|window| LogEnd {
             stretch: log.stretches[window.last].line.n,
             timeline: window.to.0,
@@ -65,7 +70,7 @@ pub fn way_on(open: &Open, source: &SourceName, range: &LogRange, started: Times
         });
         let newest = log.stretches.last().filter(|_| lies_in_the_newest_part(&log, range));
         let into = newest.map(|stretch| stretch.line.n).or(end.as_ref().map(|end| end.stretch));
-        anyhow::Ok(WayOn { log: end, into })
+        anyhow::Ok(WayOn { log: end, into, lost })
     };
     read().with_context(|| format!("look at the log of {source}"))
 }

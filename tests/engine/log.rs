@@ -427,7 +427,7 @@ fn damage_is_noticed_and_a_run_falls_back_to_its_pieces() {
     assert!(survived > objects.len() && refused > 10, "{survived} survived, {refused} refused");
 }
 
-fn put(store: &Store, key: &Key, body: &[u8]) {
+pub(super) fn put(store: &Store, key: &Key, body: &[u8]) {
     let hash = blackstart::repository::layout::Hash::of(body);
     store.create(key, body.to_vec().into(), &hash.0).unwrap();
 }

@@ -398,7 +398,7 @@ proptest! {
 }
 
 /// Signs the snapshots anew, as a writer would have that had made them so many minutes ago, ending at these positions of the log.
-fn place(lab: &Lab, snapshots: &[(u64, i64)], suspect: Option<u64>) {
+pub(super) fn place(lab: &Lab, snapshots: &[(u64, i64)], suspect: Option<u64>) {
     let (world, source) = (&lab.world, name("db"));
     let mut previous: Option<Hash> = None;
     let now = world.host.open.now();
@@ -423,7 +423,7 @@ fn place(lab: &Lab, snapshots: &[(u64, i64)], suspect: Option<u64>) {
 }
 
 /// A clock that stands.
-struct Standing(Timestamp);
+pub(super) struct Standing(pub(super) Timestamp);
 
 impl Clock for Standing {
     fn now(&self) -> Timestamp {

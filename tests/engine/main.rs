@@ -16,6 +16,7 @@ mod lists;
 mod log;
 mod log_end;
 mod log_ends;
+mod log_lost;
 mod log_near;
 mod order;
 mod proven;

@@ -13,6 +13,7 @@ mod ends;
 mod faults;
 mod files;
 mod kill;
+mod lost;
 mod receive;
 mod records;
 mod recovery;

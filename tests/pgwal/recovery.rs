@@ -34,7 +34,7 @@ impl Home {
     }
 
     /// Restores with `arguments` and starts a server on the copy. It must come up by itself.
-    fn back_to(&self, like: &Cluster, arguments: &[&str]) -> Cluster {
+    pub fn back_to(&self, like: &Cluster, arguments: &[&str]) -> Cluster {
         let mut copy = Cluster::empty(like.major);
         self.run(&[&["restore", "pg", "--to", copy.data.to_str().unwrap()], arguments].concat(), 0);
         copy.configure("archive_mode = off");

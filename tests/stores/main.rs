@@ -9,6 +9,7 @@ mod broken;
 mod canary;
 mod chroma;
 mod groups;
+mod lost;
 mod redis;
 mod stream;
 mod undo;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::case::Case;
 use crate::operations::moment::Moment;
 use crate::operations::place;
+use crate::operations::wal::behind;
 use crate::operations::wal::recover::{self, Prepared, Target};
 use crate::operations::wal::replay::{self, Aim, Replayed};
 use crate::report::Check;
@@ -12,6 +13,15 @@ use crate::repository::snapshot::Snapshot;
 use crate::source::postgres::proof::Stop;
 use crate::source::{postgres, redis};
 use crate::storage;
+
+/// A failed check where a part of the log that follows upon the snapshot cannot be used. Of a moment, what comes after it does not matter.
+pub fn not_whole(case: &Case) -> Result<Option<Check>> {
+    if case.moment.is_some() {
+        return Ok(None);
+    }
+    let (check, _) = whole(behind::whole(case.open, case.snapshot), |()| String::new())?;
+    Ok(Some(check).filter(|check| !check.passed))
+}
 
 /// Puts the log into `pg_wal`, and up to a moment the settings with which a real restore stops there. Gives whether it is whole, and what the
 /// server must then have replayed.
@@ -51,6 +61,9 @@ fn stop(moment: Moment, prepared: Prepared) -> Stop {
 
 /// Puts the replication stream behind a second copy, and has a server load both.
 pub fn as_append_only_file(case: &Case, facts: &serde_json::Value, options: &redis::Options) -> Result<Vec<Check>> {
+    if let Some(check) = not_whole(case)? {
+        return Ok(vec![check]);
+    }
     let (route, aim) = match case.moment {
         None => {
             let Some(route) = replay::route_on(case.open, case.identities, case.snapshot)? else {

@@ -32,7 +32,9 @@ use crate::source::postgres;
 use crate::storage;
 use crate::target::{self, Branch, StagingTree};
 pub use fetch::read_pack;
-pub use pick::{Pick, find, nothing_newer_is_broken, nothing_newer_is_gone, passed_over, passes_over};
+pub use pick::{
+    Pick, broken_after, does_not_verify, find, nothing_newer_is_broken, nothing_newer_is_gone, passed_over, passes_over,
+};
 pub use plan::PackWork;
 use plan::Plan;
 

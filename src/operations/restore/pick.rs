@@ -68,11 +68,19 @@ fn meant<'a>(whole: &'a Whole, pick: &Pick) -> Option<(&'a Commit, &'a Snapshot)
 
 /// An unsound commit that `pick` may mean is never passed over in silence.
 pub fn nothing_newer_is_broken(whole: &Whole, snapshot: &Snapshot, pick: &Pick) -> Result<()> {
-    let doubtful = |(seq, _): &&(u64, String)| may_mean(pick, *seq, whole, snapshot);
-    let Some((seq, why)) = whole.faults.iter().rev().find(doubtful) else { return Ok(()) };
-    let source = &snapshot.source;
+    let Some(broken) = broken_after(whole, snapshot, pick) else { return Ok(()) };
+    Err(does_not_verify(&snapshot.source, broken, at_most(snapshot)))
+}
+
+/// The newest unsound commit after `snapshot` that `pick` may mean: number, and what is wrong.
+pub fn broken_after<'a>(whole: &'a Whole, snapshot: &Snapshot, pick: &Pick) -> Option<&'a (u64, String)> {
+    whole.faults.iter().rev().find(|(seq, _)| may_mean(pick, *seq, whole, snapshot))
+}
+
+/// That a restore must not pass over this commit in silence.
+pub fn does_not_verify(source: &SourceName, (seq, why): &(u64, String), help: String) -> anyhow::Error {
     let what = format!("commit {seq} of {source} is newer than the newest sound snapshot, and does not verify: {why}");
-    Err(Failure::new(Kind::CheckFailed, what, at_most(snapshot)))
+    Failure::new(Kind::CheckFailed, what, help)
 }
 
 /// Nor is the commit `gone`, which this host has seen and somebody has taken away: see [`Series::lacks`].

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::VecDeque;
 
-use super::recover::holds;
+use super::recover::{self, holds};
 use super::replay::{ROUGHLY, TIMELINE, database, history};
 use super::timeline::Options;
 use crate::error::{Failure, Kind};
@@ -13,7 +13,7 @@ use crate::operations::Open;
 use crate::report::Outcome;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Log, Reader, Window};
+use crate::repository::log::{Log, Lost, Reader, Window};
 use crate::repository::series::Series;
 use crate::repository::snapshot::Snapshot;
 use crate::source::redis;
@@ -21,7 +21,7 @@ use crate::source::redis::replication::commands::{Parser, Part, What as Command}
 use crate::source::redis::replication::happened::{Follower, Happened};
 
 /// So much of a replication ID tells histories apart.
-const ID_SHOWN: usize = 12;
+pub(super) const ID_SHOWN: usize = 12;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct CommandsReport {
@@ -31,6 +31,9 @@ pub struct CommandsReport {
     /// More than the limit: the earlier ones are left out.
     pub left_out: u64,
     pub commands: u64,
+    /// What is stored of the stream and cannot be used: nothing is told of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// A part of the stream without a gap, as far as it was read.
@@ -56,7 +59,11 @@ pub struct Told {
 /// Whether the newest part of the source's log is a replication stream.
 pub fn is_of_redis(open: &Open, source: &SourceName) -> Result<bool> {
     let log = Log::list(&open.store, &open.trust, source)?;
-    Ok(log.stretches.last().is_some_and(|stretch| stretch.line.kind == redis::KIND))
+    match log.stretches.last() {
+        Some(newest) => Ok(newest.line.kind == redis::KIND),
+        // No record of it can be read.
+        None => Ok(recover::kind(open, source)?.as_deref() == Some(redis::KIND)),
+    }
 }
 
 /// Reads the stored stream of `source`.
@@ -70,10 +77,17 @@ pub fn commands(
     let whole = Series::list(&open.store, &open.trust, source)?.whole();
     let complete: Vec<&Snapshot> =
         whole.snapshots().map(|(_, s)| s).filter(|s| s.outcome == Outcome::Complete).collect();
-    let mut report =
-        CommandsReport { source: source.clone(), windows: Vec::new(), happened: Vec::new(), left_out: 0, commands: 0 };
+    let survey = log.survey(&open.store, &open.trust)?;
+    let mut report = CommandsReport {
+        source: source.clone(),
+        windows: Vec::new(),
+        happened: Vec::new(),
+        left_out: 0,
+        commands: 0,
+        lost: survey.lost.iter().map(Lost::told).collect(),
+    };
     let mut newest = VecDeque::new();
-    for window in log.windows(&open.store, &open.trust)? {
+    for window in survey.windows {
         let lies = |s: &&&Snapshot| s.log.as_ref().is_some_and(|range| holds(&log, &window, range, s.started));
         // What came before the last of them that is early enough is not asked for.
         let early = |s: &&&Snapshot| options.from.is_some_and(|from| s.data_time + ROUGHLY < from);
@@ -97,7 +111,7 @@ pub fn commands(
         });
         report.commands += read.with_context(|| format!("read the stream of {source} from offset {from} on"))?;
     }
-    if report.windows.is_empty() {
+    if report.windows.is_empty() && report.lost.is_empty() {
         return Err(Failure::new(
             Kind::Usage,
             format!("no log of {source} is stored"),

@@ -9,13 +9,14 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::behind::Stored;
 use super::{has_timeline, segment_size};
 use crate::durable;
 use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
-use crate::repository::log::{Log, Reader, Window, unit_end};
+use crate::repository::log::{Log, Lost, Reader, Survey, Window, unit_end};
 use crate::source::postgres::wal::{Lsn, WalFile};
 
 /// Segments fetched ahead, and threads that do it.
@@ -37,6 +38,7 @@ pub struct Files<'a> {
     pub identities: &'a [Identity],
     pub log: Log,
     pub windows: Vec<Window>,
+    pub lost: Vec<Lost>,
     pub segment_size: u64,
 }
 
@@ -48,9 +50,13 @@ impl<'a> Files<'a> {
             sound(&log)?;
             return Ok(None);
         }
-        let windows = log.windows(&open.store, &open.trust)?;
+        let Survey { windows, lost } = log.survey(&open.store, &open.trust)?;
         let segment_size = segment_size(&log, identities)?;
-        Ok(Some(Files { open, identities, log, windows, segment_size }))
+        Ok(Some(Files { open, identities, log, windows, lost, segment_size }))
+    }
+
+    pub fn stored(&self) -> Stored<'_> {
+        Stored { log: &self.log, windows: &self.windows, lost: &self.lost }
     }
 
     pub fn reader(&self) -> Reader<'_> {
@@ -150,7 +156,7 @@ fn near(
     let ahead = if segment_size > AHEAD_BYTES_MAX { 0 } else { AHEAD };
     let end = start + (1 + ahead) * segment_size;
     let Some(window) = log.look_near(&open.store, timeline, start..end)? else { return Ok(None) };
-    let files = Files { open, identities, log, windows: Vec::new(), segment_size };
+    let files = Files { open, identities, log, windows: Vec::new(), lost: Vec::new(), segment_size };
     let mut file = File::create(to).with_context(|| format!("write {}", to.display()))?;
     if !files.segment(&window, timeline, start, &mut file).is_ok_and(|bytes| bytes == segment_size) {
         durable::remove(to).with_context(|| format!("remove {}", to.display()))?;
@@ -166,8 +172,16 @@ fn near(
 
 fn sound(log: &Log) -> Result<()> {
     let Some((key, why)) = log.faults.first() else { return Ok(()) };
-    let help = "Nothing was written. What else is stored can be read; `verify` tells more.";
-    Err(Failure::new(Kind::Failed, format!("{key} does not verify: {why}"), help))
+    let help = "Nothing was written. What else is stored can be read, and `restore --snapshot N` restores a snapshot without the log; `verify` tells more.";
+    let kind = if log.unsure { Kind::Failed } else { Kind::CheckFailed };
+    Err(Failure::new(kind, format!("{key} does not verify: {why}"), help))
+}
+
+/// Fails where a file that is not there whole may have been in something that cannot be used.
+fn not_lost(files: &Files, held: impl Fn(&Lost) -> bool) -> Result<()> {
+    let Some(lost) = files.lost.iter().find(|lost| held(lost)) else { return Ok(()) };
+    let help = "Nothing was written: for the server this is not the end of the log. What else is stored can be read; `verify` tells more.";
+    Err(Failure::new(Kind::Failed, format!("what follows in the log cannot be used: {}", lost.told()), help))
 }
 
 fn fetch(files: &Files, name: &str, to: &Path, spool: Option<&Path>) -> Result<Got> {
@@ -180,12 +194,23 @@ fn fetch(files: &Files, name: &str, to: &Path, spool: Option<&Path>) -> Result<G
                     return Ok(Got::Written(history.bytes.len() as u64));
                 }
             }
+            not_lost(files, |lost| lost.has_from(timeline))?;
             Ok(Got::NotThere)
         }
         Some(WalFile::Segment { timeline, start }) => {
-            let Some(window) = files.window_of(timeline, start)? else { return Ok(Got::NotThere) };
+            let Some(window) = files.window_of(timeline, start)? else {
+                not_lost(files, |lost| lost.may_hold(timeline, start))?;
+                return Ok(Got::NotThere);
+            };
             let mut file = File::create(to).with_context(|| format!("write {}", to.display()))?;
             let bytes = files.segment(window, timeline, start, &mut file)?;
+            // Zeros behind what is there a server takes for the end of the log, too.
+            let rest = (bytes < files.segment_size).then_some(start + bytes);
+            let lost = rest.map_or(Ok(()), |rest| not_lost(files, |lost| lost.may_hold(timeline, rest)));
+            if lost.is_err() {
+                durable::remove(to).with_context(|| format!("remove {}", to.display()))?;
+            }
+            lost?;
             file.sync_all().with_context(|| format!("write {}", to.display()))?;
             if bytes == 0 {
                 durable::remove(to).with_context(|| format!("remove {}", to.display()))?;

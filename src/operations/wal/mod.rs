@@ -1,5 +1,6 @@
 //! Continuous archiving: an engine's log into the repository, and back out of it. PostgreSQL's WAL unless a module says otherwise.
 
+pub mod behind;
 pub mod check;
 pub mod commands;
 pub mod get;

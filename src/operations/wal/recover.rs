@@ -12,6 +12,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::behind::{self, Stored, Way};
 use super::get::Files;
 use super::goes_on_from;
 use crate::error::{Failure, Kind};
@@ -170,23 +171,39 @@ pub fn holds(log: &Log, window: &Window, range: &LogRange, started: Timestamp) -
     !before && !after && goes_on_from(log, &window.into(), range)
 }
 
-/// Finds the newest snapshot from which `recovery`'s target can be reached, and the way.
+/// Finds the newest snapshot from which `recovery`'s target can be reached, and the way. Fails where something newer that is meant cannot be used.
 pub fn route(
     open: &Open,
     identities: &[Identity],
     source: &SourceName,
     recovery: &Recovery,
 ) -> Result<(Commit, Snapshot, Route)> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
-    let files = Files::open(open, identities, source)?;
+    // A memory that cannot be read keeps nobody from his data.
+    let seen = open.seen(source).unwrap_or_default();
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
     let all: Vec<(&Commit, &Snapshot)> = whole.snapshots().collect();
+    let files = Files::open(open, identities, source).or_else(|error| {
+        // Where nothing of a log can be used, it is best told of the snapshot that it followed.
+        let newest = all.iter().rfind(|(_, s)| s.outcome == Outcome::Complete && s.log.is_some());
+        newest.map_or(Ok(()), |(_, snapshot)| behind::whole(open, snapshot))?;
+        Err(error)
+    })?;
     for (commit, snapshot) in all.iter().rev().filter(|(_, s)| s.outcome == Outcome::Complete) {
         let Some(route) = from(files.as_ref(), snapshot, recovery.timeline) else { continue };
         if leads_there(&route, files.as_ref(), recovery)? {
+            let way = Way { snapshot, window: route.window.as_ref() };
+            let none = Log::none(source);
+            let stored = files.as_ref().map_or(Stored { log: &none, windows: &[], lost: &[] }, Files::stored);
+            match recovery.target {
+                Target::Latest => stored.leads_to_newest(way, (&series, &whole), seen, recovery.timeline)?,
+                Target::Time(time) => stored.leads_to(way, &whole, time)?,
+                Target::Immediate | Target::Lsn(_) | Target::Xid(_) | Target::Name(_) => {}
+            }
             return Ok(((*commit).clone(), (*snapshot).clone(), route));
         }
     }
-    Err(unreachable(open, source, recovery, &all))
+    Err(unreachable(open, files.as_ref(), (source, recovery), &all))
 }
 
 /// The way on from one snapshot along its own timeline, to the end of the log; `None` where no log follows it.
@@ -216,7 +233,12 @@ fn from(files: Option<&Files>, snapshot: &Snapshot, timeline: Option<u32>) -> Op
 
 /// Whether a log is stored of `source`, and a snapshot that has a place in it.
 pub fn has_log(open: &Open, source: &SourceName) -> Result<bool> {
-    if history::list(&open.store, &layout::log_stretches(source)).context("list the log")?.is_empty() {
+    let any = |prefix: &str| {
+        let listed = history::list(&open.store, prefix).context("list the log")?;
+        anyhow::Ok(listed.iter().any(|written| !written.versions.is_empty()))
+    };
+    // Without its records too: what is left of it must not be passed over.
+    if !any(&layout::log_stretches(source))? && !any(&layout::log(source))? {
         return Ok(false);
     }
     Ok(newest_end(open, source)?.is_some())
@@ -273,7 +295,21 @@ fn leads_there(route: &Route, files: Option<&Files>, recovery: &Recovery) -> Res
     })
 }
 
-fn unreachable(open: &Open, source: &SourceName, recovery: &Recovery, all: &[(&Commit, &Snapshot)]) -> anyhow::Error {
+fn unreachable(
+    open: &Open,
+    files: Option<&Files>,
+    (source, recovery): (&SourceName, &Recovery),
+    all: &[(&Commit, &Snapshot)],
+) -> anyhow::Error {
+    if let (Target::Time(time), Some(files)) = (&recovery.target, files)
+        && let Some((_, snapshot)) = all.iter().rfind(|(_, s)| s.outcome == Outcome::Complete && s.finished <= *time)
+    {
+        let route = from(Some(files), snapshot, recovery.timeline);
+        let way = Way { snapshot, window: route.as_ref().and_then(|route| route.window.as_ref()) };
+        if let Err(lost) = files.stored().leads_on(way, recovery.timeline) {
+            return lost;
+        }
+    }
     let what = match &recovery.target {
         Target::Latest | Target::Immediate => "a snapshot of a PostgreSQL server's files".to_owned(),
         Target::Time(time) => format!("the time {time}"),

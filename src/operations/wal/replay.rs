@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::behind::{Stored, Way};
 use super::recover::{self, Recoverable, holds};
 use crate::error::{Failure, Kind};
 use crate::interrupt;
@@ -20,7 +21,7 @@ use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
 use crate::repository::log::{Log, Reader, Window};
 use crate::repository::sealed::SealedPart;
-use crate::repository::series::Series;
+use crate::repository::series::{Series, Whole};
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::redis::replication::aof::{Append, Written};
 
@@ -83,21 +84,24 @@ pub struct Replayed {
     pub time: Option<Timestamp>,
 }
 
-/// Finds the newest snapshot from which the target can be reached, and the way.
+/// Finds the newest snapshot from which the target can be reached, and the way. Fails where something newer that is meant cannot be used.
 pub fn route(
     open: &Open,
     identities: &[Identity],
     source: &SourceName,
     aim: &Aim,
 ) -> Result<(Commit, Snapshot, Route)> {
-    let whole = Series::list(&open.store, &open.trust, source)?.whole();
+    // A memory that cannot be read keeps nobody from his data.
+    let seen = open.seen(source).unwrap_or_default();
+    let series = Series::list(&open.store, &open.trust, source)?;
+    let whole = series.whole();
     let log = Log::list(&open.store, &open.trust, source)?;
-    let windows = log.windows(&open.store, &open.trust)?;
+    let survey = log.survey(&open.store, &open.trust)?;
+    let (stored, windows) = (Stored { log: &log, windows: &survey.windows, lost: &survey.lost }, &survey.windows);
     let mut found: Option<(Timestamp, &Commit, &Snapshot)> = None;
     let complete = whole.snapshots().filter(|(_, s)| s.outcome == Outcome::Complete && s.log.is_some());
     for (commit, snapshot) in complete {
-        let window =
-            windows.iter().find(|w| snapshot.log.as_ref().is_some_and(|r| holds(&log, w, r, snapshot.started)));
+        let window = window_of(&log, windows, snapshot);
         let until = window.map_or(snapshot.data_time, |w| w.until);
         // A newer snapshot that no log follows is behind an older one only if that one's log goes on after it.
         let replaces = |f: &(Timestamp, &Commit, &Snapshot)| window.is_some() || f.0 <= snapshot.data_time + ROUGHLY;
@@ -105,9 +109,15 @@ pub fn route(
             found = Some((until, commit, snapshot));
         }
     }
-    let Some((_, commit, snapshot)) = found else { return Err(unreachable(open, source, aim)) };
+    let Some((_, commit, snapshot)) = found else { return Err(unreachable(open, (source, aim), stored, &whole)) };
+    let way = Way { snapshot, window: window_of(&log, windows, snapshot) };
+    match aim.target {
+        Target::Latest => stored.leads_to_newest(way, (&series, &whole), seen, None)?,
+        Target::Time(time) => stored.leads_to(way, &whole, time)?,
+        Target::Immediate | Target::Offset(_) => {}
+    }
     let (commit, snapshot) = (commit.clone(), snapshot.clone());
-    let route = from(identities, log, &windows, &snapshot)?;
+    let route = from(identities, log, &survey.windows, &snapshot)?;
     Ok((commit, snapshot, route))
 }
 
@@ -132,8 +142,14 @@ pub fn database(identities: &[Identity], snapshot: &Snapshot) -> Result<u32> {
 fn from(identities: &[Identity], log: Log, windows: &[Window], snapshot: &Snapshot) -> Result<Route> {
     let range = snapshot.log.clone().context("the snapshot has no place in a log")?;
     let database = database(identities, snapshot)?;
-    let window = windows.iter().find(|w| holds(&log, w, &range, snapshot.started)).cloned();
+    let window = window_of(&log, windows, snapshot).cloned();
     Ok(Route { log, window, start: range.end.0, database })
+}
+
+/// The part of the log that goes on where the snapshot ends.
+fn window_of<'a>(log: &Log, windows: &'a [Window], snapshot: &Snapshot) -> Option<&'a Window> {
+    let range = snapshot.log.as_ref()?;
+    windows.iter().find(|window| holds(log, window, range, snapshot.started))
 }
 
 /// Whether the target lies between the snapshot and the end of its log.
@@ -235,7 +251,16 @@ pub fn write(open: &Open, identities: &[Identity], route: &Route, aim: &Aim, cop
     Ok(Replayed { written, time: time.filter(|_| written.position > route.start) })
 }
 
-fn unreachable(open: &Open, source: &SourceName, aim: &Aim) -> anyhow::Error {
+fn unreachable(open: &Open, (source, aim): (&SourceName, &Aim), stored: Stored, whole: &Whole) -> anyhow::Error {
+    let mut complete = whole.snapshots().map(|(_, s)| s).filter(|s| s.outcome == Outcome::Complete);
+    if let Target::Time(time) = aim.target
+        && let Some(snapshot) = complete.rfind(|s| s.log.is_some() && s.data_time <= time)
+    {
+        let way = Way { snapshot, window: window_of(stored.log, stored.windows, snapshot) };
+        if let Err(lost) = stored.leads_on(way, None) {
+            return lost;
+        }
+    }
     let what = match aim.target {
         Target::Latest | Target::Immediate => "a snapshot with a place in the replication stream".to_owned(),
         Target::Time(time) => format!("the time {time}"),

@@ -10,7 +10,7 @@ use crate::error::{Failure, Kind};
 use crate::operations::Open;
 use crate::repository::agefile::Identity;
 use crate::repository::layout::SourceName;
-use crate::repository::log::Window;
+use crate::repository::log::{Lost, Window};
 use crate::source::postgres::wal::Lsn;
 use crate::source::postgres::wal::events::Happened;
 
@@ -32,6 +32,9 @@ pub struct TimelineReport {
     /// More than the limit: the earlier ones are left out.
     pub left_out: u64,
     pub commits: u64,
+    /// What is stored of the log and cannot be used: nothing is told of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// A part of the log without a gap.
@@ -60,8 +63,14 @@ pub fn timeline(
             "Nothing was read. `wal-receive` or `wal-push` stores the log of a PostgreSQL server.",
         ));
     };
-    let mut report =
-        TimelineReport { source: source.clone(), windows: Vec::new(), happened: Vec::new(), left_out: 0, commits: 0 };
+    let mut report = TimelineReport {
+        source: source.clone(),
+        windows: Vec::new(),
+        happened: Vec::new(),
+        left_out: 0,
+        commits: 0,
+        lost: files.lost.iter().map(Lost::told).collect(),
+    };
     let mut newest = std::collections::VecDeque::new();
     for window in &files.windows {
         if options.from.is_some_and(|from| window.until < from) {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::line::{HistoryLine, LogLine, PieceLine, Position, StretchLine, is_of_a_stranger};
+use super::lost::{self, Survey};
 use super::stretch::Stretch;
 use crate::bridge::Store;
 use crate::repository::history::{self, Cover, Written};
@@ -31,6 +32,10 @@ pub struct Log {
     pub numbered: u64,
     /// What somebody has put over its objects in a store that keeps versions.
     pub covers: Vec<Cover>,
+    /// How the store refused objects that are among the faults.
+    pub(super) refused: BTreeMap<Key, storage::Kind>,
+    /// What is listed of stretches that are not among `stretches`.
+    pub(super) unusable: BTreeMap<u64, BTreeMap<u32, Vec<Span>>>,
     /// Where it ends, if that has been read already.
     pub(super) last: Option<Box<Fetched>>,
 }
@@ -93,9 +98,9 @@ impl Log {
         Ok(Log::of(store, trust, source, listed))
     }
 
-    /// The log of `source` as far as it is in `listed`.
-    pub(super) fn of(store: &Store, trust: &Trust, source: &SourceName, listed: Vec<Written>) -> Log {
-        let mut log = Log {
+    /// The log of a source of which nothing is stored.
+    pub fn none(source: &SourceName) -> Log {
+        Log {
             source: source.clone(),
             stretches: Vec::new(),
             faults: Vec::new(),
@@ -103,8 +108,15 @@ impl Log {
             unsure: false,
             numbered: 0,
             covers: Vec::new(),
+            refused: BTreeMap::new(),
+            unusable: BTreeMap::new(),
             last: None,
-        };
+        }
+    }
+
+    /// The log of `source` as far as it is in `listed`.
+    pub(super) fn of(store: &Store, trust: &Trust, source: &SourceName, listed: Vec<Written>) -> Log {
+        let mut log = Log::none(source);
         let mut spans: BTreeMap<u64, BTreeMap<u32, Vec<Span>>> = BTreeMap::new();
         let (mut records, mut histories) = (Vec::new(), Vec::new());
         for written in listed {
@@ -145,8 +157,9 @@ impl Log {
         }
         log.leave_out_unknown_timelines();
         for (n, timelines) in spans {
-            let first = timelines.into_values().flatten().next();
-            log.faults.extend(first.map(|s| (s.object.key, format!("stretch {n} has no record that verifies"))));
+            let first = timelines.values().flatten().next().map(|span| span.object.key.clone());
+            log.faults.extend(first.map(|key| (key, format!("stretch {n} has no record that verifies"))));
+            log.unusable.insert(n, timelines);
         }
         log
     }
@@ -154,6 +167,7 @@ impl Log {
     fn fault(&mut self, key: Key, why: &anyhow::Error) {
         if storage::is_silence(why) {
             self.unread.get_or_insert_with(|| key.clone());
+            self.refused.extend(storage::kind_of(why).map(|kind| (key.clone(), kind)));
         }
         self.unsure |= !is_damage(why);
         self.faults.push((key, format!("{why:#}")));
@@ -191,7 +205,10 @@ impl Log {
                 self.faults.push((key, "is missing: what is stored of its timeline cannot be used".into()));
             }
         }
-        self.stretches.retain(|s| unknown(s).is_none());
+        let (known, left_out): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.stretches).into_iter().partition(|s| unknown(s).is_none());
+        self.stretches = known;
+        self.unusable.extend(left_out.into_iter().map(|s| (s.line.n, s.timelines)));
     }
 
     fn stretch_mut(&mut self, n: u64) -> Option<&mut Stretch> {
@@ -210,7 +227,12 @@ impl Log {
 
     /// The parts of the log without a gap, the oldest first; a stretch without any piece is none.
     pub fn windows(&self, store: &Store, trust: &Trust) -> Result<Vec<Window>> {
-        let mut windows: Vec<Window> = Vec::new();
+        Ok(self.sound(store, trust)?.windows)
+    }
+
+    /// The windows, and what does not verify of the stretches that do.
+    pub(super) fn sound(&self, store: &Store, trust: &Trust) -> Result<Survey> {
+        let Survey { mut windows, mut lost } = Survey::default();
         // The newest stretch that goes on without a gap from what the newest window has, itself perhaps without a piece.
         let mut chained = None;
         for (at, stretch) in self.stretches.iter().enumerate() {
@@ -221,8 +243,12 @@ impl Log {
             };
             let Some((tail, stored_at)) = stretch.newest_sound(store, trust)? else {
                 chained = None;
+                lost.extend(lost::of_stretch(stretch, 0));
                 continue;
             };
+            if tail.line.timeline != *newest {
+                lost.extend(lost::of_stretch(stretch, tail.line.timeline + 1));
+            }
             let Some(front) = stretch.front(tail.line.timeline) else { continue };
             // What comes next follows its newest timeline.
             chained = (tail.line.timeline == *newest).then_some(stretch.line.n);
@@ -237,7 +263,7 @@ impl Log {
                 _ => windows.push(Window { first: at, last: at, from, to, until: tail.line.time, stored_at }),
             }
         }
-        Ok(windows)
+        Ok(Survey { windows, lost })
     }
 
     /// Where the bytes at `position` of `timeline` lie in the window: index of the stretch, and the timeline that wrote them.

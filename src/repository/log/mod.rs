@@ -6,6 +6,7 @@
 mod end;
 mod line;
 mod listing;
+mod lost;
 mod marks;
 mod near;
 mod read;
@@ -14,6 +15,7 @@ mod writer;
 
 pub use line::{HistoryLine, LogLine, LogObject, PieceLine, Position, SealedStretch, StretchLine};
 pub use listing::{Gone, Log, Span, Tail, Window, fetch, is_damage, is_of_store, listed_end};
+pub use lost::{Lost, Survey};
 pub use marks::Mark;
 pub use read::{Reader, Shown, StoredHistory};
 pub use stretch::Stretch;
