@@ -281,7 +281,7 @@ pub struct Restore {
     pub path: Vec<PathBuf>,
     /// PostgreSQL: restore this tablespace, named by its OID or by the directory in which it lay, to a directory that is empty or does not exist; may be
     /// repeated. Otherwise it comes to lie below DIR
-    #[arg(long, value_name = "OLD=DIR", value_parser = moved, requires = "to", conflicts_with_all = ["into", "plan", "group", "path", "in_place"])]
+    #[arg(long, value_name = "OLD=DIR", value_parser = wal::moved, requires = "to", conflicts_with_all = ["into", "plan", "group", "path", "in_place"])]
     pub tablespace: Vec<(String, PathBuf)>,
     /// The recovery key file
     #[arg(long, value_name = "FILE")]
@@ -378,18 +378,6 @@ pub struct Kit {
     /// Put this recovery key file into the kit
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-}
-
-fn moved(text: &str) -> Result<(String, PathBuf), String> {
-    // A path may hold `=`; an absolute one begins after the last `=/`.
-    let split = text.rsplit_once("=/").map(|(old, place)| (old, format!("/{place}")));
-    match split.or_else(|| text.split_once('=').map(|(old, place)| (old, place.to_owned()))) {
-        Some((old, place)) if !old.is_empty() && !place.is_empty() => {
-            let place = std::path::absolute(place).map_err(|e| e.to_string())?;
-            Ok((old.to_owned(), place.components().collect()))
-        }
-        _ => Err("write OLD=DIR, such as 16385=/mnt/fast/shop".into()),
-    }
 }
 
 fn source(text: &str) -> Result<SourceName, String> {

@@ -1,4 +1,4 @@
-//! The command line of a source's log: points in time, the undo finder, and the commands that a server calls.
+//! The command line of what engines' own restores need: points in time, the undo finder, the commands that a server calls, tablespaces.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -122,4 +122,17 @@ pub struct WalGet {
     pub identity: Option<PathBuf>,
     #[command(flatten)]
     pub place: Place,
+}
+
+/// OLD=DIR of `--tablespace`.
+pub fn moved(text: &str) -> Result<(String, PathBuf), String> {
+    // A path may hold `=`; an absolute one begins after the last `=/`.
+    let split = text.rsplit_once("=/").map(|(old, place)| (old, format!("/{place}")));
+    match split.or_else(|| text.split_once('=').map(|(old, place)| (old, place.to_owned()))) {
+        Some((old, place)) if !old.is_empty() && !place.is_empty() => {
+            let place = std::path::absolute(place).map_err(|e| e.to_string())?;
+            Ok((old.to_owned(), place.components().collect()))
+        }
+        _ => Err("write OLD=DIR, such as 16385=/mnt/fast/shop".into()),
+    }
 }

@@ -150,18 +150,8 @@ fn paths(config: &Config, asked: bool, found: &mut Findings) -> Result<Option<St
             }
         }
     }
-    for one in written.iter().filter(|one| one.own) {
-        let Some(foreign) = user.and_then(|user| service::foreign(&one.path, user).transpose()) else { continue };
-        let path = one.path.display();
-        let what = match foreign {
-            Ok(foreign) => format!(
-                "{} is not the service's: what another user makes there, root by hand, it cannot change. Give it all: chown -R {}: {path}",
-                foreign.display(),
-                service::USER
-            ),
-            Err(error) => format!("whose it is cannot be seen: {error:#}"),
-        };
-        found.add(format!("path {path}"), State::Failed, what);
+    for (path, what) in service::strangers(&written, user) {
+        found.add(format!("path {}", path.display()), State::Failed, what);
     }
     needed.dedup();
     Ok((!needed.is_empty()).then(|| service::drop_in(&needed)))

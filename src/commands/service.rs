@@ -74,8 +74,25 @@ pub fn obstacle(written: &Written, allow: &[PathBuf]) -> Option<Obstacle> {
     Some(Obstacle::ReadOnly)
 }
 
+/// Of what is to be the service's alone, what is not, and the cure. `user`: whom the service runs as, where there is such a user.
+pub fn strangers<'a>(written: &'a [Written], user: Option<u32>) -> Vec<(&'a Path, String)> {
+    let told = |one: &'a Written| {
+        let path = one.path.as_path();
+        let what = match foreign(path, user.filter(|_| one.own)?).transpose()? {
+            Ok(foreign) => format!(
+                "{} is not the service's: what another user makes there, root by hand, it cannot change. Give it all: chown -R {USER}: {}",
+                foreign.display(),
+                path.display()
+            ),
+            Err(error) => format!("whose it is cannot be seen: {error:#}"),
+        };
+        Some((path, what))
+    };
+    written.iter().filter_map(told).collect()
+}
+
 /// The first thing in `path`, or itself, that is not `user`'s.
-pub fn foreign(path: &Path, user: u32) -> Result<Option<PathBuf>> {
+fn foreign(path: &Path, user: u32) -> Result<Option<PathBuf>> {
     let mut left = vec![path.to_owned()];
     while let Some(path) = left.pop() {
         let metadata = match path.symlink_metadata() {

@@ -6,14 +6,13 @@
 mod fetch;
 mod pick;
 mod plan;
+mod room;
 mod work;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,13 +29,14 @@ use crate::repository::sealed::SealedPart;
 use crate::repository::snapshot::{Commit, Snapshot};
 use crate::source::postgres;
 use crate::storage;
-use crate::target::{self, Branch, StagingTree};
+use crate::target::{Branch, StagingTree};
 pub use fetch::read_pack;
 pub use pick::{
     Pick, broken_after, does_not_verify, find, nothing_newer_is_broken, nothing_newer_is_gone, passed_over, passes_over,
 };
 pub use plan::PackWork;
 use plan::Plan;
+pub use room::has_place;
 
 /// What the kind of `snapshot` adds to a whole copy that is to be `to`, with parts of it in `branches`.
 pub fn finish_of(
@@ -319,7 +319,7 @@ fn planned(
 ) -> Result<Plan> {
     let plan = Plan::read(&index_store(open, &snapshot.source, true), snapshot, identities, &request.paths)?;
     if !resumed {
-        enough_space(&request.to, &plan.places(request)?)?;
+        room::enough(&request.to, &plan.places(request)?)?;
     }
     Ok(plan)
 }
@@ -362,45 +362,4 @@ fn staging_id(snapshot: &Snapshot, request: &Request) -> String {
         all.push(0);
     }
     format!("{}-{}-{}", snapshot.source, snapshot.seq, &Hash::of(&all).to_string()[..8])
-}
-
-/// That the directory in which `to` is to lie is there, and that all `places` have room for as many bytes.
-pub fn has_place(to: &Path, places: &[(PathBuf, u64)]) -> Result<()> {
-    target::must_have_parent(to)?;
-    enough_space(to, places)
-}
-
-/// Places on one file system share its room.
-fn enough_space(to: &Path, places: &[(PathBuf, u64)]) -> Result<()> {
-    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
-    for (place, bytes) in places {
-        // What is not there yet, or is replaced, is made beside.
-        let there = if place != to && place.is_dir() { Some(place.as_path()) } else { place.parent() };
-        let there = there.context("a restore needs a directory to write to")?;
-        let look = || format!("look at {}", there.display());
-        let device = std::fs::metadata(there).with_context(look)?.dev();
-        needed.entry(device).or_insert_with(|| (there.to_owned(), 0)).1 += bytes;
-    }
-    for (place, bytes) in needed.into_values() {
-        let stat = rustix::fs::statvfs(&place).with_context(|| format!("look at {}", place.display()))?;
-        let free = stat.f_bavail * stat.f_frsize;
-        if free < bytes {
-            return Err(no_room(&place, free, bytes));
-        }
-    }
-    Ok(())
-}
-
-fn no_room(place: &Path, free: u64, bytes: u64) -> anyhow::Error {
-    Failure::new(
-        Kind::Environment,
-        format!(
-            "{} has {} MB free, and the snapshot needs {} MB",
-            place.display(),
-            free / 1_000_000,
-            bytes / 1_000_000
-        ),
-        "Nothing was written. Choose a place with more room (a drill's is `scratch` in the configuration, otherwise $TMPDIR), restore single paths, \
-         or a PostgreSQL server's tablespaces to other disks: --tablespace OLD=DIR.",
-    )
 }
