@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests make their sources with plain writes")]
 
 mod bounds;
+mod branches;
 mod checkpoint;
 mod crash;
 mod damage;

@@ -355,6 +355,11 @@ fn staging_id(snapshot: &Snapshot, request: &Request) -> String {
         all.push(0);
     }
     all.extend_from_slice(request.point.as_deref().unwrap_or_default().as_bytes());
+    if !request.branches.is_empty() {
+        // In the directory of a branch two restores to places of one name would take each other's for their own.
+        all.extend_from_slice(request.to.as_os_str().as_bytes());
+        all.push(0);
+    }
     for Branch { at, place } in &request.branches {
         all.extend_from_slice(at.as_bytes());
         all.push(0);
